@@ -1,0 +1,1 @@
+"""Agents: one file each; the name is in its `@register`."""

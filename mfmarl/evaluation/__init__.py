@@ -1,0 +1,1 @@
+"""Evaluation: many runs, honest statistics, figures and a report."""

@@ -1,0 +1,90 @@
+"""The rules of a game, as pure functions on tensors: what the author of an environment writes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import EnvironmentFault
+from mfmarl.population.known import Known
+from mfmarl.population.spec import Spec
+from mfmarl.random import Key
+
+
+class PopulationEnv(ABC):
+    """Rules without memory: everything that changes lives in the state, a NamedTuple of tensors [E, ...].
+
+    Write an environment as a frozen dataclass: its fields are its options, on the command line too.
+    `ids` [E, N] names every agent of every copy for keyed noise (`mfmarl.random`): draw from
+    `key` and `ids` alone, and a copy will not know how many copies there are.
+    """
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """Agents, spaces, groups, graph, horizon. Called once per simulation."""
+
+    @abstractmethod
+    def reset(self, ids: Tensor, key: Key) -> Any:
+        """The first state of every copy: E and the device are those of `ids`."""
+
+    @abstractmethod
+    def observe(self, state: Any) -> Tensor:
+        """What every agent sees: [E, N, *O] float32, or [E, N] int64 for a Discrete space."""
+
+    @abstractmethod
+    def step(self, state: Any, action: Tensor, ids: Tensor, key: Key) -> tuple[Any, Tensor]:
+        """The next state and each agent's reward [E, N] float32.
+
+        `action` is [E, N] int64 (or [E, N, D] float32): for agents that were not asked to act, the
+        action in force. The simulation pays nothing to the dead, whatever is returned for them.
+        """
+
+    # Optional rules. Each has the meaning of `Timestep`'s field; the default is the usual case.
+
+    def alive(self, state: Any) -> Tensor | None:
+        """Who lives, [E, N] bool; None: everyone, for ever. The dead stay dead until the next reset."""
+        return None
+
+    def acting(self, state: Any) -> Tensor | None:
+        """Who is asked to act, [E, N] bool; None: all that live."""
+        return None
+
+    def legal(self, state: Any) -> Tensor | None:
+        """Which actions are legal, [E, N, A] bool; None: all."""
+        return None
+
+    def done(self, state: Any) -> Tensor | None:
+        """Which copies the rules have ended, [E] bool; None: only the horizon ends one."""
+        return None
+
+    def position(self, state: Any) -> Tensor | None:
+        """Where the agents are, [E, N, D] float32; None: nowhere."""
+        return None
+
+    def standing(self, state: Any) -> Tensor | None:
+        """The action in force after a reset, [E, N] (a spin's value); None: none yet."""
+        return None
+
+    def measure(self, state: Any) -> dict[str, Tensor]:
+        """Order parameters of the population, [E] each: what reports plot and hold against `reference()`."""
+        return {}
+
+    def render(self, state: Any, copy: int = 0) -> Tensor:
+        """A picture of one copy, uint8 [H, W, 3]. Optional: an environment without one is not drawn."""
+        raise EnvironmentFault(f"{type(self).__name__} has no picture: give it a render(state, copy).")
+
+    def reference(self, temperature: float = 0.0) -> dict[str, Known]:
+        """Known answers for agents that act at this temperature (0: greedy), by the name of the measured number.
+
+        Names are those of `measure`, and `reward` for the mean reward per agent and step.
+        """
+        return {}
+
+
+def agent_ids(copies: int, num_agents: int, device: torch.device | str = "cpu", first_copy: int = 0) -> Tensor:
+    """Ids [E, N] for keyed noise: the copy's number in the high 32 bits, the agent's in the low ones."""
+    copy = torch.arange(first_copy, first_copy + copies, device=device, dtype=torch.int64)
+    return (copy << 32).unsqueeze(-1) + torch.arange(num_agents, device=device, dtype=torch.int64)

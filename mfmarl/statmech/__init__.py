@@ -1,0 +1,1 @@
+"""Statistical mechanics on torch tensors, in nats: what agents, environments and reports share."""
