@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ class PopulationEnv(ABC):
     `ids` [E, N] names every agent of every copy for keyed noise (`mfmarl.random`): draw from
     `key` and `ids` alone, and a copy will not know how many copies there are.
     """
+
+    aec_order: ClassVar[Literal["simultaneous", "sequential"]] = "simultaneous"
+    """The game that PettingZoo's agent-by-agent order plays. `simultaneous`: choices are collected and played
+    as one step once everyone asked has chosen, which is the parallel game. `sequential`: each choice is a step of
+    its own, in which all others hold their action in force, and it pays only the one that moved: another game, with
+    another stationary law. Rules that say `sequential` have `standing`, and `step` heeds the whole action it is given."""
 
     @abstractmethod
     def spec(self) -> Spec:

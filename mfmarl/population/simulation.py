@@ -173,10 +173,13 @@ class Simulation(Env):
                         f"{self.spec.names[agent]} of copy {copy} at step {self.tick}: {what}s must be finite."
                     )
 
-    def step(self, action: Tensor) -> Timestep:
+    def step(self, action: Tensor, acting: Tensor | None = None) -> Timestep:
+        """Play one step. `acting` [E, N]: who moves in it, instead of those whom the rules asked."""
         before = self.timestep
         if before is None:
             raise EnvironmentFault("step() was called before reset().")
+        if acting is not None:
+            before = before._replace(acting=acting)
         if self.check:
             self._check_action(action, before)
         if before.acting is not self._everyone:
