@@ -1,0 +1,584 @@
+"""Options: the fields of a frozen dataclass, read from TOML tables and command-line text, printed back, documented.
+
+Every agent, every environment and the run itself are configured by frozen dataclasses. A field may be an
+`int`, `float`, `bool`, `str`, a `Literal`, a tuple of those, another such dataclass, and any of them `| None`.
+Numbers take bounds by `Annotated[float, Bounds(0, 1)]`; no float is ever non-finite, no int beyond 64 bits.
+
+Nothing is converted behind the user's back: `true` is not 1 and `"10"` is not 10. All that is wrong with a table
+is told at once. TOML has no null: a field that is None is absent where None is its default, else the word "none".
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import re
+import textwrap
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mfmarl.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+INT64 = 2**63
+NONE = "none"
+_TOLD_AT_ONCE = 20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers an option may take, ends included unless `open_low` or `open_high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def allow(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low, high = _short(self.low), _short(self.high)
+        if self.high == math.inf:
+            return "any" if self.low == -math.inf else f"{'>' if self.open_low else '>='} {low}"
+        if self.low == -math.inf:
+            return f"{'<' if self.open_high else '<='} {high}"
+        return f"in {'(' if self.open_low else '['}{low}, {high}{')' if self.open_high else ']'}"
+
+
+def _short(number: float) -> str:
+    whole = math.isfinite(number) and number == int(number) and abs(number) < 1e15
+    return str(int(number)) if whole else f"{number:g}"
+
+
+ANY = Bounds()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as a user sees it. Those of a nested dataclass are named `outer.inner`."""
+
+    name: str
+    type: str
+    """In words: `int >= 1`, `'all' | 'group'`, `int,int`, `float or none`."""
+    default: Any
+    """What it is when not given; `dataclasses.MISSING` when it must be given."""
+    help: str
+    choices: tuple[str, ...] = ()
+    """The words it may be, as typed on the command line; empty: not a choice between words."""
+    settable: bool = True
+    """False: only Python code can give it (a graph, a function)."""
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would be typed on the command line."""
+        return "(required)" if self.required else as_text(self.default)
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """The dataclass that a table (of TOML or JSON values) describes.
+
+    `where` begins every message, such as `run.toml [environment]`.
+    Raises ConfigError that tells all problems at once, one a line.
+    """
+    problems: list[str] = []
+    value = _read_dataclass(cls, table, f"{where}: " if where else "", "", problems)
+    if problems:
+        raise ConfigError(_told(problems))
+    return value  # type: ignore[no-any-return]
+
+
+def to_table(value: Any) -> dict[str, Any]:
+    """The table that `from_table` reads back to an equal dataclass.
+
+    Raises ConfigError for a value that could not be read back: non-finite, of another type, or only Python can give it.
+    """
+    cls = type(value)
+    table: dict[str, Any] = {}
+    problems: list[str] = []
+    for field, hint in _fields(cls):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        default = _default(field)
+        if item is None and default is None:
+            continue
+        if not _settable(hint):
+            if item is not default and not (default is not dataclasses.MISSING and _same(item, default)):
+                problems.append(f"{cls.__name__}.{field.name} can only be given in Python, so no file can hold it.")
+            continue
+        plain = _plain(item)
+        if dataclasses.is_dataclass(item):
+            table[field.name] = to_table(item)
+        else:
+            table[field.name] = _plain(_read(hint, plain, f"{cls.__name__}.{field.name}", ANY, problems))
+    if problems:
+        raise ConfigError(_told(problems))
+    return table
+
+
+def parse_value(cls: type, field: str, text: str, where: str = "") -> Any:
+    """The value of one field from command-line text: `400`, `0.5`, `true`, `20,20`, `none`, a word.
+
+    `field` is a field's name, or `outer.inner` for a nested dataclass. Raises ConfigError.
+    """
+    prefix = f"{where}: " if where else ""
+    hint = _hint_of(cls, field, prefix)
+    problems: list[str] = []
+    value = _read(hint, _from_text(hint, text), f"{prefix}{field}", ANY, problems)
+    if problems:
+        raise ConfigError(_told(problems))
+    return value
+
+
+def with_option(cls: type, table: Mapping[str, Any], field: str, text: str, where: str = "") -> dict[str, Any]:
+    """The table with one option set from command-line text; `field` may be `outer.inner`. Raises ConfigError."""
+    value = _plain(parse_value(cls, field, text, where))
+    changed = dict(table)
+    inside = changed
+    *outer, last = field.split(".")
+    for part in outer:
+        below = inside.get(part)
+        inside[part] = dict(below) if isinstance(below, Mapping) else {}
+        inside = inside[part]
+    inside[last] = value
+    return changed
+
+
+def options_of(cls: type) -> list[Option]:
+    """Every option of a dataclass in the order of its fields, with the string under the field as help."""
+    found: list[Option] = []
+    texts = _help_texts(cls)
+    for field, hint in _fields(cls):
+        default = _default(field)
+        inner = _dataclass_in(hint)
+        text = texts.get(field.name, "")
+        if inner is not None:
+            found += _nested_options(field.name, inner, default, text)
+        else:
+            found.append(Option(field.name, describe(hint), default, text, _choices(hint), _settable(hint)))
+    return found
+
+
+def _nested_options(name: str, inner: type, default: Any, text: str) -> list[Option]:
+    options = []
+    for option in options_of(inner):
+        value = option.default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            value = default
+            for part in option.name.split("."):
+                value = getattr(value, part)
+        words = f"{text.rstrip('.')}: {option.help}" if text and option.help else text or option.help
+        options.append(dataclasses.replace(option, name=f"{name}.{option.name}", default=value, help=words))
+    return options
+
+
+def describe(hint: Any) -> str:
+    """A type in words."""
+    return _describe(hint, ANY)
+
+
+def as_text(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        items = [f"({as_text(item)})" if isinstance(item, tuple | list) else as_text(item) for item in value]
+        return ",".join(items) if items else "()"
+    if isinstance(value, float):
+        return repr(float(value))
+    return str(value)
+
+
+# The fields of a dataclass and what they may hold
+
+
+@cache
+def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    if not dataclasses.is_dataclass(cls):
+        raise ConfigError(f"{cls.__name__} has no options: write it as a @dataclass(frozen=True).")
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        raise ConfigError(f"The type of an option of {cls.__name__} cannot be resolved: {error}.") from error
+    return [(field, hints[field.name]) for field in dataclasses.fields(cls) if field.init]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _split(hint: Any, bounds: Bounds = ANY) -> tuple[Any, Bounds]:
+    """The type inside Annotated, with its bounds."""
+    if get_origin(hint) is Annotated:
+        inner, *extras = get_args(hint)
+        return inner, next((extra for extra in extras if isinstance(extra, Bounds)), bounds)
+    return hint, bounds
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else, itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _element_hints(hint: Any, length: int) -> list[Any] | None:
+    """The type of each element of a tuple of that length; None: another length is wanted."""
+    args = get_args(hint)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return [args[0]] * length
+    if args == ((),):
+        args = ()
+    return list(args) if len(args) == length else None
+
+
+def _is_dataclass(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    inner, _ = _split(hint)
+    return next((member for member in _members(inner) if _is_dataclass(member)), None)
+
+
+def _settable(hint: Any) -> bool:
+    inner, _ = _split(hint)
+    if get_origin(inner) in (Union, types.UnionType):
+        return any(_settable(member) for member in _members(inner) if member is not type(None))
+    if get_origin(inner) is tuple:
+        return all(arg is Ellipsis or arg == () or _settable(arg) for arg in get_args(inner))
+    return inner in (int, float, bool, str) or get_origin(inner) is Literal or _is_dataclass(inner)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    inner, _ = _split(hint)
+    members = [member for member in _members(inner) if member is not type(None)]
+    if inner is bool:
+        return ("true", "false")
+    if members and all(get_origin(_split(member)[0]) is Literal for member in members):
+        words = tuple(as_text(choice) for member in members for choice in get_args(_split(member)[0]))
+        return words + ((NONE,) if type(None) in _members(inner) else ())
+    return ()
+
+
+def _describe(hint: Any, bounds: Bounds) -> str:
+    inner, bounds = _split(hint, bounds)
+    origin = get_origin(inner)
+    if origin in (Union, types.UnionType):
+        words = [_describe(member, bounds) for member in _members(inner) if member is not type(None)]
+        return " or ".join(words + ([NONE] if type(None) in _members(inner) else []))
+    if origin is Literal:
+        return " | ".join(repr(choice) if isinstance(choice, str) else as_text(choice) for choice in get_args(inner))
+    if origin is tuple:
+        args = get_args(inner)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"{_describe(args[0], bounds)},..."
+        return ",".join(_describe(arg, bounds) for arg in args if arg != ())
+    name = inner.__name__ if isinstance(inner, type) else str(inner)
+    return f"{name} {bounds}" if inner in (int, float) and bounds != ANY else name
+
+
+# Reading
+
+
+def _read_dataclass(cls: type, table: Any, prefix: str, path: str, problems: list[str]) -> Any:
+    """`prefix` begins a message, `path` is that of the nested table: `inner.`."""
+    if not isinstance(table, Mapping):
+        problems.append(f"{prefix}{path.rstrip('.') or cls.__name__} must be a table, not {_show(table)}.")
+        return None
+    before = len(problems)
+    known = {field.name: (field, hint) for field, hint in _fields(cls)}
+    for key in table:
+        if key not in known:
+            hint = nearest(str(key)[:60], known) if len(problems) < _TOLD_AT_ONCE and known else ""
+            problems.append(f"{prefix}{path}{_show_key(key)} is not an option of {cls.__name__}.{hint}")
+    values = {}
+    for name, (field, hint) in known.items():
+        label = f"{prefix}{path}{name}"
+        if name in table:
+            nested = _dataclass_in(hint)
+            if nested is not None and isinstance(table[name], Mapping):
+                values[name] = _read_dataclass(nested, table[name], prefix, f"{path}{name}.", problems)
+            else:
+                values[name] = _read(hint, table[name], label, ANY, problems)
+        elif _default(field) is dataclasses.MISSING:
+            problems.append(f"{label} is missing: it must be {describe(hint)}.")
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        problems.append(f"{prefix}{path.rstrip('.')}{': ' if path else ''}{error}")
+    except (ValueError, TypeError, ArithmeticError) as error:
+        problems.append(f"{prefix}{path.rstrip('.')}{': ' if path else ''}{cls.__name__} refused its options: {error}")
+    return None
+
+
+def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+    """`value` as the type demands, or None with a problem told."""
+    inner, bounds = _split(hint, bounds)
+    origin = get_origin(inner)
+    if origin in (Union, types.UnionType):
+        return _read_union(inner, value, label, bounds, problems)
+    if origin is Literal:
+        return _read_literal(get_args(inner), value, label, problems)
+    if origin is tuple:
+        return _read_tuple(inner, value, label, bounds, problems)
+    if _is_dataclass(inner):
+        return value if isinstance(value, inner) else _read_dataclass(inner, value, "", f"{label}.", problems)
+    if not _settable(inner):
+        problems.append(f"{label} can only be given in Python, not by text or a file.")
+        return None
+    wrong = _scalar_problem(inner, value, bounds)
+    if wrong:
+        problems.append(f"{label} {wrong}")
+        return None
+    return inner(value)
+
+
+def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> str:
+    wanted = f"must be {_describe(kind, bounds)}"
+    if kind is bool:
+        return "" if isinstance(value, bool) else f"must be true or false, not {_show(value)}."
+    if kind is str:
+        if not isinstance(value, str):
+            return f"must be text, not {_show(value)}."
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            return "must be text without NUL and lone surrogates."
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{wanted}, not {_show(value)}."
+    if isinstance(value, int) and not -INT64 <= value < INT64:
+        return f"{wanted} of at most 64 bits, not {_show(value)}."
+    if kind is int and not isinstance(value, int):
+        return f"{wanted} (a whole number written without a point), not {_show(value)}."
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{wanted} and finite, not {_show(value)}."
+    return "" if bounds.allow(value) else f"{wanted}, not {_show(value)}."
+
+
+def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+    members = _members(union)
+    if type(None) in members and (value is None or value == NONE):
+        return None
+    rest = [member for member in members if member is not type(None)]
+    rest.sort(key=lambda member: type(value) is not _split(member)[0])  # an int stays an int in `float | int`
+    told: list[list[str]] = []
+    for member in rest:
+        told.append([])
+        found = _read(member, value, label, bounds, told[-1])
+        if not told[-1]:
+            return found
+    if len(rest) == 1:
+        problems += told[0]
+    else:
+        problems.append(f"{label} must be {_describe(union, bounds)}, not {_show(value)}.")
+    return None
+
+
+def _read_literal(choices: tuple[Any, ...], value: Any, label: str, problems: list[str]) -> Any:
+    for choice in choices:
+        if type(choice) is type(value) and choice == value:
+            return choice
+    if None in choices and value == NONE:
+        return None
+    words = [as_text(choice) for choice in choices]
+    hint = nearest(value[:60], words) if isinstance(value, str) else ""
+    hint = hint if hint.startswith(" Did") else ""
+    problems.append(f"{label} must be {_describe(Literal[choices], ANY)}, not {_show(value)}.{hint}")
+    return None
+
+
+def _read_tuple(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+    if not isinstance(value, list | tuple):
+        problems.append(f"{label} must be a list ({_describe(hint, bounds)}), not {_show(value)}.")
+        return None
+    elements = _element_hints(hint, len(value))
+    if elements is None:
+        problems.append(f"{label} must have {len(get_args(hint))} elements, not {len(value)}.")
+        return None
+    pairs = enumerate(zip(elements, value, strict=True))
+    return tuple(_read(element, item, f"{label}[{i}]", bounds, problems) for i, (element, item) in pairs)
+
+
+# Command-line text to the value a table would hold. What does not fit stays text, for `_read` to refuse.
+
+_WHOLE = re.compile(r"[+-]?[0-9][0-9_]{0,4000}", re.ASCII)
+_REAL = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.I)
+
+
+def _from_text(hint: Any, text: str) -> Any:
+    inner, _ = _split(hint)
+    origin = get_origin(inner)
+    word = text.strip()
+    if origin in (Union, types.UnionType):
+        if type(None) in _members(inner) and word.lower() == NONE:
+            return NONE
+        members = [member for member in _members(inner) if member is not type(None)]
+        members.sort(key=lambda member: _split(member)[0] is str)
+        tries = [_from_text(member, text) for member in members]
+        fitting = (plain for member, plain in zip(members, tries, strict=True) if not _problems(member, plain))
+        return next(fitting, tries[0] if len(tries) == 1 else text)
+    if origin is Literal:
+        return next((choice for choice in get_args(inner) if as_text(choice) == word), text)
+    if origin is tuple:
+        parts = _commas(word)
+        elements = _element_hints(inner, len(parts)) or [str] * len(parts)
+        return [_from_text(element, part) for element, part in zip(elements, parts, strict=True)]
+    if inner is bool:
+        return {"true": True, "false": False}.get(word.lower(), text)
+    if inner in (int, float):
+        return _number(word, text)
+    return text
+
+
+def _number(word: str, text: str) -> Any:
+    if _WHOLE.fullmatch(word) and "__" not in word and not word.endswith("_"):
+        return int(word)
+    if _REAL.fullmatch(word):
+        try:
+            return float(word)
+        except ValueError:
+            return text
+    return text
+
+
+def _problems(hint: Any, plain: Any) -> list[str]:
+    problems: list[str] = []
+    _read(hint, plain, "", ANY, problems)
+    return problems
+
+
+def _commas(text: str) -> list[str]:
+    """Split at commas outside brackets, one pair of brackets round the whole taken off first."""
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _encloses(text):
+        text = text[1:-1]
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    parts = [part.strip() for part in parts]
+    return parts[:-1] if parts[-1] == "" else parts
+
+
+def _encloses(text: str) -> bool:
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def _hint_of(cls: type, name: str, prefix: str) -> Any:
+    outer, _, inner = name.partition(".")
+    hints = {field.name: hint for field, hint in _fields(cls)}
+    if outer not in hints:
+        known = [option.name for option in options_of(cls)]
+        raise ConfigError(f"{prefix}{_show_key(name)} is not an option of {cls.__name__}.{nearest(name[:60], known)}")
+    nested = _dataclass_in(hints[outer])
+    if not inner:
+        return hints[outer]
+    if nested is None:
+        raise ConfigError(f"{prefix}{outer} has no parts, so {_show_key(name)} is not an option of {cls.__name__}.")
+    return _hint_of(nested, inner, f"{prefix}{outer}.")
+
+
+# Printing
+
+
+def _plain(value: Any) -> Any:
+    """A Python value as a table holds it; numpy and torch scalars become Python's."""
+    if value is None:
+        return NONE
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_table(value)
+    if type(value) not in (bool, int, float) and callable(getattr(value, "item", None)):
+        return value.item() if getattr(value, "ndim", 0) == 0 else value
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:
+        return False
+
+
+def _show(value: Any) -> str:
+    """A value short enough for a message, whatever it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _show_key(key: Any) -> str:
+    return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else _show(key)
+
+
+def _told(problems: list[str]) -> str:
+    if len(problems) > _TOLD_AT_ONCE:
+        problems = [*problems[:_TOLD_AT_ONCE], f"... and {len(problems) - _TOLD_AT_ONCE} more problems."]
+    return "\n".join(problems)
+
+
+# Help: the string literal under a field
+
+
+def _help_texts(cls: type) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            texts.update(_own_help(base))
+    return texts
+
+
+@cache
+def _own_help(cls: type) -> dict[str, str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    node = tree.body[0]
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    texts = {}
+    for field, after in itertools.pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            texts[field.target.id] = " ".join(inspect.cleandoc(after.value.value).split())
+    return texts
