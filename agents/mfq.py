@@ -1,0 +1,205 @@
+r"""Mean-field Q-learning, as a network or a table; without a field, independent Q-learning.
+
+$$ y = r + \gamma\, v^{MF}(s'), \qquad
+   v^{MF}(s') = \sum_a \pi_T(a \mid s', \bar a')\, Q_-(s', a, \bar a'), \qquad
+   \pi_T = e^{Q/T} / Z $$
+
+Yang et al. 2018, "Mean field multi-agent reinforcement learning", arXiv 1802.05438, equations 8-10. The value of
+the next state is the Gibbs average at the temperature of acting and not a maximum; a terminal step is
+learned from, with nothing after it; acting is a draw at the temperature. (The released code of the
+paper takes the maximum, masks terminal steps out, and acts greedily.)
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from mfmarl.errors import ConfigError
+from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, Rate, Transition, finite, forbid, pooled
+from mfmarl.learning.networks import Network, clip_gradients, track
+from mfmarl.options import Bounds
+from mfmarl.population.field import Actions
+from mfmarl.population.spec import Spec
+from mfmarl.random import Key
+from mfmarl.registry import register
+from mfmarl.statmech import gibbs
+
+
+@dataclass(frozen=True)
+class MFQConfig(AgentConfig):
+    """Options of mean-field Q-learning."""
+
+    values: Literal["network", "table"] = "network"
+    """Action values as a neural network, or as a table over binned observations and fields."""
+    carry: Literal["felt", "caused"] = "felt"
+    """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
+    gamma: Discount = 0.95
+    """Discount per step."""
+    learning_rate: Rate = 1e-3
+    """Of Adam for a network; the share of the way to the target for a table."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Hidden layers of the network."""
+    batch_size: Positive = 256
+    """Transitions per update and mind."""
+    capacity: Positive = 65_536
+    """Transitions kept for replay, per mind."""
+    warm_up: Positive = 256
+    """Transitions gathered, per mind, before learning begins."""
+    learn_every: Positive = 1
+    """Environment steps between updates."""
+    updates: Positive = 1
+    """Updates each time."""
+    target_rate: Annotated[float, Bounds(0.0, 1.0)] = 0.01
+    """How far the target network moves towards the online one with each update."""
+    gradient_clip: Annotated[float, Bounds(0.0, 1e9)] = 10.0
+    """Largest norm of a mind's gradient."""
+    remember: Positive = 4096
+    """Of an exchangeable crowd, transitions kept from each step."""
+    bins: Annotated[int, Bounds(2, 1000)] = 5
+    """Levels per column of observation and field, for a table."""
+
+
+class Table(nn.Module):
+    """Q over (cell of observation and field, action), [M, cells, A]: values start at zero."""
+
+    def __init__(self, spec: Spec, columns: int, bins: int, minds: int) -> None:
+        super().__init__()
+        space = spec.observation_space
+        self.bins, self.classes = bins, int(getattr(space, "n", 0))
+        self.columns = columns
+        if isinstance(space, gymnasium.spaces.Box):
+            low, high = torch.as_tensor(space.low).flatten(), torch.as_tensor(space.high).flatten()
+            if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
+                raise ConfigError("A table needs an observation space with finite bounds; use --values network.")
+            varies = (high > low).nonzero().squeeze(-1)
+            self.register_buffer("varies", varies)
+            self.register_buffer("low", low[varies].float())
+            self.register_buffer("span", (high - low)[varies].float())
+            cells = bins ** (len(varies) + columns)
+        else:
+            cells = self.classes * bins**columns
+        if cells * minds * spec.num_actions > 1 << 28:
+            raise ConfigError(
+                f"A table of {cells} cells for {minds} minds does not fit in memory: use --values network, "
+                "fewer --bins, or a narrower field such as 'moments(1) over neighbours'."
+            )
+        self.value = nn.Parameter(torch.zeros(minds, cells, spec.num_actions), requires_grad=False)
+
+    def cell(self, obs: Tensor, field: Tensor) -> Tensor:
+        """The cell's number [M, B] of each row: columns rounded to the nearest of `bins` levels."""
+        columns = [field[..., i] for i in range(self.columns)]
+        number = torch.zeros(obs.shape[:2], dtype=torch.int64, device=obs.device)
+        if self.classes:
+            number = obs.long()
+        else:
+            flat = obs.flatten(2)[..., self.varies]
+            columns += list(((flat - self.low) / self.span).unbind(-1))
+        for x in columns:
+            number = number * self.bins + (x.clamp(0, 1) * (self.bins - 1)).round().long()
+        return number
+
+    def forward(self, obs: Tensor, field: Tensor) -> Tensor:
+        cell = self.cell(obs, field)
+        return self.value.gather(1, cell.unsqueeze(-1).expand(-1, -1, self.value.shape[-1]))
+
+    def pull(self, cell: Tensor, action: Tensor, target: Tensor, weight: Tensor, rate: float) -> None:
+        """Move each visited entry the share `rate` of the way to the mean of its targets."""
+        minds, cells, actions = self.value.shape
+        index = cell * actions + action
+        total = torch.zeros(minds, cells * actions, device=target.device).scatter_add_(1, index, target * weight)
+        count = torch.zeros_like(total).scatter_add_(1, index, weight)
+        flat = self.value.data.view(minds, -1)
+        flat += torch.where(count > 0, rate * (total / count.clamp(min=1) - flat), torch.zeros_like(flat))
+
+
+@register("mfq", independent="iql")
+class MFQ(Agent):
+    """Mean-field Q-learning: action values given the mean action of the others."""
+
+    Config = MFQConfig
+    needs_discrete = True
+
+    def __init__(self, config: MFQConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
+        super().__init__(config, spec, slots, minds, key)
+        self.carries = config.carry
+        self.tabular = config.values == "table"
+        self.values: nn.Module
+        if self.tabular:
+            # One-hot means add up to one: the first column is known from the others.
+            self.columns = self.field_size - 1 if isinstance(self.field.of, Actions) else self.field_size
+            self.columns = max(self.columns, 0)
+            self.values = Table(spec, self.columns, config.bins, minds)
+            self.memory = "latest"  # type: ignore[misc]
+        else:
+            self.values = Network(spec, self.field_size, config.hidden, spec.num_actions, minds, key.fold("values"))
+            self.target = deepcopy(self.values).requires_grad_(False)
+            self.optimiser = torch.optim.Adam(self.values.parameters(), config.learning_rate, foreach=True)
+            self.memory = "replay"  # type: ignore[misc]
+
+    def _evaluate(self, values: nn.Module, obs: Tensor, field: Tensor) -> Tensor:
+        felt = field[..., self.field_size - self.columns :] if self.tabular else field
+        q: Tensor = values(obs, felt)
+        return q
+
+    def energy(self, obs: Tensor, field: Tensor) -> Tensor:
+        """E = -Q."""
+        return -self._evaluate(self.values, obs, field)
+
+    @torch.no_grad()
+    def mean_field_value(self, obs: Tensor, field: Tensor, legal: Tensor | None) -> Tensor:
+        """v^MF [M, B]: the Gibbs average of the target's Q at the temperature of acting."""
+        q = self._evaluate(self.values if self.tabular else self.target, obs, field)
+        return -gibbs.mean_energy(forbid(-q, legal), self.temperature)
+
+    def learn(self, batch: Transition) -> dict[str, Tensor]:
+        config: MFQConfig = self.config
+        if config.gamma:
+            value = self.mean_field_value(batch.next_obs, batch.next_field, batch.next_legal)
+            target = batch.reward + config.gamma * torch.where(batch.terminated, 0.0, value)
+        else:
+            target = batch.reward
+        if self.tabular:
+            return self._learn_table(batch, target)
+        q = self._evaluate(self.values, batch.obs, batch.field)
+        error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
+        loss = pooled(error.square(), batch.valid)
+        finite(loss, "mean-field Q-learning")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = clip_gradients(list(self.values.parameters()), self.minds, config.gradient_clip)
+        self.optimiser.step()
+        track(self.target, self.values, config.target_rate)
+        entropy = gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature).mean()
+        self.adapt_temperature(entropy)
+        return {
+            "loss": loss.detach() / self.minds,
+            "entropy": entropy,
+            "gradient_norm": norm.mean(),
+            "value": q.detach().mean(),
+        }
+
+    def _learn_table(self, batch: Transition, target: Tensor) -> dict[str, Tensor]:
+        table: Table = self.values  # type: ignore[assignment]
+        cell = table.cell(batch.obs, batch.field[..., self.field_size - self.columns :])
+        q = table(batch.obs, batch.field[..., self.field_size - self.columns :])
+        weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
+        error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
+        # Rows that are not valid may hold an action of -1.
+        table.pull(cell, batch.action.clamp(min=0), target, weight, self.config.learning_rate)
+        share = weight.sum().clamp(min=1)
+        entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
+        self.adapt_temperature(entropy)
+        return {
+            "loss": (error.square() * weight).sum() / share,
+            "entropy": entropy,
+            "value": (q.mean(-1) * weight).sum() / share,
+        }
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {} if self.tabular else {"values": self.optimiser}

@@ -1,0 +1,196 @@
+r"""The contract of an agent: an energy over actions, a temperature, and a way to learn.
+
+$$ a \sim p_T(a) \propto e^{-E(a \mid o, m)/T} $$
+
+with the observation o and the mean field m. One agent plays a run of slots (a team, or everyone), with
+one mind for all of them or one mind each; rows are then [M, B, ...]: M minds, B rows each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.options import Bounds
+from mfmarl.population.field import Field, default_field, parse_field
+from mfmarl.population.spec import Spec
+from mfmarl.population.timestep import Timestep
+from mfmarl.random import Key
+from mfmarl.statmech import gibbs
+from mfmarl.statmech.schedule import Schedule, parse_schedule
+
+_CHUNK = 1 << 14  # rows whose activations stay in the cache: twice as fast as a million rows in one go
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Options that every agent has."""
+
+    field: str = "auto"
+    """What is felt of the others, e.g. `actions over neighbours`; `auto`: the mean action of the neighbours,
+    or of the own team where there is no graph; `nothing`: an independent learner."""
+    temperature: str = "1"
+    """Temperature of acting: a number, `linear(1, 0.1)`, `geometric(1, 0.01)`, or `entropy(0.5)` (a target in nats)."""
+
+    def __post_init__(self) -> None:
+        parse_schedule(self.temperature)
+        if self.field != "auto":
+            parse_field(self.field)
+
+
+class Transition(NamedTuple):
+    """What is remembered of agents' steps, by mind: [M, B, ...]. A transition closes when its agent is asked again."""
+
+    obs: Tensor  # [M, B, *O]
+    field: Tensor  # [M, B, F]: felt when acting, or caused by the step (the agent's choice)
+    legal: Tensor | None  # [M, B, A]
+    action: Tensor  # [M, B] or [M, B, D]
+    reward: Tensor  # [M, B], summed until the agent is asked again
+    next_obs: Tensor
+    next_field: Tensor
+    next_legal: Tensor | None
+    terminated: Tensor  # [M, B] bool: nothing follows. A truncated episode is cut off, not terminated.
+    valid: Tensor | None = None  # [M, B] bool; None: every row
+
+
+class Agent(nn.Module, ABC):
+    """One kind of mind for the slots it is given.
+
+    Subclasses set `Config`, implement `energy` (or `act`, for a Box), `learn`, and say by `memory` what they
+    learn from. `minds` is 1 or the number of slots.
+    """
+
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+    needs_discrete: ClassVar[bool] = False
+    memory: ClassVar[str] = "none"
+    """`replay`: learns from a `Replay` of transitions; `rollout`: from the last steps in order (`Rollout`);
+    `latest`: from each step as it happens; `none`: does not learn."""
+    carries: str = "felt"
+    """Which field a transition carries: the one `felt` when acting, or the one the step `caused`."""
+
+    def __init__(self, config: AgentConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.spec, self.slots, self.minds = spec, slots, minds
+        self.num_slots = slots.stop - slots.start
+        if minds not in (1, self.num_slots):
+            raise ConfigError(f"An agent has one mind for all or one for each of its {self.num_slots} slots, not {minds}.")
+        if self.needs_discrete and not spec.discrete:
+            raise ConfigError(f"{type(self).__name__} needs discrete actions, and this environment's are {spec.action_space}; try mfac or mfppo.")
+        self.field: Field = default_field(spec) if config.field == "auto" else parse_field(config.field)
+        self.field_size = self.field.size(spec)
+        self.schedule: Schedule = parse_schedule(config.temperature)
+        # Under a target entropy the temperature is found as learning goes; else it follows the schedule.
+        self.register_buffer("log_temperature", torch.zeros(()))
+        self.progress = 0.0
+
+    # ---------------------------------------------------------------------------------------- acting
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """The temperature now: a number, or a 0-dim tensor under a target entropy."""
+        if self.schedule.kind == "entropy":
+            return self.log_temperature.exp()
+        return self.schedule.at(self.progress)
+
+    def adapt_temperature(self, entropy: Tensor, rate: float = 0.01) -> None:
+        """One step of dual ascent towards the target entropy: log T += rate (target - H)."""
+        if self.schedule.kind == "entropy":
+            with torch.no_grad():
+                gap = self.schedule.start - entropy.detach().mean()
+                self.log_temperature.add_(rate * gap).clamp_(-18.0, 18.0)
+
+    @abstractmethod
+    def energy(self, obs: Tensor, field: Tensor) -> Tensor:
+        """E(a | obs, field): [M, B, *O], [M, B, F] -> [M, B, A]."""
+
+    @torch.no_grad()
+    def act(self, timestep: Timestep, field: Tensor, ids: Tensor, key: Key) -> Tensor:
+        """An action for every slot: [E, n] int64 (or [E, n, D]). `field` [E, n, F] and `ids` [E, n] are the slots' own."""
+        obs = self.by_mind(timestep.obs[:, self.slots])
+        felt = self.by_mind(field)
+        legal = None if timestep.legal is None else self.by_mind(timestep.legal[:, self.slots])
+        names = self.by_mind(ids)
+        parts = [
+            self.choose(obs[:, rows], felt[:, rows], None if legal is None else legal[:, rows], names[:, rows], key)
+            for rows in self._chunks(obs.shape[1])
+        ]
+        return self.by_copy(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), ids.shape[0])
+
+    def choose(self, obs: Tensor, field: Tensor, legal: Tensor | None, ids: Tensor, key: Key) -> Tensor:
+        """One draw from the Gibbs distribution for each row: [M, B] int64."""
+        energy = forbid(self.energy(obs, field), legal)
+        return gibbs.sample(energy, self.temperature, ids, key)
+
+    def _chunks(self, rows: int) -> Iterable[slice]:
+        step = max(1, _CHUNK // self.minds) if rows * self.minds > 2 * _CHUNK else max(rows, 1)
+        return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
+
+    # -------------------------------------------------------------------------------------- learning
+
+    def value(self, obs: Tensor, field: Tensor) -> Tensor:
+        """The value [M, B] of what is seen and felt; needed of agents that learn from a rollout."""
+        raise ConfigError(f"{type(self).__name__} learns from a rollout and must say what a state is worth: value(obs, field).")
+
+    def learn(self, batch: Any) -> dict[str, Tensor]:
+        """Improve from a batch of the agent's memory; returns numbers for the log (0-dim tensors)."""
+        return {}
+
+    # ---------------------------------------------------------------------------------------- layout
+
+    def by_mind(self, x: Tensor) -> Tensor:
+        """[E, n, ...] -> [M, B, ...]."""
+        return x.flatten(0, 1).unsqueeze(0) if self.minds == 1 else x.transpose(0, 1)
+
+    def by_copy(self, x: Tensor, copies: int) -> Tensor:
+        """[M, B, ...] -> [E, n, ...], the inverse of `by_mind`."""
+        return x.squeeze(0).unflatten(0, (copies, self.num_slots)) if self.minds == 1 else x.transpose(0, 1)
+
+    # ----------------------------------------------------------------------------------- checkpoints
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimiser by name, so that a checkpoint is the whole agent."""
+        return {}
+
+
+def forbid(energy: Tensor, legal: Tensor | None) -> Tensor:
+    """Infinite energy for what is not legal. Rows of the dead may have nothing legal: they keep their energies."""
+    if legal is None:
+        return energy
+    any_legal = legal.any(-1, keepdim=True)
+    return torch.where(legal | ~any_legal, energy, torch.full((), float("inf"), device=energy.device, dtype=energy.dtype))
+
+
+def finite(loss: Tensor, name: str) -> None:
+    """Refuse to learn from a loss that is not a number, before the weights are touched.
+
+    Raises NumericFault.
+    """
+    if not torch.isfinite(loss):
+        raise NumericFault(
+            f"The loss of {name} is {loss.item()}: learning diverged. The weights are as before this step; "
+            "lower the learning rate or scale the rewards."
+        )
+
+
+def pooled(values: Tensor, valid: Tensor | None) -> Tensor:
+    """The sum over minds of each mind's mean over its valid rows: [M, B] -> 0-dim.
+
+    So a mind's gradient is that of its own mean loss, whether it learns alone or beside a thousand.
+    """
+    if valid is None:
+        return values.mean(1).sum()
+    weight = valid.to(values.dtype)
+    return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).sum()
+
+
+# Types of options that agents share.
+Rate = Annotated[float, Bounds(0.0, 10.0)]
+Discount = Annotated[float, Bounds(0.0, 1.0)]
+Positive = Annotated[int, Bounds(1, 1 << 40)]

@@ -1,0 +1,133 @@
+"""Networks for one mind or many: every weight carries a leading axis of minds, so that a thousand learners
+are one batched product and not a Python loop.
+
+Rows come as [M, B, ...]: M minds, B rows each. With M = 1 the products are the ordinary ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfmarl import random
+from mfmarl.population.spec import Spec
+from mfmarl.random import Key
+
+Activation = Literal["relu", "tanh"]
+
+
+class Linear(nn.Module):
+    """M affine maps at once: [M, B, I] -> [M, B, O]. Initialised as torch's (Kaiming-uniform), from a key."""
+
+    def __init__(self, minds: int, inputs: int, outputs: int, key: Key, scale: float | None = None) -> None:
+        super().__init__()
+        generator = random.generator(key)
+        bound = 1 / math.sqrt(max(inputs, 1)) if scale is None else scale
+        self.weight = nn.Parameter((torch.rand(minds, inputs, outputs, generator=generator) * 2 - 1) * bound)
+        self.bias = nn.Parameter((torch.rand(minds, 1, outputs, generator=generator) * 2 - 1) * bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.shape[0] == 1:
+            return torch.addmm(self.bias[0], x[0], self.weight[0]).unsqueeze(0)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Conv(nn.Module):
+    """M 3 x 3 convolutions at once: [M, B, C, H, W] -> [M, B, O, H-2, W-2]; minds are groups of channels."""
+
+    def __init__(self, minds: int, inputs: int, outputs: int, key: Key) -> None:
+        super().__init__()
+        generator = random.generator(key)
+        bound = 1 / math.sqrt(inputs * 9)
+        self.weight = nn.Parameter((torch.rand(minds * outputs, inputs, 3, 3, generator=generator) * 2 - 1) * bound)
+        self.bias = nn.Parameter((torch.rand(minds * outputs, generator=generator) * 2 - 1) * bound)
+        self.minds = minds
+
+    def forward(self, x: Tensor) -> Tensor:
+        minds, rows = x.shape[:2]
+        if minds == 1:
+            return nn.functional.conv2d(x[0], self.weight, self.bias).unsqueeze(0)
+        wide = x.transpose(0, 1).flatten(1, 2)
+        out = nn.functional.conv2d(wide, self.weight, self.bias, groups=minds)
+        return out.unflatten(1, (minds, -1)).transpose(0, 1).reshape(minds, rows, -1, *out.shape[2:])
+
+
+class Network(nn.Module):
+    """Observation and extra columns (field, action) -> outputs.
+
+    Images [H, W, C] (or [C, H, W]: the smaller end is the channels) of at least 5 x 5 pass two 3 x 3 convolutions;
+    Discrete observations become one-hot; everything else is flattened. The extra columns join before the
+    hidden layers. `out_scale` bounds the last layer's initial weights (small for policies).
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        extra: int,
+        hidden: Sequence[int],
+        outputs: int,
+        minds: int,
+        key: Key,
+        activation: Activation = "relu",
+        out_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        shape = spec.observation_shape
+        self.classes = int(getattr(spec.observation_space, "n", 0)) if not shape else 0
+        self.convolutions = nn.ModuleList()
+        self.channels_last = False
+        if len(shape) == 3 and sorted(shape)[1] >= 5:
+            self.channels_last = shape[2] <= shape[0]
+            channels, height, width = (shape[2], shape[0], shape[1]) if self.channels_last else shape
+            for layer, inputs in enumerate((channels, 32)):
+                self.convolutions.append(Conv(minds, inputs, 32, key.fold("conv", layer)))
+            features = 32 * (height - 4) * (width - 4)
+        else:
+            features = self.classes or int(torch.Size(shape).numel())
+        sizes = [features + extra, *hidden]
+        self.hidden = nn.ModuleList(
+            Linear(minds, a, b, key.fold("hidden", i)) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        )
+        self.out = Linear(minds, sizes[-1], outputs, key.fold("out"), out_scale)
+        self.activation: Activation = activation
+
+    def forward(self, obs: Tensor, *extra: Tensor) -> Tensor:
+        """`obs` [M, B, *O] (or [M, B] int64), each of `extra` [M, B, *] -> [M, B, outputs]."""
+        if self.classes:
+            x = nn.functional.one_hot(obs, self.classes).to(self.out.weight.dtype)
+        elif len(self.convolutions):
+            x = obs.permute(0, 1, 4, 2, 3) if self.channels_last else obs
+            for layer in self.convolutions:
+                x = torch.relu(layer(x))
+            x = x.flatten(2)
+        else:
+            x = obs.flatten(2)
+        if any(e.shape[-1] for e in extra):
+            x = torch.cat([x, *extra], dim=-1)
+        for layer in self.hidden:
+            x = layer(x)
+            x = torch.relu(x) if self.activation == "relu" else torch.tanh(x)
+        return self.out(x)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], minds: int, largest: float) -> Tensor:
+    """Scale each mind's gradient to norm at most `largest`; returns the norms [M] before clipping.
+
+    Parameters lead with the minds' axis (a convolution's channels are minds x outputs).
+    """
+    grads = [p.grad.view(minds, -1) for p in parameters if p.grad is not None]
+    norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    for g in grads:
+        g.mul_(scale)
+    return norm
+
+
+def track(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) target + rate online, in place."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)

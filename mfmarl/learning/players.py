@@ -1,0 +1,79 @@
+"""Who plays what: agents by name, given slots of a population and one mind or many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mfmarl.errors import ConfigError, nearest
+from mfmarl.learning.agent import Agent
+from mfmarl.learning.memory import Replay, Rollout
+from mfmarl.learning.run_config import Choice, RunConfig
+from mfmarl.options import from_table
+from mfmarl.population.spec import Spec
+from mfmarl.random import Key
+from mfmarl.registry import lookup
+
+
+@dataclass
+class Player:
+    """An agent, the slots it plays, and what it learns from."""
+
+    name: str
+    agent: Agent
+    slots: slice
+    memory: Replay | Rollout | None
+
+    @property
+    def remember(self) -> int | None:
+        return getattr(self.agent.config, "remember", None)
+
+
+def make_agent(choice: Choice, spec: Spec, slots: slice, minds: int, key: Key, device: torch.device) -> Agent:
+    """The registered agent of that name, with its options checked.
+
+    Raises ConfigError for an unknown name or option, or an environment the agent cannot play.
+    """
+    entry = lookup("agent", choice.name)
+    kind: Any = entry.load()
+    if not (isinstance(kind, type) and issubclass(kind, Agent)):
+        raise ConfigError(f"{choice.name!r} is not an agent: it must derive mfmarl.learning.agent.Agent.")
+    options = {**dict(entry.overrides), **choice.options}
+    clash = [k for k, v in entry.overrides if choice.options.get(k, v) != v]
+    if clash:
+        raise ConfigError(f"{choice.name} is {entry.twin} with {clash[0]} = {dict(entry.overrides)[clash[0]]!r}; use {entry.twin} to change it.")
+    config = from_table(kind.Config, options, f"agent {choice.name}")
+    return kind(config, spec, slots, minds, key).to(device)
+
+
+def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) -> list[Player]:
+    """One player per group, or one for all where minds are shared by all and nobody chose otherwise."""
+    chosen = dict(config.agents)
+    unknown = [group for group in chosen if group != "all" and group not in spec.groups]
+    if unknown:
+        raise ConfigError(f"There is no group {unknown[0]!r} in {config.environment.name}.{nearest(unknown[0], spec.groups)}")
+    missing = [group for group in spec.groups if group not in chosen]
+    if "all" not in chosen and missing:
+        raise ConfigError(f"Nobody plays {missing[0]!r}; write for example --agents {missing[0]}=mfq.")
+    if set(chosen) == {"all"} and (config.run.sharing == "all" or len(spec.groups) == 1):
+        teams = {"all": slice(0, spec.num_agents)}
+    else:
+        teams = dict(spec.group_slices)
+    players = []
+    for name, slots in teams.items():
+        choice = chosen.get(name) or chosen["all"]
+        minds = slots.stop - slots.start if config.run.sharing == "none" else 1
+        agent = make_agent(choice, spec, slots, minds, key.fold("agent", name), device)
+        players.append(Player(name, agent, slots, make_memory(agent)))
+    return players
+
+
+def make_memory(agent: Agent) -> Replay | Rollout | None:
+    """The memory an agent asks for."""
+    if agent.memory == "replay":
+        return Replay(agent.minds, agent.config.capacity)
+    if agent.memory == "rollout":
+        return Rollout(agent.config.rollout)
+    return None

@@ -1,0 +1,106 @@
+"""Everything needed to repeat a run, as one frozen value: what `config.toml` prints and reads back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from mfmarl.errors import ConfigError
+from mfmarl.options import Bounds, from_table, to_table
+
+Count = Annotated[int, Bounds(1, 1 << 40)]
+Whole = Annotated[int, Bounds(0, 1 << 40)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered name and its options."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out, whatever is played by whom."""
+
+    seed: Annotated[int, Bounds(0, (1 << 63) - 1)] = 0
+    """Fixes everything: initial weights, the environment's noise, every draw."""
+    steps: Count = 2000
+    """Environment steps per copy: the budget."""
+    copies: Count = 4
+    """Copies of the population that run side by side and are learned from together."""
+    sharing: Literal["all", "group", "none"] = "group"
+    """How many minds: one for all agents, one per group (team), or one for each agent."""
+    report_every: Whole = 0
+    """Environment steps between rows of numbers; 0: fifty rows over the run."""
+    evaluation_copies: Whole = 4
+    """Copies that the frozen policy is evaluated on, on a random stream of their own; 0: no evaluation."""
+    evaluation_steps: Whole = 0
+    """Environment steps of each evaluation; 0: as many as between two reports, at most 100."""
+    workers: Whole = 0
+    """Child processes that host a third-party environment's copies; 0: none, everything in this process."""
+    max_steps: Whole = 0
+    """Truncate a third-party environment's episodes after so many steps; 0: as the environment says."""
+    device: str = "cpu"
+    """Where tensors live: cpu, cuda, cuda:1, or auto."""
+    threads: Annotated[int, Bounds(1, 1024)] = 1
+    """Threads of torch inside this run. Part of what makes a run repeatable bit by bit."""
+    checkpoint_seconds: Annotated[float, Bounds(0.0, 1e9)] = 60.0
+    """Seconds between checkpoints (made at reports only); 0: at every report."""
+    tensorboard: bool = False
+    """Also write the rows for TensorBoard."""
+
+    @property
+    def report_interval(self) -> int:
+        return self.report_every or max(1, self.steps // 50)
+
+    @property
+    def evaluation_interval(self) -> int:
+        return self.evaluation_steps or min(100, self.report_interval)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """An environment, who plays it, and how the run is carried out."""
+
+    environment: Choice
+    agents: dict[str, Choice]
+    """By group; the single key `all` stands for every group."""
+    run: RunOptions = RunOptions()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        if not self.agents:
+            raise ConfigError("A run needs an agent; write for example --agent mfq.")
+
+    def to_table(self) -> dict[str, Any]:
+        """As nested tables of plain values, for TOML."""
+        return {
+            "run": to_table(self.run),
+            "environment": {"name": self.environment.name, **self.environment.options},
+            "agents": {group: {"name": c.name, **c.options} for group, c in self.agents.items()},
+        }
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], where: str = "config.toml") -> RunConfig:
+        """The inverse of `to_table`. Raises ConfigError naming every wrong key."""
+        unknown = sorted(set(table) - {"run", "environment", "agents", "versions", "command"})
+        if unknown:
+            raise ConfigError(f"{where}: unknown table [{unknown[0]}]; expected [run], [environment] and [agents.<group>].")
+
+        def choice(part: Any, name: str) -> Choice:
+            if not isinstance(part, dict) or not isinstance(part.get("name"), str):
+                raise ConfigError(f"{where}: [{name}] needs a name, for example name = \"ising\".")
+            return Choice(part["name"], {k: v for k, v in part.items() if k != "name"})
+
+        agents = table.get("agents")
+        if not isinstance(agents, dict):
+            raise ConfigError(f"{where}: [agents.all] is missing; write for example [agents.all] with name = \"mfq\".")
+        return cls(
+            choice(table.get("environment"), "environment"),
+            {group: choice(part, f"agents.{group}") for group, part in agents.items()},
+            from_table(RunOptions, table.get("run", {}), f"{where}: [run]"),
+        )
+
+
+RUN_OPTION_NAMES = tuple(f.name for f in fields(RunOptions))

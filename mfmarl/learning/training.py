@@ -1,0 +1,416 @@
+"""One loop: everybody acts, the world moves, what happened is remembered and learned from.
+
+`Training.rows()` is a generator of reports: whoever iterates decides what to print, log and save, and when
+to stop. All state is in the environment, the agents, their memories and a handful of tensors here, so
+that a run resumed from `state_dict` is bitwise the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError
+from mfmarl.learning.agent import Transition
+from mfmarl.learning.memory import Replay, Rollout
+from mfmarl.learning.players import Player
+from mfmarl.learning.run_config import RunOptions
+from mfmarl.population.simulation import Env
+from mfmarl.population.timestep import Timestep
+from mfmarl.random import Key
+
+
+class Episode:
+    """What one population lives through: the current timestep and the field that each player feels.
+
+    Used for training and, with its own key, for evaluation.
+    """
+
+    def __init__(self, env: Env, players: list[Player], key: Key) -> None:
+        self.env, self.players, self.key = env, players, key
+        self.tick = 0
+        self.timestep: Timestep = env.reset(key.fold("environment"))
+        self.felt = [self._feel(p, self.timestep) for p in players]
+
+    def _feel(self, player: Player, timestep: Timestep) -> Tensor:
+        key = self.key.fold("field", self.tick)
+        return player.agent.field(timestep, self.env.spec, self.env.ids, key, player.slots)
+
+    def act(self) -> Tensor:
+        """Everybody's action: [E, N] or [E, N, D]."""
+        key = self.key.fold("act", self.tick)
+        parts = [
+            p.agent.act(self.timestep, felt, self.env.ids[:, p.slots], key)
+            for p, felt in zip(self.players, self.felt, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def play(self) -> tuple[Timestep, Tensor, Timestep, list[Tensor]]:
+        """One step: (before, action, after, what is felt after), without beginning new episodes."""
+        before, action = self.timestep, self.act()
+        after = self.env.step(action)
+        self.tick += 1
+        now = []
+        for player, felt in zip(self.players, self.felt, strict=True):
+            field, decay = self._feel(player, after), player.agent.field.decay
+            now.append(decay * felt + (1 - decay) * field if decay else field)
+        return before, action, after, now
+
+    def go_on(self, after: Timestep, now: list[Tensor]) -> bool:
+        """Begin new episodes where one has ended; True if any did."""
+        self.timestep = self.env.restart(after)
+        restarted = self.timestep is not after
+        if restarted:
+            fresh = after.ended.view(-1, 1, 1)
+            now = [torch.where(fresh, self._feel(p, self.timestep), m) for p, m in zip(self.players, now, strict=True)]
+        self.felt = now
+        return restarted
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {f"env.{name}": value for name, value in self.env.state_dict().items()}
+        state |= {f"felt.{i}": felt for i, felt in enumerate(self.felt)}
+        return {**state, "tick": torch.tensor(self.tick)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.timestep = self.env.load_state_dict(_under(state, "env."))
+        self.felt = [state[f"felt.{i}"].to(self.env.device) for i in range(len(self.players))]
+        self.tick = int(state["tick"])
+
+
+def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+class Tally:
+    """Sums over the steps since the last report; read once, at the report, so that a step never waits."""
+
+    def __init__(self, env: Env) -> None:
+        self.spec = env.spec
+        self.teams = dict(env.spec.group_slices) if len(env.spec.groups) > 1 else {}
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor | float] = {}
+
+    def add(self, name: str, total: Tensor, count: Tensor | float) -> None:
+        self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.counts[name] = self.counts[name] + count if name in self.counts else count
+
+    def step(self, before: Timestep, after: Timestep) -> None:
+        acted = before.acting.sum(dtype=torch.float64)
+        self.add("reward", after.reward.sum(dtype=torch.float64), acted)
+        for team, slots in self.teams.items():
+            count = before.acting[:, slots].sum(dtype=torch.float64)
+            self.add(f"reward/{team}", after.reward[:, slots].sum(dtype=torch.float64), count)
+
+    def measures(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.add(name, value.to(torch.float64).mean(), 1.0)
+
+    def means(self, prefix: str) -> dict[str, float]:
+        return {f"{prefix}/{n}": float(total) / max(float(self.counts[n]), 1.0) for n, total in self.sums.items()}
+
+    def number(self, name: str) -> int:
+        return int(float(self.counts.get(name, 0.0)))
+
+
+class Training:
+    """Players that learn in a population, evaluated on another one on its own random stream."""
+
+    def __init__(self, env: Env, players: list[Player], options: RunOptions, evaluation: Env | None = None) -> None:
+        self.options, self.players = options, players
+        self.key = Key.of(options.seed)
+        alone = [p for p in players if p.agent.memory == "self"]
+        if alone and len(players) > 1:
+            raise ConfigError(f"{alone[0].name} is trained by its own library and cannot share an environment with another agent.")
+        self.episode = Episode(env, players, self.key.fold("train"))
+        self.evaluation = Episode(evaluation, players, self.key.fold("evaluate")) if evaluation is not None else None
+        self.pending: list[dict[str, Tensor] | None] = [None] * len(players)
+        self.agent_steps = 0
+        self.tally = Tally(env)
+        self.numbers: dict[str, list[Tensor]] = {}
+        self.wall = self.cpu = 0.0
+
+    @property
+    def tick(self) -> int:
+        return self.episode.tick
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Play and learn until the budget is spent, yielding a row at every report. May be left and entered again."""
+        every = self.options.report_interval
+        while self.tick < self.options.steps:
+            until = min(self.options.steps, (self.tick // every + 1) * every)
+            wall, cpu = time.monotonic(), time.process_time()
+            if self.players[0].agent.memory == "self":
+                self._advance_alone(until)
+            else:
+                stride = max(1, every // 20)
+                while self.tick < until:
+                    self.step()
+                    if self.tick % stride == 0:
+                        self.tally.measures(self.episode.env.measure())
+            self.wall += time.monotonic() - wall
+            self.cpu += time.process_time() - cpu
+            yield self.report()
+
+    def _set_progress(self) -> None:
+        for player in self.players:
+            player.agent.progress = self.tick / self.options.steps
+
+    def _advance_alone(self, until: int) -> None:
+        """Hand the environment to an agent that another library trains, for so many steps."""
+        self._set_progress()
+        agent: Any = self.players[0].agent
+        agent.advance(self.episode, until - self.tick, self.tally, self.numbers)
+
+    def step(self) -> None:
+        """One environment step of every copy, and the learning that is due."""
+        self._set_progress()
+        episode = self.episode
+        felt = episode.felt
+        before, action, after, now = episode.play()
+        self.tally.step(before, after)
+        for i, player in enumerate(self.players):
+            if player.agent.memory in ("replay", "latest"):
+                self._remember(i, player, before, felt[i], action, after, now[i])
+            elif player.agent.memory == "rollout":
+                self._roll(player, before, felt[i], action, after, now[i])
+        episode.go_on(after, now)
+        for i, player in enumerate(self.players):
+            self._learn(i, player)
+
+    # ------------------------------------------------------------------------------------- remembering
+
+    def _remember(
+        self, i: int, player: Player, before: Timestep, felt: Tensor, action: Tensor, after: Timestep, now: Tensor
+    ) -> None:
+        agent, slots = player.agent, player.slots
+        carried = felt if agent.carries == "felt" else now
+        if self.episode.env.turns:
+            # Who is asked again closes what it opened when it was last asked; who has ended closes at once.
+            self._close(i, player, before, felt, before.acting[:, slots], ended=False)
+            opened = before.acting[:, slots]
+            new = {
+                "obs": before.obs[:, slots],
+                "field": carried,
+                "action": action[:, slots],
+                "reward": after.reward[:, slots],
+                "open": opened,
+            }
+            if before.legal is not None:
+                new["legal"] = before.legal[:, slots]
+            old = self.pending[i]
+            if old is None:
+                self.pending[i] = new
+            else:
+                held = {**old, "reward": old["reward"] + new["reward"]}
+                merged = {k: _choose(opened, new[k], held[k]) for k in new}
+                merged["open"] = opened | old["open"]
+                self.pending[i] = merged
+            self._close(i, player, after, now, (after.terminated | after.truncated)[:, slots], ended=True)
+            return
+        valid = None if self.episode.env.lockstep else before.acting[:, slots]
+        self._store(i, player, before.obs[:, slots], carried, _slots(before.legal, slots), action[:, slots],
+                    after.reward[:, slots], after, now, valid)  # fmt: skip
+
+    def _close(self, i: int, player: Player, timestep: Timestep, field: Tensor, who: Tensor, ended: bool) -> None:
+        pending = self.pending[i]
+        if pending is None:
+            return
+        valid = who & pending["open"]
+        if ended and not bool(valid.any()):
+            return
+        self._store(i, player, pending["obs"], pending["field"], pending.get("legal"), pending["action"],
+                    pending["reward"], timestep, field, valid)  # fmt: skip
+        pending["open"] = pending["open"] & ~valid
+
+    def _store(
+        self,
+        i: int,
+        player: Player,
+        obs: Tensor,
+        field: Tensor,
+        legal: Tensor | None,
+        action: Tensor,
+        reward: Tensor,
+        after: Timestep,
+        next_field: Tensor,
+        valid: Tensor | None,
+    ) -> None:
+        agent, slots = player.agent, player.slots
+        by_mind = agent.by_mind
+        next_legal = _slots(after.legal, slots)
+        transition = Transition(
+            obs=by_mind(obs),
+            field=by_mind(field),
+            legal=None if legal is None else by_mind(legal),
+            action=by_mind(action),
+            reward=by_mind(reward),
+            next_obs=by_mind(after.obs[:, slots]),
+            next_field=by_mind(next_field),
+            next_legal=None if next_legal is None else by_mind(next_legal),
+            terminated=by_mind(after.terminated[:, slots]),
+            valid=None if valid is None else by_mind(valid),
+        )
+        if agent.memory == "latest":
+            self._note(player, agent.learn(transition))
+        else:
+            assert isinstance(player.memory, Replay)
+            player.memory.add(transition, self.key.fold("remember", i, self.tick), player.remember)
+
+    def _roll(
+        self, player: Player, before: Timestep, felt: Tensor, action: Tensor, after: Timestep, now: Tensor
+    ) -> None:
+        agent, slots, memory = player.agent, player.slots, player.memory
+        assert isinstance(memory, Rollout)
+        carried = felt if agent.carries == "felt" else now
+        by_mind = agent.by_mind
+        if not memory.chosen:
+            rows = felt.shape[0] * felt.shape[1] // agent.minds
+            remember = player.remember if agent.minds == 1 else None
+            memory.begin(rows, remember, self.key.fold("rows", player.name, self.tick), felt.device)
+        keep = memory.select
+        ended = keep(by_mind((after.terminated | after.truncated)[:, slots]))
+        bootstrap = torch.zeros(ended.shape, device=felt.device)
+        cut_short = bool(after.ended.any()) if self.episode.env.lockstep else bool(after.truncated.any())
+        if cut_short:
+            value = agent.value(keep(by_mind(after.obs[:, slots])), keep(by_mind(now)))
+            bootstrap = torch.where(keep(by_mind(after.truncated[:, slots])), value, bootstrap)
+        legal = _slots(before.legal, slots)
+        memory.add(
+            {
+                "obs": keep(by_mind(before.obs[:, slots])),
+                "field": keep(by_mind(carried)),
+                "legal": None if legal is None else keep(by_mind(legal)),
+                "action": keep(by_mind(action[:, slots])),
+                "reward": keep(by_mind(after.reward[:, slots])),
+                "acting": keep(by_mind(before.acting[:, slots])),
+                "ended": ended,
+                "bootstrap": bootstrap,
+            }
+        )
+
+    # ----------------------------------------------------------------------------------------- learning
+
+    def _learn(self, i: int, player: Player) -> None:
+        agent, memory, config = player.agent, player.memory, player.agent.config
+        key = self.key.fold("learn", i, self.tick)
+        if isinstance(memory, Replay):
+            if self.tick % config.learn_every == 0 and memory.least >= config.warm_up:
+                for update in range(config.updates):
+                    self._note(player, agent.learn(memory.draw(config.batch_size, key.fold(update))))
+        elif isinstance(memory, Rollout) and memory.full:
+            episode = self.episode
+            steps = memory.stacked()
+            steps["last_obs"] = memory.select(agent.by_mind(episode.timestep.obs[:, player.slots]))
+            steps["last_field"] = memory.select(agent.by_mind(episode.felt[i]))
+            self._note(player, agent.learn((steps, key)))
+            memory.clear()
+
+    def _note(self, player: Player, numbers: dict[str, Tensor]) -> None:
+        for name, value in numbers.items():
+            self.numbers.setdefault(f"{player.name}/{name}", []).append(value)
+
+    # ---------------------------------------------------------------------------------------- reporting
+
+    def report(self) -> dict[str, Any]:
+        """The row of numbers since the last report; evaluates the frozen players."""
+        self.agent_steps += self.tally.number("reward")
+        row: dict[str, Any] = {
+            "step": self.tick,
+            "agent_steps": self.agent_steps,
+            "wall": round(self.wall, 3),
+            "cpu": round(self.cpu, 3),
+            **self.tally.means("train"),
+        }
+        if self.evaluation is not None:
+            row |= self.evaluate(self.options.evaluation_interval)
+        for name, values in self.numbers.items():
+            row[name] = float(torch.stack([v.detach().to(torch.float64) for v in values]).mean())
+        for player in self.players:
+            if player.agent.memory != "self":
+                row[f"{player.name}/temperature"] = float(player.agent.temperature)
+        self.tally.clear()
+        self.numbers.clear()
+        return row
+
+    def evaluate(self, steps: int) -> dict[str, float]:
+        """Let the players act, without learning, where their evaluation left off: mean reward and measures."""
+        episode = self.evaluation
+        assert episode is not None
+        self._set_progress()
+        tally = Tally(episode.env)
+        with torch.no_grad():
+            for _ in range(steps):
+                before, _, after, now = episode.play()
+                tally.step(before, after)
+                tally.measures(episode.env.measure())
+                episode.go_on(after, now)
+        return tally.means("eval")
+
+    # -------------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, plain values): the whole run at a report."""
+        tensors = {f"train.{n}": v for n, v in self.episode.state_dict().items()}
+        if self.evaluation is not None:
+            tensors |= {f"evaluation.{n}": v for n, v in self.evaluation.state_dict().items()}
+        for i, player in enumerate(self.players):
+            tensors |= {f"player.{i}.{n}": v for n, v in player_state(player).items()}
+            pending = self.pending[i]
+            if pending is not None:
+                tensors |= {f"pending.{i}.{n}": v for n, v in pending.items()}
+        plain = {"agent_steps": self.agent_steps, "tick": self.tick, "wall": self.wall, "cpu": self.cpu}
+        return tensors, plain
+
+    def load_state_dict(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        self.episode.load_state_dict(_under(tensors, "train."))
+        if self.evaluation is not None:
+            self.evaluation.load_state_dict(_under(tensors, "evaluation."))
+        device = self.episode.env.device
+        for i, player in enumerate(self.players):
+            load_player_state(player, _under(tensors, f"player.{i}."), device)
+            pending = {n: v.to(device) for n, v in _under(tensors, f"pending.{i}.").items()}
+            self.pending[i] = pending or None
+        self.agent_steps, self.wall, self.cpu = int(plain["agent_steps"]), float(plain["wall"]), float(plain["cpu"])
+        self._set_progress()
+
+
+def _slots(x: Tensor | None, slots: slice) -> Tensor | None:
+    return None if x is None else x[:, slots]
+
+
+def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.view(*mask.shape, *[1] * (new.ndim - 2)), new, old)
+
+
+def player_state(player: Player) -> dict[str, Tensor]:
+    """Weights, optimisers and memory, flat: the whole agent."""
+    state = {f"agent.{n}": v.detach() for n, v in player.agent.state_dict().items()}
+    for name, optimiser in player.agent.optimisers().items():
+        for index, values in optimiser.state_dict()["state"].items():
+            for field, value in values.items():
+                state[f"optimiser.{name}.{index}.{field}"] = torch.as_tensor(value)
+    if player.memory is not None:
+        state |= {f"memory.{n}": v for n, v in player.memory.state_dict().items()}
+    return state
+
+
+def load_player_state(player: Player, state: dict[str, Tensor], device: torch.device, memory: bool = True) -> None:
+    """The inverse of `player_state`; `memory=False` for a player that only acts."""
+    player.agent.load_state_dict({n: v.to(device) for n, v in _under(state, "agent.").items()})
+    for name, optimiser in player.agent.optimisers().items():
+        found: dict[int, dict[str, Tensor]] = {}
+        for path, value in _under(state, f"optimiser.{name}.").items():
+            index, _, field = path.partition(".")
+            found.setdefault(int(index), {})[field] = value.clone()
+        optimiser.load_state_dict({"state": found, "param_groups": optimiser.state_dict()["param_groups"]})
+    if memory and player.memory is not None:
+        player.memory.load_state_dict(_under(state, "memory."), device)
