@@ -22,6 +22,8 @@ class Env(ABC):
     ids: Tensor  # [E, N] int64
     copies: int
     device: torch.device
+    turns: bool = False  # whether a living agent may be left out of a step
+    lockstep: bool = False  # whether everyone lives and acts in every step, and all copies end together
 
     @abstractmethod
     def reset(self, key: Key) -> Timestep:
@@ -84,6 +86,8 @@ class Simulation(Env):
         self._zero = torch.zeros(self.ids.shape, device=self.device)
         # Rules without `alive` and `done` keep all copies in step: their clock is a number on the host.
         self._lockstep = type(env).done is PopulationEnv.done and type(env).alive is PopulationEnv.alive
+        self.turns = type(env).acting is not PopulationEnv.acting
+        self.lockstep = self._lockstep and not self.turns
         self.state: Any = None
         self.key = Key(0)
         self.tick = 0  # steps since the simulation began: names the noise
