@@ -1,0 +1,454 @@
+"""Checkpoints: one safetensors file holds all of a run's memory, and a kill at any moment loses none.
+
+    checkpoints/step-000000001200-1f2e3d4c.safetensors     tensors, and the scalar state as JSON inside
+                latest.json                                its name, sha256 and size: the commit
+
+The newest file counts once latest.json names it. Nothing is ever unpickled and nothing in a file names code.
+A file proves itself three times: by the sha256 in latest.json, by the first half of it in its own name, and,
+should it be copied elsewhere under another name, by a digest of its contents inside. A file is refused as
+CheckpointError before anything is built from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+import mfmarl
+from mfmarl.errors import CheckpointError, NumericFault
+from mfmarl.learning.durable import read_limited, remove_stale, resource_fault, write_atomic
+
+SCHEMA = 1
+LATEST = "latest.json"
+MAX_BYTES = 64 * 2**30
+MAX_HEADER = 64 * 2**20
+MAX_DEPTH = 40
+_NAME = re.compile(r"step-([0-9]{12,19})-([0-9a-f]{8})\.safetensors")
+_TOLD_AT_ONCE = 40
+
+_DTYPES = {
+    "BOOL": (torch.bool, "bool"),
+    "U8": (torch.uint8, "uint8"),
+    "I8": (torch.int8, "int8"),
+    "I16": (torch.int16, "int16"),
+    "I32": (torch.int32, "int32"),
+    "I64": (torch.int64, "int64"),
+    "F16": (torch.float16, "float16"),
+    "BF16": (torch.bfloat16, "bfloat16"),
+    "F32": (torch.float32, "float32"),
+    "F64": (torch.float64, "float64"),
+}
+_TAGS = {dtype: tag for tag, (dtype, _) in _DTYPES.items()}
+
+
+class CheckpointWarning(UserWarning):
+    """Something was amiss with a checkpoint, and another good one was taken."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run was at a step. `path` is the file it was read from."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    path: Path
+    config_digest: str = ""
+    mfmarl: str = ""
+    torch: str = ""
+
+    def check_fit(self, expected: Mapping[str, Tensor], nonfinite: Iterable[str] = ()) -> None:
+        """Raises CheckpointError with every name, shape, dtype or non-finite value that is not as expected.
+
+        `nonfinite` are the beginnings of names of tensors that may hold infinities or NaN.
+        """
+        told = [f"{name} is missing" for name in expected if name not in self.tensors]
+        told += [f"{name} is not wanted" for name in self.tensors if name not in expected]
+        for name, tensor in self.tensors.items():
+            want = expected.get(name)
+            if want is not None and tensor.shape != want.shape:
+                told.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(want.shape)}")
+            if want is not None and tensor.dtype != want.dtype:
+                told.append(f"{name} is {_short(tensor.dtype)}, expected {_short(want.dtype)}")
+        told += [f"{name} holds NaN or infinity" for name in _nonfinite(self.tensors, nonfinite)]
+        if told:
+            more = [f"and {len(told) - _TOLD_AT_ONCE} more"] if len(told) > _TOLD_AT_ONCE else []
+            raise CheckpointError(
+                f"{self.path} does not fit this run: {'; '.join(told[:_TOLD_AT_ONCE] + more)}. "
+                "It was made by another agent, environment or population; start a new run for these options."
+            )
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int = 2,
+    config_digest: str = "",
+    nonfinite: Iterable[str] = (),
+) -> Path:
+    """Write one checkpoint, then make it the latest, then drop all but the last `keep`. Returns its path.
+
+    Tensors may be of any layout and device, bool, integer or floating, 0-dimensional too; `state` is JSON with
+    whole numbers of any size and finite floats. Files of a later step belong to a course that was abandoned, and go.
+
+    Raises NumericFault for NaN or infinity (the older checkpoints stay good), CheckpointError for what cannot be
+    stored, ResourceFault for a full or failing disk. `nonfinite`: see `Checkpoint.check_fit`.
+    """
+    wrong = _nonfinite(tensors, nonfinite)
+    if wrong:
+        raise NumericFault(f"NaN or infinity at step {step} in {', '.join(wrong[:10])}: this is not saved.")
+    document = {
+        "schema": SCHEMA,
+        "step": _checked_step(step),
+        "config_digest": config_digest,
+        "mfmarl": mfmarl.__version__,
+        "torch": str(torch.__version__),
+        "state": dict(state),
+    }
+    content = _serialise(document, dict(tensors))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise resource_fault(error, folder) from error
+    clean(folder)
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / f"step-{step:012d}-{digest[:8]}.safetensors"
+    write_atomic(path, content)
+    entry = {key: document[key] for key in ("step", "schema", "mfmarl", "torch", "config_digest")}
+    entry |= {"file": path.name, "sha256": digest, "bytes": len(content)}
+    write_atomic(folder / LATEST, (json.dumps(entry, indent=1, sort_keys=True) + "\n").encode())
+    _prune(folder, path, step, keep)
+    return path
+
+
+def load(path: Path, strict: bool = False) -> Checkpoint:
+    """The checkpoint in a file, or the latest in a run folder or its `checkpoints` folder.
+
+    Where latest.json is missing, damaged or points to no file, the newest valid file is taken with a
+    CheckpointWarning (`strict`: refused). A file that is damaged is refused, and the last good one named.
+    Raises CheckpointError only.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _load_file(path)
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    entry = _read_latest(folder)
+    if isinstance(entry, dict):
+        return _load_file(folder / entry["file"])
+    if not list_checkpoints(folder):
+        raise CheckpointError(f"There is no checkpoint in {folder}: expected step-....safetensors and {LATEST}.")
+    if strict:
+        raise CheckpointError(f"{entry}{_advice(_newest_valid(folder, None))}")
+    good = _newest_valid(folder, None)
+    if good is None:
+        raise CheckpointError(f"{entry} None of the checkpoints beside it is whole.")
+    warnings.warn(f"{entry} Going on from {good.name}, the newest that is whole.", CheckpointWarning, stacklevel=2)
+    return _load_file(good)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint files of a folder, newest step first; whether they are whole is not looked at."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (_step_of(path), path.name), reverse=True)
+
+
+def clean(folder: Path) -> list[Path]:
+    """Remove what a killed writer left half-written. Returns what went."""
+    return remove_stale(folder, (".safetensors", LATEST))
+
+
+# Writing
+
+
+def _checked_step(step: int) -> int:
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63:
+        raise CheckpointError(f"A checkpoint's step must be a whole number from 0 to 2^63 - 1, not {step!r}.")
+    return step
+
+
+def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[str]:
+    spared = tuple(allowed)
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not name.startswith(spared) and not bool(torch.isfinite(tensor).all())
+    ]
+
+
+def _serialise(document: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    arrays = {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.dtype not in _TAGS or tensor.layout != torch.strided:
+            raise CheckpointError(f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.")
+        arrays[name] = (_TAGS[tensor.dtype], list(tensor.shape), _raw(tensor))
+    body = _canonical(document)
+    metadata = {"state": _canonical({**document, "contents": _contents_digest(body, arrays)})}
+    flat = {name: {"dtype": _DTYPES[tag][1], "shape": shape, "data": raw} for name, (tag, shape, raw) in arrays.items()}
+    try:
+        return bytes(safetensors.serialize(flat, metadata))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"The state of step {document['step']} cannot be stored: {error}.") from error
+
+
+def _raw(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _canonical(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"The state cannot be stored as JSON: {error}. It may hold numbers that are finite, text, lists and tables."
+        ) from error
+
+
+def _contents_digest(body: str, arrays: Mapping[str, tuple[str, list[int], bytes | bytearray]]) -> str:
+    digest = hashlib.sha256(body.encode())
+    for name in sorted(arrays):
+        tag, shape, raw = arrays[name]
+        digest.update(json.dumps([name, tag, shape]).encode())
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
+    older = [path for path in list_checkpoints(folder) if path != newest and _step_of(path) <= step]
+    kept = {newest, *older[: max(keep, 1) - 1]}
+    for path in list_checkpoints(folder):
+        if path not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+# Reading: a reason to refuse is a _Refused, which never leaves this file
+
+
+class _Refused(Exception):
+    """Why a file is refused: what was found, and what was expected."""
+
+
+def _load_file(path: Path) -> Checkpoint:
+    try:
+        return _parse(path)
+    except _Refused as error:
+        raise CheckpointError(f"{path} {error}{_advice(_newest_valid(path.parent, path))}") from error
+
+
+def _advice(good: Path | None) -> str:
+    if good is None:
+        return " There is no other good checkpoint beside it."
+    return f" The last good one is {good.name}; to go on from it: mfmarl train --resume {good}"
+
+
+def _newest_valid(folder: Path, but: Path | None) -> Path | None:
+    for path in list_checkpoints(folder):
+        if path != but:
+            with contextlib.suppress(_Refused):
+                _parse(path)
+                return path
+    return None
+
+
+def _read_latest(folder: Path) -> dict[str, Any] | str:
+    """What latest.json says, or a sentence on why it says nothing of use."""
+    path = folder / LATEST
+    if not path.exists():
+        return f"{path} is missing."
+    try:
+        entry = _json(read_limited(path, 2**20, _Refused).decode())  # type: ignore[arg-type]
+        if not isinstance(entry, dict):
+            raise _Refused("is not a table")
+        name, digest, size = entry.get("file"), entry.get("sha256"), entry.get("bytes")
+        if not (isinstance(name, str) and isinstance(digest, str) and isinstance(size, int) and _NAME.fullmatch(name)):
+            raise _Refused("names no checkpoint")
+    except (_Refused, UnicodeDecodeError) as error:
+        return f"{path} is damaged ({error})."
+    if not (folder / name).is_file():
+        return f"{path} points to {name}, which is missing."
+    return entry
+
+
+def _parse(path: Path) -> Checkpoint:
+    """Read and check one file: size, digests, format, schema, contents, in this order. Raises _Refused only."""
+    try:
+        content = _read(path)
+        _check_digest(path, content)
+        _check_magic(content)
+        arrays = {name: item for name, item in safetensors.deserialize(content)}
+        document = _document(content)
+        del content
+        tensors = _tensors(document, arrays)
+    except _Refused:
+        raise
+    except safetensors.SafetensorError as error:
+        raise _Refused(f"is not a whole safetensors file: {error}.") from error
+    except MemoryError as error:
+        raise _Refused("does not fit in memory.") from error
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, RuntimeError) as error:
+        raise _Refused(f"is damaged ({type(error).__name__}: {error}); expected a checkpoint of mfmarl.") from error
+    return Checkpoint(
+        document["step"],
+        tensors,
+        document["state"],
+        path,
+        document["config_digest"],
+        document["mfmarl"],
+        document["torch"],
+    )
+
+
+def _read(path: Path) -> bytes:
+    if path.is_symlink():
+        raise _Refused("is a symbolic link; expected the file itself.")
+    content = read_limited(path, MAX_BYTES, _Refused)  # type: ignore[arg-type]
+    if len(content) < 10:
+        raise _Refused(f"holds {len(content)} bytes; expected a safetensors file.")
+    return content
+
+
+def _check_digest(path: Path, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    named = _NAME.fullmatch(path.name)
+    if named and named[2] != digest[:8]:
+        raise _Refused(f"is damaged: its sha256 begins with {digest[:8]}, expected {named[2]} as in its name.")
+    entry = _read_latest(path.parent) if named else ""
+    if isinstance(entry, dict) and entry["file"] == path.name:
+        if entry["bytes"] != len(content):
+            raise _Refused(f"is damaged: it has {len(content):,} bytes, expected {entry['bytes']:,}.")
+        if entry["sha256"] != digest:
+            raise _Refused(f"is damaged: its sha256 is {digest}, expected {entry['sha256']}.")
+
+
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive, perhaps of torch.save or stable-baselines3",
+    b"\x80": "a pickle",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "a numpy file",
+    b"{": "a JSON file",
+}
+
+
+def _check_magic(content: bytes) -> None:
+    header = int.from_bytes(content[:8], "little")
+    if header <= min(len(content) - 8, MAX_HEADER) and content[8:9] == b"{":
+        return
+    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), "")
+    if not kind and content[257:262] == b"ustar":
+        kind = "a tar archive"
+    found = f"is {kind}" if kind else f"declares a header of {header:,} bytes in a file of {len(content):,}"
+    raise _Refused(f"{found}; expected a safetensors file. Nothing in it was run.")
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    """The JSON in the header's metadata, with exactly the known keys."""
+    size = int.from_bytes(content[:8], "little")
+    header = _json(content[8 : 8 + size].decode())
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or set(metadata) != {"state"} or not isinstance(metadata["state"], str):
+        found = sorted(map(str, metadata))[:5] if isinstance(metadata, dict) else "none"
+        raise _Refused(f"is not a checkpoint of mfmarl: its metadata has {found}, expected only 'state'.")
+    document = _json(metadata["state"])
+    if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
+        raise _Refused("is not a checkpoint of mfmarl: its state has no schema number.")
+    if document["schema"] != SCHEMA:
+        newer = "newer" if document["schema"] > SCHEMA else "unknown"
+        raise _Refused(
+            f"has the {newer} schema {document['schema']}; this is mfmarl {mfmarl.__version__}, which reads {SCHEMA}."
+        )
+    kinds = {
+        "schema": int,
+        "step": int,
+        "config_digest": str,
+        "mfmarl": str,
+        "torch": str,
+        "state": dict,
+        "contents": str,
+    }
+    wrong = sorted(set(document) ^ set(kinds)) or sorted(
+        k for k, kind in kinds.items() if type(document[k]) is not kind
+    )
+    if wrong or not 0 <= document["step"] < 2**63:
+        raise _Refused(
+            f"is not a checkpoint of mfmarl: {', '.join(map(repr, wrong[:5])) or 'step'} is not as expected."
+        )
+    return document
+
+
+def _tensors(document: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    unknown = sorted({str(item["dtype"]) for item in arrays.values()} - set(_DTYPES))
+    if unknown:
+        raise _Refused(f"holds {', '.join(unknown[:5])}; expected the dtypes {', '.join(_DTYPES)}.")
+    parts = {name: (item["dtype"], list(item["shape"]), item["data"]) for name, item in arrays.items()}
+    body = _canonical({key: value for key, value in document.items() if key != "contents"})
+    if _contents_digest(body, parts) != document["contents"]:
+        raise _Refused("is damaged: its contents do not have the digest that it states.")
+    return {name: _tensor(tag, shape, raw) for name, (tag, shape, raw) in sorted(parts.items())}
+
+
+def _tensor(tag: str, shape: list[int], raw: bytearray) -> Tensor:
+    dtype = _DTYPES[tag][0]
+    if not raw:
+        return torch.empty(shape, dtype=dtype)
+    if tag == "BOOL":
+        return torch.frombuffer(raw, dtype=torch.uint8).reshape(shape) != 0
+    return torch.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def _json(text: str) -> Any:
+    """Strict JSON: no NaN, no duplicate keys, no deep nesting. Raises _Refused or ValueError or RecursionError."""
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    _check_depth(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise _Refused("is damaged: a key occurs twice.")
+    return table
+
+
+def _no_constant(word: str) -> float:
+    raise _Refused(f"is damaged: {word} where a finite number was expected.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refused(f"is damaged: {text[:20]} where a finite number was expected.")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    layer, depth = [value], 0
+    while layer:
+        if depth > MAX_DEPTH:
+            raise _Refused(f"is damaged: its state is nested deeper than {MAX_DEPTH}.")
+        tables = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list)]
+        layer, depth = [inner for table in tables for inner in table], depth + 1
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

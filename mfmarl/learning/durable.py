@@ -1,0 +1,119 @@
+"""Files that are there whole or not at all, whatever dies in between: the process, the disk, the power.
+
+Bytes go to `NAME.tmp` in the same folder, are flushed and fsynced, renamed over NAME, and the folder is fsynced.
+A reader sees the old file or the new one. What cannot be written is a ResourceFault, never a silent "saved".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mfmarl.errors import MfmarlError, ResourceFault
+
+SUFFIX = ".tmp"
+_SPARE = 64 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file, or leave the old one as it was.
+
+    Raises ResourceFault when the disk is full, the folder is gone or may not be written, or the disk fails.
+    """
+    demand_room(path.parent, len(content))
+    temporary = path.with_name(path.name + SUFFIX)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise resource_fault(error, path, len(content)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """All of it: `os.write` may stop half-way."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder last through a power cut; where folders cannot be synced, nothing."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def demand_room(folder: Path, size: int) -> None:
+    """Raises ResourceFault unless `size` more bytes, and a little, are free where the folder is."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise resource_fault(error, folder, size) from error
+    if free < size + _SPARE:
+        raise ResourceFault(
+            f"The disk of {folder} is full: {size:,} bytes are to be written and {free:,} are free. "
+            "Free some space, or use another folder."
+        )
+
+
+def resource_fault(error: OSError, path: Path, size: int = 0) -> ResourceFault:
+    """What the operating system refused, as one sentence with what to do."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        amount = f" of {size:,} bytes" if size else ""
+        return ResourceFault(f"{path}{amount} cannot be written: {reason}. Free some space, or use another folder.")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ResourceFault(f"{path} cannot be written: its folder is gone or is not a folder ({reason}).")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ResourceFault(f"{path} cannot be written: {reason}. Use a folder that you may write to.")
+    return ResourceFault(f"{path} cannot be written: {reason}.")
+
+
+def read_limited(path: Path, limit: int, kind: Callable[[str], MfmarlError]) -> bytes:
+    """All of a file of at most `limit` bytes; `kind` is the error raised otherwise."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise kind(f"There is no file {path}.") from error
+    except (OSError, ValueError) as error:
+        raise kind(f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}.") from error
+    if len(content) > limit:
+        raise kind(f"{path} is larger than {limit:,} bytes, so it is not what it should be.")
+    return content
+
+
+def remove_stale(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Remove what a killed writer left: `*SUFFIX.tmp` for the given suffixes and nothing else. Returns what went."""
+    removed = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        if path.name.removesuffix(SUFFIX).endswith(suffixes) and (path.is_file() or path.is_symlink()):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
