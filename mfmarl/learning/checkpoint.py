@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -39,18 +40,18 @@ _NAME = re.compile(r"step-([0-9]{12,19})-([0-9a-f]{8})\.safetensors")
 _TOLD_AT_ONCE = 40
 
 _DTYPES = {
-    "BOOL": (torch.bool, "bool"),
-    "U8": (torch.uint8, "uint8"),
-    "I8": (torch.int8, "int8"),
-    "I16": (torch.int16, "int16"),
-    "I32": (torch.int32, "int32"),
-    "I64": (torch.int64, "int64"),
-    "F16": (torch.float16, "float16"),
-    "BF16": (torch.bfloat16, "bfloat16"),
-    "F32": (torch.float32, "float32"),
-    "F64": (torch.float64, "float64"),
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
 }
-_TAGS = {dtype: tag for tag, (dtype, _) in _DTYPES.items()}
+_TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 
 
 class CheckpointWarning(UserWarning):
@@ -189,25 +190,26 @@ def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[st
     ]
 
 
-def _serialise(document: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
-    arrays = {}
-    for name in sorted(tensors):
-        tensor = tensors[name]
+def _serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    for name, tensor in tensors.items():
         if tensor.dtype not in _TAGS or tensor.layout != torch.strided:
             raise CheckpointError(f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.")
-        arrays[name] = (_TAGS[tensor.dtype], list(tensor.shape), _raw(tensor))
-    body = _canonical(document)
-    metadata = {"state": _canonical({**document, "contents": _contents_digest(body, arrays)})}
-    flat = {name: {"dtype": _DTYPES[tag][1], "shape": shape, "data": raw} for name, (tag, shape, raw) in arrays.items()}
+    # Copies, because the format knows no strides and no shared storage.
+    copies = {
+        name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
+    }
+    parts = {name: (_TAGS[copy.dtype], list(copy.shape), _bytes_of(copy)) for name, copy in copies.items()}
+    contents = _contents_digest(_canonical(document), parts)
     try:
-        return bytes(safetensors.serialize(flat, metadata))
-    except safetensors.SafetensorError as error:
+        # One key of metadata: the order of several would not be repeatable.
+        return safetensors.torch.save(copies, {"state": _canonical({**document, "contents": contents})})
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"The state of step {document['step']} cannot be stored: {error}.") from error
 
 
-def _raw(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
 
 
 def _canonical(value: Any) -> str:
@@ -219,7 +221,7 @@ def _canonical(value: Any) -> str:
         ) from error
 
 
-def _contents_digest(body: str, arrays: Mapping[str, tuple[str, list[int], bytes | bytearray]]) -> str:
+def _contents_digest(body: str, arrays: Mapping[str, tuple[str, list[int], memoryview | bytearray]]) -> str:
     digest = hashlib.sha256(body.encode())
     for name in sorted(arrays):
         tag, shape, raw = arrays[name]
@@ -296,7 +298,7 @@ def _parse(path: Path) -> Checkpoint:
         content = _read(path)
         _check_digest(path, content)
         _check_magic(content)
-        arrays = {name: item for name, item in safetensors.deserialize(content)}
+        arrays = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
         document = _document(content)
         del content
         tensors = _tensors(document, arrays)
@@ -408,7 +410,7 @@ def _tensors(document: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, T
 
 
 def _tensor(tag: str, shape: list[int], raw: bytearray) -> Tensor:
-    dtype = _DTYPES[tag][0]
+    dtype = _DTYPES[tag]
     if not raw:
         return torch.empty(shape, dtype=dtype)
     if tag == "BOOL":
