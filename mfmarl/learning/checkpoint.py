@@ -208,8 +208,9 @@ def _serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    flat = tensor.reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _canonical(value: Any) -> str:
@@ -255,7 +256,7 @@ def _load_file(path: Path) -> Checkpoint:
     try:
         return _parse(path)
     except _Refused as error:
-        raise CheckpointError(f"{path} {error}{_advice(_newest_valid(path.parent, path))}") from error
+        raise CheckpointError(f"{error}{_advice(_newest_valid(path.parent, path))}") from error
 
 
 def _advice(good: Path | None) -> str:
@@ -279,7 +280,7 @@ def _read_latest(folder: Path) -> dict[str, Any] | str:
     if not path.exists():
         return f"{path} is missing."
     try:
-        entry = _json(read_limited(path, 2**20, _Refused).decode())  # type: ignore[arg-type]
+        entry = _json(read_limited(path, 2**20, _Refused).decode())
         if not isinstance(entry, dict):
             raise _Refused("is not a table")
         name, digest, size = entry.get("file"), entry.get("sha256"), entry.get("bytes")
@@ -302,14 +303,17 @@ def _parse(path: Path) -> Checkpoint:
         document = _document(content)
         del content
         tensors = _tensors(document, arrays)
-    except _Refused:
-        raise
+    except _Refused as error:
+        text = str(error)
+        raise _Refused(text if str(path) in text else f"{path} {text}") from error
     except safetensors.SafetensorError as error:
-        raise _Refused(f"is not a whole safetensors file: {error}.") from error
+        raise _Refused(f"{path} is not a whole safetensors file: {error}.") from error
     except MemoryError as error:
-        raise _Refused("does not fit in memory.") from error
+        raise _Refused(f"{path} does not fit in memory.") from error
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, RuntimeError) as error:
-        raise _Refused(f"is damaged ({type(error).__name__}: {error}); expected a checkpoint of mfmarl.") from error
+        raise _Refused(
+            f"{path} is damaged ({type(error).__name__}: {error}); expected a checkpoint of mfmarl."
+        ) from error
     return Checkpoint(
         document["step"],
         tensors,
@@ -324,7 +328,7 @@ def _parse(path: Path) -> Checkpoint:
 def _read(path: Path) -> bytes:
     if path.is_symlink():
         raise _Refused("is a symbolic link; expected the file itself.")
-    content = read_limited(path, MAX_BYTES, _Refused)  # type: ignore[arg-type]
+    content = read_limited(path, MAX_BYTES, _Refused)
     if len(content) < 10:
         raise _Refused(f"holds {len(content)} bytes; expected a safetensors file.")
     return content

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mfmarl.errors import MfmarlError, ResourceFault
+from mfmarl.errors import ResourceFault
 
 SUFFIX = ".tmp"
 _SPARE = 64 * 1024
@@ -94,18 +94,20 @@ def resource_fault(error: OSError, path: Path, size: int = 0) -> ResourceFault:
     return ResourceFault(f"{path} cannot be written: {reason}.")
 
 
-def read_limited(path: Path, limit: int, kind: Callable[[str], MfmarlError]) -> bytes:
-    """All of a file of at most `limit` bytes; `kind` is the error raised otherwise."""
+def read_limited(path: Path, limit: int, refuse: Callable[[str], Exception]) -> bytes:
+    """All of a plain file of at most `limit` bytes; otherwise raises what `refuse` makes of a sentence on `path`."""
     try:
+        size = path.stat().st_size
+        if not path.is_file():  # a pipe or a device might never end
+            raise refuse(f"{path} is not a file.")
+        if size > limit:
+            raise refuse(f"{path} has {size:,} bytes, more than the {limit:,} that it may have.")
         with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError as error:
-        raise kind(f"There is no file {path}.") from error
+            return file.read(size)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise refuse(f"There is no file {path}.") from error
     except (OSError, ValueError) as error:
-        raise kind(f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}.") from error
-    if len(content) > limit:
-        raise kind(f"{path} is larger than {limit:,} bytes, so it is not what it should be.")
-    return content
+        raise refuse(f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}.") from error
 
 
 def remove_stale(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
