@@ -135,6 +135,7 @@ class Training:
         self.tally = Tally(env)
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
+        self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
 
     @property
     def tick(self) -> int:
@@ -152,12 +153,14 @@ class Training:
                 self._advance_alone(until)
             else:
                 stride = max(1, every // 20)
-                while self.tick < until:
+                while self.tick < until and not self.stopping:
                     self.step()
                     if self.tick % stride == 0:
                         self.tally.measures(self.episode.env.measure())
             self.wall += time.monotonic() - wall
             self.cpu += time.process_time() - cpu
+            if self.tick < until:
+                return
             yield self.report()
 
     def _set_progress(self) -> None:
@@ -367,6 +370,11 @@ class Training:
             pending = self.pending[i]
             if pending is not None:
                 tensors |= {f"pending.{i}.{n}": v for n, v in pending.items()}
+        # Stopped between two reports, the sums of the open interval are part of the run.
+        for name, total in self.tally.sums.items():
+            tensors[f"tally.{name}"] = torch.stack([total, torch.as_tensor(self.tally.counts[name]).to(total)])
+        for name, values in self.numbers.items():
+            tensors[f"numbers.{name}"] = torch.stack([v.detach().to(torch.float64) for v in values])
         plain = {"agent_steps": self.agent_steps, "tick": self.tick, "wall": self.wall, "cpu": self.cpu}
         return tensors, plain
 
@@ -379,6 +387,10 @@ class Training:
             load_player_state(player, _under(tensors, f"player.{i}."), device)
             pending = {n: v.to(device) for n, v in _under(tensors, f"pending.{i}.").items()}
             self.pending[i] = pending or None
+        self.tally.clear()
+        for name, pair in _under(tensors, "tally.").items():
+            self.tally.sums[name], self.tally.counts[name] = pair.to(device).unbind()
+        self.numbers = {n: list(v.to(device).unbind()) for n, v in _under(tensors, "numbers.").items()}
         self.agent_steps, self.wall, self.cpu = int(plain["agent_steps"]), float(plain["wall"]), float(plain["cpu"])
         self._set_progress()
 
