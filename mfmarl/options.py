@@ -298,7 +298,7 @@ def _describe(hint: Any, bounds: Bounds) -> str:
 def _read_dataclass(cls: type, table: Any, prefix: str, path: str, problems: list[str]) -> Any:
     """`prefix` begins a message, `path` is that of the nested table: `inner.`."""
     if not isinstance(table, Mapping):
-        problems.append(f"{prefix}{path.rstrip('.') or cls.__name__} must be a table, not {_show(table)}.")
+        problems.append(f"{prefix}{path.rstrip('.') or cls.__name__} must be a table, not {show(table)}.")
         return None
     before = len(problems)
     known = {field.name: (field, hint) for field, hint in _fields(cls)}
@@ -353,22 +353,22 @@ def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]
 def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> str:
     wanted = f"must be {_describe(kind, bounds)}"
     if kind is bool:
-        return "" if isinstance(value, bool) else f"must be true or false, not {_show(value)}."
+        return "" if isinstance(value, bool) else f"must be true or false, not {show(value)}."
     if kind is str:
         if not isinstance(value, str):
-            return f"must be text, not {_show(value)}."
+            return f"must be text, not {show(value)}."
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             return "must be text without NUL and lone surrogates."
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{wanted}, not {_show(value)}."
+        return f"{wanted}, not {show(value)}."
     if isinstance(value, int) and not -INT64 <= value < INT64:
-        return f"{wanted} of at most 64 bits, not {_show(value)}."
+        return f"{wanted} of at most 64 bits, not {show(value)}."
     if kind is int and not isinstance(value, int):
-        return f"{wanted} (a whole number written without a point), not {_show(value)}."
+        return f"{wanted} (a whole number written without a point), not {show(value)}."
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{wanted} and finite, not {_show(value)}."
-    return "" if bounds.allow(value) else f"{wanted}, not {_show(value)}."
+        return f"{wanted} and finite, not {show(value)}."
+    return "" if bounds.allow(value) else f"{wanted}, not {show(value)}."
 
 
 def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
@@ -386,7 +386,7 @@ def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: li
     if len(rest) == 1:
         problems += told[0]
     else:
-        problems.append(f"{label} must be {_describe(union, bounds)}, not {_show(value)}.")
+        problems.append(f"{label} must be {_describe(union, bounds)}, not {show(value)}.")
     return None
 
 
@@ -399,13 +399,13 @@ def _read_literal(choices: tuple[Any, ...], value: Any, label: str, problems: li
     words = [as_text(choice) for choice in choices]
     hint = nearest(value[:60], words) if isinstance(value, str) else ""
     hint = hint if hint.startswith(" Did") else ""
-    problems.append(f"{label} must be {_describe(Literal[choices], ANY)}, not {_show(value)}.{hint}")
+    problems.append(f"{label} must be {_describe(Literal[choices], ANY)}, not {show(value)}.{hint}")
     return None
 
 
 def _read_tuple(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
     if not isinstance(value, list | tuple):
-        problems.append(f"{label} must be a list ({_describe(hint, bounds)}), not {_show(value)}.")
+        problems.append(f"{label} must be a list ({_describe(hint, bounds)}), not {show(value)}.")
         return None
     elements = _element_hints(hint, len(value))
     if elements is None:
@@ -526,7 +526,7 @@ def _same(one: Any, other: Any) -> bool:
         return False
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """A value short enough for a message, whatever it is."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -542,8 +542,8 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _show_key(key: Any) -> str:
-    return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else _show(key)
+def show_key(key: Any) -> str:
+    return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else show(key)
 
 
 def _told(problems: list[str]) -> str:
