@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml requirements/lock.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: $(PYTHON) is too old or missing: mfmarl needs Python 3.11 or newer (make PYTHON=python3.11 ...)" >&2; exit 1; }
 	@if ! test -x $(BIN)/python || [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then \
-	  echo "Building $(VENV): one to five minutes, 1.2 GB"; \
+	  echo "Building $(VENV): one to five minutes, 1.7 GB"; \
 	  rm -rf $(VENV); \
 	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) -m venv failed (on Debian: apt install python3-venv)" >&2; exit 1; }; \
 	else \
