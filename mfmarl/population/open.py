@@ -1,0 +1,90 @@
+"""One door for every environment: a name, a class, a factory or a ready-made one becomes an `Env`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+
+from mfmarl import registry
+from mfmarl.errors import ConfigError
+from mfmarl.options import from_table
+from mfmarl.population import third_party
+from mfmarl.population.adapter import Adapter
+from mfmarl.population.environment import PopulationEnv
+from mfmarl.population.simulation import Env, Simulation
+from mfmarl.registry import Entry
+
+
+def open_env(
+    what: Any,
+    options: Mapping[str, Any] | None = None,
+    copies: int = 1,
+    device: torch.device | str = "cpu",
+    workers: int | Literal["threads"] = 0,
+    max_steps: int | None = None,
+    first_copy: int = 0,
+    grouping: Mapping[str, str] | Callable[[str], str] | None = None,
+) -> Env:
+    """`copies` copies of an environment.
+
+    `what` is a name (`ising`, `magent2/battle_v4`, `my_env.py:MyEnv`), a registry `Entry`, a `PopulationEnv`,
+    `ParallelEnv` or `AECEnv` (class or instance), or a function that makes one; `options` are its fields or
+    keyword arguments. `workers` and `grouping` (an agent's name -> its team) are for third-party
+    environments, see `Adapter`. `max_steps` truncates episodes that last longer.
+
+    Raises ConfigError (unknown name or option), EnvironmentFault (an environment that cannot be made).
+    """
+    if isinstance(what, str):
+        what = registry.lookup("environment", what)
+    target, name = what, ""
+    if isinstance(what, Entry):
+        name = what.name
+        options = {**dict(what.overrides), **dict(options or {})}
+        if what.target is None and what.name.partition("/")[0] in registry.NAMESPACES:
+            return _adapter(third_party.maker(name, options), copies, device, first_copy, workers, grouping, max_steps)
+        target = what.load()
+    if isinstance(target, type) and issubclass(target, PopulationEnv):
+        if not dataclasses.is_dataclass(target):
+            raise ConfigError(f"{target.__name__} must be a frozen dataclass, whose fields are its options.")
+        target = from_table(target, dict(options or {}), name)
+    elif isinstance(target, PopulationEnv):
+        if options:
+            raise ConfigError(f"{type(target).__name__} is made already, so it takes no options; give its class.")
+    else:
+        maker = third_party.maker_of(target, options, name)
+        if callable(target) and not isinstance(target, type):
+            made = maker()
+            if not isinstance(made, PopulationEnv):
+                _close(made)
+                return _adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
+            target = made
+        else:
+            return _adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
+    simulation = Simulation(target, copies, device, first_copy)
+    if max_steps is not None:
+        if max_steps < 1:
+            raise ConfigError(f"max_steps must be at least 1, not {max_steps}.")
+        horizon = min(max_steps, simulation.spec.horizon or max_steps)
+        simulation.spec = dataclasses.replace(simulation.spec, horizon=horizon)
+    return simulation
+
+
+def _close(env: Any) -> None:
+    close = getattr(env, "close", None)
+    if callable(close):
+        close()
+
+
+def _adapter(
+    maker: third_party.Maker,
+    copies: int,
+    device: torch.device | str,
+    first_copy: int,
+    workers: int | Literal["threads"],
+    grouping: Mapping[str, str] | Callable[[str], str] | None,
+    max_steps: int | None,
+) -> Env:
+    return Adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
