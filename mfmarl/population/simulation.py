@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
+import gymnasium
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError, EnvironmentFault, NumericFault
+from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, NumericFault
 from mfmarl.population.environment import PopulationEnv, agent_ids
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
@@ -61,11 +63,17 @@ def _where(done: Tensor, fresh: Tensor, old: Tensor) -> Tensor:
     return torch.where(done.view(-1, *[1] * (old.ndim - 1)), fresh, old)
 
 
+# What a checkpoint keeps of the last timestep: the rest follows from the state.
+_STORED = ("reward", "action", "terminated", "truncated", "ended")
+
+
 class Simulation(Env):
     """E copies of a `PopulationEnv`. Copy c draws the noise of copy c, however many there are.
 
     `first_copy` is the number of the first copy here: a batch of copies split over processes draws the
-    same noise as one that is whole. `check` looks at every reward and observation (a pass over memory).
+    same noise as one that is whole. `check` looks at every action, reward and observation (a pass over
+    memory, and on a GPU a wait): a fault is named with its agent, copy and step, and leaves the
+    simulation where it was before that step.
     """
 
     def __init__(
@@ -86,8 +94,6 @@ class Simulation(Env):
         self._zero = torch.zeros(self.ids.shape, device=self.device)
         # Rules without `alive` and `done` keep all copies in step: their clock is a number on the host.
         self._lockstep = type(env).done is PopulationEnv.done and type(env).alive is PopulationEnv.alive
-        self.turns = type(env).acting is not PopulationEnv.acting
-        self.lockstep = self._lockstep and not self.turns
         self.state: Any = None
         self.key = Key(0)
         self.tick = 0  # steps since the simulation began: names the noise
@@ -98,143 +104,72 @@ class Simulation(Env):
     def reset(self, key: Key) -> Timestep:
         self.key, self.tick, self._host_clock = key, 0, 0
         self.clock = torch.zeros_like(self.clock)
-        self.state = self.env.reset(self.ids, key.fold("reset", 0))
+        self.state = self._fresh(self.ids, 0)
         self.timestep = self._begin()
         return self.timestep
 
-    def _begin(self) -> Timestep:
-        standing = self.env.standing(self.state)
-        if standing is None:
-            if self.spec.discrete:
-                standing = torch.full_like(self.ids, -1)
-            else:
-                shape = (*self.ids.shape, self.spec.num_actions)
-                standing = torch.full(shape, float("nan"), device=self.device)
-        alive = self.env.alive(self.state)
-        return self._view(self._zero, standing, self._everyone if alive is None else alive)
-
-    def _view(self, reward: Tensor, action: Tensor, was_alive: Tensor) -> Timestep:
-        env, state = self.env, self.state
-        alive = env.alive(state)
-        alive = self._everyone if alive is None else alive
-        done = env.done(state)
-        horizon = self.spec.horizon
-        if self._lockstep:
-            late = horizon is not None and self._host_clock >= horizon
-            ended = torch.full((self.copies,), late, device=self.device)
-            terminated = self._nobody
-            truncated = self._everyone if late else self._nobody
-            acting = self._nobody if late else env.acting(state)
-            acting = self._everyone if acting is None else acting
-        else:
-            finished = torch.zeros_like(self.clock, dtype=torch.bool) if done is None else done
-            finished = finished | ~alive.any(-1)
-            late_copies = torch.zeros_like(finished) if horizon is None else self.clock >= horizon
-            ended = finished | late_copies
-            terminated = was_alive & (~alive | finished.unsqueeze(-1))
-            truncated = (late_copies & ~finished).unsqueeze(-1) & alive
-            asked = env.acting(state)
-            acting = (alive if asked is None else asked & alive) & ~ended.unsqueeze(-1)
-        obs = env.observe(state)
-        if self.check:
-            self._check(obs, reward)
-        self.timestep = Timestep(
-            obs=obs,
-            reward=reward,
-            alive=alive,
-            acting=acting,
-            legal=env.legal(state),
-            action=action,
-            terminated=terminated,
-            truncated=truncated,
-            position=env.position(state),
-            step=self.clock,
-            ended=ended,
-        )
-        return self.timestep
-
-    def _check(self, obs: Tensor, reward: Tensor) -> None:
-        name = type(self.env).__name__
-        expected = (*self.ids.shape, *self.spec.observation_shape)
-        if tuple(obs.shape) != expected:
-            raise EnvironmentFault(
-                f"{name}.observe returned shape {tuple(obs.shape)} at step {self.tick}; "
-                f"its spec declares {expected} (copies, agents, observation)."
-            )
-        if tuple(reward.shape) != tuple(self.ids.shape):
-            raise EnvironmentFault(
-                f"{name}.step returned rewards of shape {tuple(reward.shape)} at step {self.tick}; "
-                f"expected {tuple(self.ids.shape)} (copies, agents)."
-            )
-        for what, values in (("reward", reward), ("observation", obs)):
-            # A sum is not finite if a term is not: one cheap pass; the search runs only on a fault.
-            if values.is_floating_point() and not torch.isfinite(values.sum()):
-                bad = (~torch.isfinite(values)).nonzero()
-                if len(bad):
-                    copy, agent = bad[0, :2].tolist()
-                    raise NumericFault(
-                        f"{name} gave a {what} of {values[tuple(bad[0].tolist())].item()} to agent "
-                        f"{self.spec.names[agent]} of copy {copy} at step {self.tick}: {what}s must be finite."
-                    )
-
-    def step(self, action: Tensor, acting: Tensor | None = None) -> Timestep:
-        """Play one step. `acting` [E, N]: who moves in it, instead of those whom the rules asked."""
+    def step(self, action: Tensor) -> Timestep:
         before = self.timestep
         if before is None:
             raise EnvironmentFault("step() was called before reset().")
-        if acting is not None:
-            before = before._replace(acting=acting)
-        if self.check:
-            self._check_action(action, before)
+        if self._late() if self._lockstep else self.check and bool(before.ended.any()):
+            raise EnvironmentFault(
+                f"step() was called at step {self.tick} with copies that have ended: call restart(timestep) first."
+            )
+        action = self._checked_action(action, before)
+        playable = action
         if before.acting is not self._everyone:
             asked = before.acting if self.spec.discrete else before.acting.unsqueeze(-1)
-            # Nobody's action in force is -1 or NaN: rules always get a playable one.
-            held = before.action.clamp(min=0) if self.spec.discrete else before.action.nan_to_num()
-            action = torch.where(asked, action, held)
-        self.tick += 1
-        self._host_clock += 1
-        self.state, reward = self.env.step(self.state, action, self.ids, self.key.fold("step", self.tick))
-        self.clock = self.clock + 1
+            action = torch.where(asked, action, before.action)
+            # "None yet" is -1 or NaN: the rules get a playable action, the timestep keeps saying so.
+            playable = action.clamp(min=0) if self.spec.discrete else action.nan_to_num(nan=0.0)
+        if self.check and before.legal is not None:
+            self._check_legal(playable, before)
+        tick = self.tick + 1
+        state, reward = self._ask("step", self.state, playable, self.ids, self.key.fold("step", tick))
+        if self.check:
+            self._check_state(state, "step", self.state, self.copies)
+            self._check_tensor("step's reward", reward, self.ids.shape, torch.float32)
         if before.alive is not self._everyone:
             reward = torch.where(before.alive, reward, self._zero)
-        return self._view(reward, action, before.alive)
-
-    def _check_action(self, action: Tensor, before: Timestep) -> None:
-        spec = self.spec
-        shape = tuple(self.ids.shape) if spec.discrete else (*self.ids.shape, spec.num_actions)
-        if tuple(action.shape) != shape:
-            raise ConfigError(f"Actions have shape {tuple(action.shape)}; expected {shape} (copies, agents).")
-        if spec.discrete:
-            low, high = torch.aminmax(torch.where(before.acting, action, 0))
-            if int(low) < 0 or int(high) >= spec.num_actions:
-                bad = int(low) if int(low) < 0 else int(high)
-                raise ConfigError(f"Action {bad} is outside Discrete({spec.num_actions}): expected 0..{spec.num_actions - 1}.")
+        earlier = self.state, self.clock
+        self.state, self.clock = state, self.clock + 1
+        self.tick, self._host_clock = tick, self._host_clock + 1
+        try:
+            self.timestep = self._view(reward, action, before.alive)
+        except MfmarlError:
+            self.state, self.clock = earlier
+            self.tick, self._host_clock = tick - 1, self._host_clock - 1
+            raise
+        return self.timestep
 
     def restart(self, timestep: Timestep) -> Timestep:
         if self._lockstep:
-            horizon = self.spec.horizon
-            if horizon is None or self._host_clock < horizon:
+            if not self._late():
                 return timestep
             self._host_clock = 0
-        elif not bool(timestep.ended.any()):
-            return timestep
+            self.clock = torch.zeros_like(self.clock)
+            self.state = self._fresh(self.ids, self.tick)
+            self.timestep = self._begin()
+            return self.timestep
         ended = timestep.ended
-        fresh = self.env.reset(self.ids, self.key.fold("reset", self.tick))
-        if self._lockstep:
-            self.state = fresh
-        else:
-            self.state = type(fresh)(*(_where(ended, new, old) for new, old in zip(fresh, self.state, strict=True)))
+        which = ended.nonzero().squeeze(-1)
+        if len(which) == 0:
+            return timestep
+        # A copy does not know how many copies there are, so only those that ended are built.
+        fresh = self._fresh(self.ids[which], self.tick)
+        if len(which) < self.copies:
+            fresh = type(fresh)(*(old.index_copy(0, which, new) for old, new in zip(self.state, fresh, strict=True)))
+        self.state = fresh
         self.clock = torch.where(ended, 0, self.clock)
         begun = self._begin()
-        if not self._lockstep:
-            begun = begun._replace(
-                reward=_where(ended, begun.reward, timestep.reward),
-                action=_where(ended, begun.action, timestep.action),
-                terminated=timestep.terminated & ~ended.unsqueeze(-1),
-                truncated=timestep.truncated & ~ended.unsqueeze(-1),
-            )
-            self.timestep = begun
-        return begun
+        self.timestep = begun._replace(
+            reward=_where(ended, begun.reward, timestep.reward),
+            action=_where(ended, begun.action, timestep.action),
+            terminated=_where(ended, begun.terminated, timestep.terminated),
+            truncated=_where(ended, begun.truncated, timestep.truncated),
+        )
+        return self.timestep
 
     def measure(self) -> dict[str, Tensor]:
         return self.env.measure(self.state)
@@ -244,37 +179,239 @@ class Simulation(Env):
             return None
         return self.env.render(self.state, copy)
 
+    # ---------------------------------------------------------------------------------- store and go on
+
     def state_dict(self) -> dict[str, Tensor]:
-        assert self.timestep is not None
-        state = {f"state.{name}": value for name, value in self.state._asdict().items()}
-        last = {
-            f"timestep.{name}": value
-            for name, value in self.timestep._asdict().items()
-            if name in ("reward", "action", "terminated", "truncated", "ended")
-        }
-        clock = {
+        if self.timestep is None:
+            raise EnvironmentFault("state_dict() was called before reset().")
+        parts = {f"state.{name}": value for name, value in self.state._asdict().items()}
+        parts |= {f"timestep.{name}": getattr(self.timestep, name) for name in _STORED}
+        parts |= {
             "clock": self.clock,
             "tick": torch.tensor(self.tick),
             "host_clock": torch.tensor(self._host_clock),
             "key": torch.tensor([self.key.value >> 32, self.key.value & 0xFFFFFFFF]),
         }
-        return {k: v.detach().clone() for k, v in {**state, **last, **clock}.items()}
+        return {name: value.detach().clone() for name, value in parts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Timestep:
-        high, low = state["key"].tolist()
-        self.key = Key(high << 32 | low)
-        self.tick, self._host_clock = int(state["tick"]), int(state["host_clock"])
+        def stored(name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
+            if name not in state:
+                raise CheckpointError(f"The stored simulation lacks {name!r}: it is not one of {self._name}.")
+            value = state[name]
+            if shape is not None and (value.shape != shape or value.dtype != dtype):
+                raise CheckpointError(
+                    f"The stored simulation's {name} is {list(value.shape)} {value.dtype}; "
+                    f"{self._name} with {self.copies} copies has {list(shape)} {dtype}."
+                )
+            return value.to(self.device, copy=True)
+
+        high, low = stored("key", torch.Size([2]), torch.int64).tolist()
+        key = Key(high << 32 | low)
         # A state of the right type and shapes, whose values are then replaced.
-        self.state = self.env.reset(self.ids, self.key.fold("reset", 0))
-        loaded = {}
-        for name, fresh in self.state._asdict().items():
-            value = state[f"state.{name}"].to(self.device)
-            if value.shape != fresh.shape or value.dtype != fresh.dtype:
-                raise ConfigError(f"The stored state's {name} is {tuple(value.shape)} {value.dtype}, expected {tuple(fresh.shape)} {fresh.dtype}.")
-            loaded[name] = value
-        self.state = type(self.state)(**loaded)
-        self.clock = state["clock"].to(self.device)
-        view = self._view(state["timestep.reward"].to(self.device), state["timestep.action"].to(self.device), self._everyone)
-        ending = {name: state[f"timestep.{name}"].to(self.device) for name in ("terminated", "truncated", "ended")}
-        self.timestep = view._replace(**ending)
+        like = self._ask("reset", self.ids, key.fold("reset", 0))
+        values = {name: stored(f"state.{name}", x.shape, x.dtype) for name, x in like._asdict().items()}
+        clock = stored("clock", self.clock.shape, torch.int64)
+        reward = stored("timestep.reward", self.ids.shape, torch.float32)
+        action = stored("timestep.action")
+        ending = {name: stored(f"timestep.{name}") for name in ("terminated", "truncated", "ended")}
+        self.tick, self._host_clock = int(stored("tick")), int(stored("host_clock"))
+        self.key, self.clock, self.state = key, clock, type(like)(**values)
+        self.timestep = self._view(reward, action, self._everyone)._replace(**ending)
         return self.timestep
+
+    # ------------------------------------------------------------------------------------ one timestep
+
+    @property
+    def _name(self) -> str:
+        return type(self.env).__name__
+
+    def _late(self) -> bool:
+        return self.spec.horizon is not None and self._host_clock >= self.spec.horizon
+
+    def _ask(self, rule: str, *arguments: Any) -> Any:
+        """One of the environment's rules; what it raises is named."""
+        try:
+            return getattr(self.env, rule)(*arguments)
+        except MfmarlError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self._name}.{rule} failed after step {self.tick}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _fresh(self, ids: Tensor, tick: int) -> Any:
+        state = self._ask("reset", ids, self.key.fold("reset", tick))
+        self._check_state(state, "reset", None, len(ids))
+        return state
+
+    def _begin(self) -> Timestep:
+        standing = self._ask("standing", self.state)
+        if standing is None:
+            if self.spec.discrete:
+                standing = torch.full_like(self.ids, -1)
+            else:
+                standing = torch.full((*self.ids.shape, self.spec.num_actions), float("nan"), device=self.device)
+        # Everyone counts as alive before: who begins dead ended no episode.
+        begun = self._view(torch.zeros_like(self._zero), standing, self._nobody)
+        return begun
+
+    def _view(self, reward: Tensor, action: Tensor, was_alive: Tensor) -> Timestep:
+        state, horizon = self.state, self.spec.horizon
+        asked = self._ask("acting", state)
+        if self._lockstep:
+            late = self._late()
+            alive = self._everyone
+            ended = torch.full((self.copies,), late, device=self.device)
+            terminated, truncated = self._nobody, self._everyone if late else self._nobody
+            acting = self._nobody if late else self._everyone if asked is None else asked
+        else:
+            living, done = self._ask("alive", state), self._ask("done", state)
+            if self.check:
+                self._check_living(living, done, was_alive)
+            alive = self._everyone if living is None else living
+            finished = ~alive.any(-1) if done is None else done | ~alive.any(-1)
+            out_of_time = torch.zeros_like(finished) if horizon is None else self.clock >= horizon
+            ended = finished | out_of_time
+            terminated = was_alive & (~alive | finished.unsqueeze(-1))
+            truncated = alive & (out_of_time & ~finished).unsqueeze(-1)
+            acting = (alive if asked is None else asked & alive) & ~ended.unsqueeze(-1)
+        obs, legal, position = self._ask("observe", state), self._ask("legal", state), self._ask("position", state)
+        if self.check:
+            discrete = isinstance(self.spec.observation_space, gymnasium.spaces.Discrete)
+            self._check_tensor(
+                "observe", obs, (*self.ids.shape, *self.spec.observation_shape), torch.int64 if discrete else None
+            )
+            if asked is not None:
+                self._check_tensor("acting", asked, self.ids.shape, torch.bool)
+            if legal is not None:
+                self._check_tensor("legal", legal, (*self.ids.shape, self.spec.num_actions), torch.bool)
+            self._check_finite("reward", reward)
+            self._check_finite("observation", obs)
+        return Timestep(
+            obs=obs,
+            reward=reward,
+            alive=alive,
+            acting=acting,
+            legal=legal,
+            action=action,
+            terminated=terminated,
+            truncated=truncated,
+            position=position,
+            step=self.clock,
+            ended=ended,
+        )
+
+    # -------------------------------------------------------------------------------------------- checks
+
+    def _check_state(self, state: Any, rule: str, before: Any, copies: int) -> None:
+        if not hasattr(state, "_asdict"):
+            raise EnvironmentFault(
+                f"{self._name}.{rule} must return a NamedTuple of tensors as its state, not {type(state).__name__}."
+            )
+        for name, value in zip(state._fields, state, strict=True):
+            if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != copies:
+                what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise EnvironmentFault(
+                    f"{self._name}.{rule} gave a state whose {name} is {what}; expected a tensor [{copies} copies, ...]."
+                )
+            old = None if before is None else getattr(before, name)
+            if old is not None and (old.shape != value.shape or old.dtype != value.dtype):
+                raise EnvironmentFault(
+                    f"{self._name}.step changed the state's {name} from {list(old.shape)} {old.dtype} to "
+                    f"{list(value.shape)} {value.dtype}; shapes and types must stay."
+                )
+
+    def _check_tensor(self, what: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+        if tuple(value.shape) != tuple(shape):
+            raise EnvironmentFault(
+                f"{self._name}.{what} has shape {tuple(value.shape)} at step {self.tick}; "
+                f"expected {tuple(shape)}: copies, agents and what the spec declares of one."
+            )
+        if dtype is not None and value.dtype != dtype:
+            raise EnvironmentFault(f"{self._name}.{what} has type {value.dtype} at step {self.tick}; expected {dtype}.")
+
+    def _check_living(self, living: Tensor | None, done: Tensor | None, was_alive: Tensor) -> None:
+        if done is not None:
+            self._check_tensor("done", done, (self.copies,), torch.bool)
+        if living is None:
+            return
+        self._check_tensor("alive", living, self.ids.shape, torch.bool)
+        # `was_alive` is nobody's at a beginning, when anyone may be alive.
+        if was_alive is not self._nobody and bool((living & ~was_alive).any()):
+            copy, agent = (living & ~was_alive).nonzero()[0].tolist()
+            raise EnvironmentFault(
+                f"{self._name}.alive brought {self._who(copy, agent)} back to life at step {self.tick}; "
+                "the dead stay dead until the next reset."
+            )
+
+    def _check_finite(self, what: str, values: Tensor) -> None:
+        # A sum is not finite if a term is not: one cheap pass; the search runs only on a fault.
+        if values.is_floating_point() and not bool(torch.isfinite(values.sum())):
+            bad = (~torch.isfinite(values)).nonzero()
+            if len(bad):
+                copy, agent = bad[0, :2].tolist()
+                raise NumericFault(
+                    f"{self._name} gave a {what} of {values[tuple(bad[0].tolist())].item()} to "
+                    f"{self._who(copy, agent)} at step {self.tick}: {what}s must be finite."
+                )
+
+    def _checked_action(self, action: Tensor, before: Timestep) -> Tensor:
+        """The action, of the right shape and type and (where `check`) inside the space for all that act."""
+        spec, space = self.spec, self.spec.action_space
+        shape = tuple(self.ids.shape) if spec.discrete else (*self.ids.shape, spec.num_actions)
+        if tuple(action.shape) != shape:
+            raise ConfigError(f"Actions have shape {tuple(action.shape)}; expected {shape} (copies, agents).")
+        if spec.discrete:
+            if action.is_floating_point():
+                raise ConfigError(f"Actions have type {action.dtype}; {space} needs whole numbers.")
+            action = action.to(torch.int64)
+            if not self.check:
+                return action
+            low, high = torch.aminmax(action)
+            if int(low) >= 0 and int(high) < spec.num_actions:
+                return action
+            wrong = (action < 0) | (action >= spec.num_actions)
+        else:
+            action = action.to(torch.float32)
+            if not self.check:
+                return action
+            low, high = self._bounds
+            wrong = ~((action >= low) & (action <= high)).all(-1)
+        # Those who are not asked may hold anything.
+        wrong = wrong & before.acting
+        if bool(wrong.any()):
+            copy, agent = wrong.nonzero()[0].tolist()
+            given, expected = action[copy, agent].tolist(), f"0..{spec.num_actions - 1}"
+            if not spec.discrete:
+                expected = f"{low.tolist()} to {high.tolist()}"
+            raise ConfigError(
+                f"Action {given} of {self._who(copy, agent)} is outside {space} at step {self.tick}: expected {expected}."
+            )
+        return action
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        space = self.spec.action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        # Finite ones, so that an infinite action is outside of an unbounded Box too.
+        most = torch.finfo(torch.float32).max
+        low, high = (torch.as_tensor(x, dtype=torch.float32, device=self.device) for x in (space.low, space.high))
+        return low.clamp(min=-most), high.clamp(max=most)
+
+    def _check_legal(self, action: Tensor, before: Timestep) -> None:
+        assert before.legal is not None
+        illegal = before.acting & ~before.legal.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        if not bool(illegal.any()):
+            return
+        copy, agent = illegal.nonzero()[0].tolist()
+        allowed = before.legal[copy, agent].nonzero().squeeze(-1).tolist()
+        if not allowed:
+            raise EnvironmentFault(f"{self._name}.legal leaves {self._who(copy, agent)} no action at step {self.tick}.")
+        raise ConfigError(
+            f"Action {int(action[copy, agent])} of {self._who(copy, agent)} is illegal at step {self.tick}: "
+            f"expected one of {allowed}."
+        )
+
+    def _who(self, copy: int, agent: int) -> str:
+        return f"agent {self.spec.names[agent]} of copy {int(self.ids[copy, 0] >> 32)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,9 +20,9 @@ class Spec:
     """The shape of a population. Groups (teams, types, species) lie one after the other, so a team is a slice."""
 
     num_agents: int
-    observation_space: gymnasium.Space
+    observation_space: gymnasium.Space[Any]
     """One agent's: a Box of any shape, or a Discrete (observations are then class numbers [E, N])."""
-    action_space: gymnasium.Space
+    action_space: gymnasium.Space[Any]
     """One agent's: Discrete(A), or a Box of shape (D,)."""
     horizon: int | None = None
     """Steps until an episode is truncated; None: only the environment itself ends it."""
@@ -35,22 +36,33 @@ class Spec:
     """PettingZoo names; empty: `<group>_<number in the group>`."""
 
     def __post_init__(self) -> None:
-        if self.num_agents < 1:
-            raise ConfigError(f"num_agents must be at least 1, not {self.num_agents}.")
+        _whole("num_agents", self.num_agents)
         if not self.group_sizes:
             object.__setattr__(self, "group_sizes", (self.num_agents,))
-        if len(self.groups) != len(self.group_sizes) or sum(self.group_sizes) != self.num_agents:
+        if (
+            len(self.groups) != len(self.group_sizes)
+            or sum(self.group_sizes) != self.num_agents
+            or min(self.group_sizes) < 1
+        ):
             raise ConfigError(
                 f"Groups {self.groups} with sizes {self.group_sizes} do not make up {self.num_agents} agents."
             )
-        if self.horizon is not None and self.horizon < 1:
-            raise ConfigError(f"horizon must be at least 1, not {self.horizon}.")
-        if not isinstance(self.action_space, gymnasium.spaces.Discrete | gymnasium.spaces.Box):
-            raise ConfigError(f"The action space must be Discrete or Box, not {self.action_space}.")
-        if isinstance(self.action_space, gymnasium.spaces.Discrete) and int(self.action_space.start) != 0:
-            raise ConfigError(f"A Discrete action space must start at 0, not at {self.action_space.start}.")
-        if not isinstance(self.observation_space, gymnasium.spaces.Discrete | gymnasium.spaces.Box):
-            raise ConfigError(f"The observation space must be Discrete or Box, not {self.observation_space}.")
+        if len(set(self.groups)) != len(self.groups):
+            raise ConfigError(f"Groups need different names, not {self.groups}.")
+        if self.horizon is not None:
+            _whole("horizon", self.horizon)
+        discrete, box = gymnasium.spaces.Discrete, gymnasium.spaces.Box
+        for what, space in (("action", self.action_space), ("observation", self.observation_space)):
+            if not isinstance(space, discrete | box):
+                raise ConfigError(f"The {what} space must be Discrete or Box, not {space}.")
+            if isinstance(space, discrete) and int(space.start) != 0:
+                raise ConfigError(f"A Discrete {what} space must start at 0, not at {space.start}.")
+        if isinstance(self.action_space, box) and len(self.action_space.shape) != 1:
+            raise ConfigError(f"A Box action space must have shape (D,), not {self.action_space.shape}.")
+        if self.graph is not None and self.graph.num_agents != self.num_agents:
+            raise ConfigError(f"The graph has {self.graph.num_agents} agents; the spec has {self.num_agents}.")
+        if self.agent_names and not (len(set(self.agent_names)) == len(self.agent_names) == self.num_agents):
+            raise ConfigError(f"agent_names must be {self.num_agents} different names, one for each agent.")
 
     @property
     def discrete(self) -> bool:
@@ -87,3 +99,10 @@ class Spec:
         return self.agent_names or tuple(
             f"{name}_{i}" for name, size in zip(self.groups, self.group_sizes, strict=True) for i in range(size)
         )
+
+
+def _whole(what: str, number: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise ConfigError(f"{what} must be a whole number, not {number!r}.")
+    if number < 1:
+        raise ConfigError(f"{what} must be at least 1, not {number}.")
