@@ -98,7 +98,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
     value = _read_dataclass(cls, table, f"{where}: " if where else "", "", problems)
     if problems:
         raise ConfigError(_told(problems))
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def to_table(value: Any) -> dict[str, Any]:
@@ -196,8 +196,12 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):
-        items = [f"({as_text(item)})" if isinstance(item, tuple | list) else as_text(item) for item in value]
-        return ",".join(items) if items else "()"
+        items = [as_text(item) for item in value]
+        items = [
+            f"({text})" if isinstance(item, tuple | list) and not _encloses(text) else text
+            for item, text in zip(value, items, strict=True)
+        ]
+        return ",".join(items) if len(items) > 1 else f"({''.join(items)})"
     if isinstance(value, float):
         return repr(float(value))
     return str(value)
@@ -522,7 +526,7 @@ def _plain(value: Any) -> Any:
 def _same(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except Exception:
+    except (TypeError, ValueError, RuntimeError):
         return False
 
 
@@ -542,7 +546,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def show_key(key: Any) -> str:
+def _show_key(key: Any) -> str:
     return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else show(key)
 
 

@@ -299,7 +299,7 @@ def _parse(path: Path) -> Checkpoint:
         content = _read(path)
         _check_digest(path, content)
         _check_magic(content)
-        arrays = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
+        arrays = dict(safetensors.deserialize(content))
         document = _document(content)
         del content
         tensors = _tensors(document, arrays)

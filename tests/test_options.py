@@ -1,0 +1,377 @@
+"""Options of frozen dataclasses: nothing is converted silently, and all mistakes are told at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfmarl.errors import ConfigError
+from mfmarl.options import (
+    INT64,
+    Bounds,
+    as_text,
+    describe,
+    from_table,
+    options_of,
+    parse_value,
+    to_table,
+    with_option,
+)
+
+Temperature = Annotated[float, Bounds(0, 100, open_low=True)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    start: Temperature = 1.0
+    """Where it
+    starts."""
+    stop: Annotated[float, Bounds(0, 100)] = 0.1
+    steps: int | None = 1000
+    "None: for ever."
+
+
+@dataclass(frozen=True)
+class Lattice:
+    num_agents: Annotated[int, Bounds(1, 1_000_000)]
+    """Agents on the lattice."""
+    size: tuple[int, int] = (20, 20)
+    order: Literal["sequential", "synchronous", "checkerboard"] = "sequential"
+    """Who is asked when."""
+    wrap: bool = True
+    coupling: Annotated[float, Bounds(-10, 10)] = 1.0
+    field: float | tuple[float, ...] = 0.0
+    label: str | None = None
+    hidden: Annotated[tuple[int, ...], Bounds(1, 4096)] = (64, 64)
+    seeds: tuple[int | None, ...] = ()
+    schedule: Schedule = Schedule()
+    """How the temperature falls."""
+    second: Schedule | None = None
+    graph: Any = None
+    made: int = dataclasses.field(default=7, init=False)
+
+
+@dataclass(frozen=True)
+class Wider(Lattice):
+    extra: int = field(default_factory=lambda: 3)
+    """Added."""
+
+
+@dataclass(frozen=True)
+class Picky:
+    low: int = 0
+    high: int = 1
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ConfigError(f"low {self.low} is above high {self.high}.")
+        if self.low == 13:
+            raise ValueError("unlucky")
+
+
+BAD_VALUES = [
+    ({"num_agents": True}, "num_agents must be int in [1, 1000000], not true"),
+    ({"num_agents": "10"}, "num_agents must be int in [1, 1000000], not '10'"),
+    ({"num_agents": 10.0}, "whole number"),
+    ({"num_agents": 0}, "num_agents must be int in [1, 1000000], not 0"),
+    ({"num_agents": 10**30}, "64 bits"),
+    ({"num_agents": 1 << 70000}, "a whole number of 70001 bits"),
+    ({"num_agents": None}, "num_agents must be int"),
+    ({"wrap": 1}, "wrap must be true or false, not 1"),
+    ({"wrap": "true"}, "wrap must be true or false, not 'true'"),
+    ({"coupling": math.nan}, "finite"),
+    ({"coupling": math.inf}, "finite"),
+    ({"coupling": False}, "coupling must be float in [-10, 10], not false"),
+    ({"coupling": "1"}, "coupling must be float"),
+    ({"coupling": 10.000001}, "coupling must be float in [-10, 10], not 10.000001"),
+    ({"coupling": INT64}, "64 bits"),
+    ({"field": math.nan}, "field must be float or float,..."),
+    ({"field": [0.0, math.inf]}, "field must be float or float,..."),
+    ({"size": [1, 2, 3]}, "size must have 2 elements, not 3"),
+    ({"size": [1, 2.5]}, "size[1] must be int"),
+    ({"size": 20}, "size must be a list (int,int), not 20"),
+    ({"hidden": [64, 0]}, "hidden[1] must be int in [1, 4096], not 0"),
+    ({"order": "sequentail"}, "Did you mean 'sequential'?"),
+    ({"order": 0}, "order must be 'sequential' | 'synchronous' | 'checkerboard', not 0"),
+    ({"label": 5}, "label must be text, not 5"),
+    ({"label": "a\0b"}, "NUL"),
+    ({"label": "\ud800"}, "surrogates"),
+    ({"schedule": 3}, "schedule must be a table, not 3"),
+    ({"schedule": {"start": 0}}, "schedule.start must be float in (0, 100], not 0"),
+    ({"schedule": {"strat": 1.0}}, "schedule.strat is not an option of Schedule. Did you mean 'start'?"),
+    ({"second": {"steps": 0.5}}, "second.steps must be int"),
+    ({"graph": 1}, "graph can only be given in Python"),
+    ({"made": 1}, "made is not an option of Lattice"),
+    ({"num_agnets": 4}, "num_agnets is not an option of Lattice. Did you mean 'num_agents'?"),
+    ({"x" * 10_000: 4}, "is not an option"),
+    ({1: 4}, "1 is not an option"),
+]
+
+
+@pytest.mark.parametrize(("table", "message"), BAD_VALUES, ids=[message[:40] for _, message in BAD_VALUES])
+def test_a_wrong_value_is_refused_with_the_place_and_what_was_expected(table: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_table(Lattice, {"num_agents": 4, **table}, "run.toml [environment]")
+    text = str(caught.value)
+    assert message in text
+    assert text.startswith("run.toml [environment]: ")
+    assert "\n" not in text and len(text) < 400
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    table = {"size": [1], "moed": 1, "wrap": 1, "schedule": {"start": math.nan, "q": 1}, "order": "x"}
+    with pytest.raises(ConfigError) as caught:
+        from_table(Lattice, table)
+    lines = str(caught.value).split("\n")
+    places = sorted(line.split(" ")[0] for line in lines)
+    assert places == ["moed", "num_agents", "order", "schedule.q", "schedule.start", "size", "wrap"]
+    assert any(line == "num_agents is missing: it must be int in [1, 1000000]." for line in lines)
+
+
+def test_a_thousand_mistakes_are_told_in_twenty_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_table(Lattice, {f"key{i}": i for i in range(1000)})
+    assert len(str(caught.value).split("\n")) == 21
+    assert "981 more problems" in str(caught.value)
+
+
+def test_every_typo_of_one_letter_is_answered_with_the_right_name() -> None:
+    for option in ("num_agents", "coupling", "schedule", "hidden", "order", "label"):
+        for i in range(len(option)):
+            typo = option[:i] + option[i + 1 :]
+            with pytest.raises(ConfigError, match=f"Did you mean '{option}'"):
+                from_table(Lattice, {"num_agents": 1, typo: 1})
+
+
+def test_what_the_class_itself_refuses_is_a_config_error_with_the_place() -> None:
+    with pytest.raises(ConfigError, match=r"^x: low 2 is above high 1"):
+        from_table(Picky, {"low": 2}, "x")
+    with pytest.raises(ConfigError, match="unlucky"):
+        from_table(Picky, {"low": 13, "high": 14})
+
+
+def test_none_is_absent_where_it_is_the_default_and_a_word_elsewhere() -> None:
+    value = Lattice(4, schedule=Schedule(steps=None), second=Schedule(), seeds=(1, None))
+    table = to_table(value)
+    assert "label" not in table and "graph" not in table
+    assert table["schedule"]["steps"] == "none"
+    assert table["seeds"] == [1, "none"]
+    assert from_table(Lattice, table) == value
+
+
+def test_what_could_not_be_read_back_is_not_printed() -> None:
+    for value in (Lattice(4, coupling=math.nan), Lattice(True), Lattice(4, graph=object()), Lattice(4, size=(1,))):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="Lattice"):
+            to_table(value)
+
+
+def test_numbers_of_numpy_are_printed_as_pythons() -> None:
+    table = to_table(Lattice(np.int64(5), coupling=np.float32(0.5), wrap=np.bool_(False)))  # type: ignore[arg-type]
+    assert table["num_agents"] == 5 and type(table["num_agents"]) is int
+    assert type(table["coupling"]) is float and type(table["wrap"]) is bool
+
+
+def test_a_float_written_without_a_point_becomes_a_float_and_an_int_stays_one() -> None:
+    value = from_table(Lattice, {"num_agents": 4, "coupling": 1})
+    assert type(value.coupling) is float
+    assert to_table(value)["coupling"] == 1.0 and type(to_table(value)["coupling"]) is float
+
+
+GOOD_TEXTS = [
+    ("num_agents", "400", 400),
+    ("num_agents", " 4_000 ", 4000),
+    ("coupling", "-1e-3", -0.001),
+    ("coupling", "2", 2.0),
+    ("wrap", "false", False),
+    ("wrap", "True", True),
+    ("size", "3,4", (3, 4)),
+    ("size", "(3, 4)", (3, 4)),
+    ("hidden", "64", (64,)),
+    ("hidden", "()", ()),
+    ("hidden", "", ()),
+    ("seeds", "1,none,3", (1, None, 3)),
+    ("field", "0.5", 0.5),
+    ("field", "0.5,1", (0.5, 1.0)),
+    ("label", "none", None),
+    ("label", "12", "12"),
+    ("label", "a,b = c", "a,b = c"),
+    ("order", "synchronous", "synchronous"),
+    ("schedule.start", "0.5", 0.5),
+    ("schedule.steps", "none", None),
+    ("second.steps", "7", 7),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD_TEXTS)
+def test_command_line_text_becomes_the_value_that_it_says(name: str, text: str, value: Any) -> None:
+    found = parse_value(Lattice, name, text)
+    assert found == value and type(found) is type(value)
+
+
+BAD_TEXTS = [
+    ("num_agents", "1e3"),
+    ("num_agents", "4.0"),
+    ("num_agents", "four"),
+    ("num_agents", "true"),
+    ("num_agents", ""),
+    ("num_agents", "9" * 5000),
+    ("num_agents", "\u0664"),
+    ("num_agents", "-1"),
+    ("coupling", "nan"),
+    ("coupling", "inf"),
+    ("coupling", "1e400"),
+    ("coupling", "11"),
+    ("coupling", "none"),
+    ("wrap", "1"),
+    ("wrap", "yes"),
+    ("size", "3"),
+    ("size", "3,x"),
+    ("size", "3,4,5"),
+    ("hidden", "0"),
+    ("order", "sync"),
+    ("label", "\udc80"),
+    ("schedule", "1"),
+    ("schedule.strat", "1"),
+    ("num_agents.x", "1"),
+    ("graph", "x"),
+    ("nothing", "x"),
+    ("", "x"),
+    (".", "x"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD_TEXTS)
+def test_command_line_text_that_does_not_fit_is_a_config_error(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_value(Lattice, name, text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_an_option_set_by_text_changes_the_table_and_not_the_old_one() -> None:
+    table = {"num_agents": 4, "schedule": {"start": 2.0}}
+    changed = with_option(Lattice, table, "schedule.steps", "none")
+    changed = with_option(Lattice, changed, "second.start", "3")
+    assert table == {"num_agents": 4, "schedule": {"start": 2.0}}
+    value = from_table(Lattice, changed)
+    assert value == Lattice(4, schedule=Schedule(2.0, steps=None), second=Schedule(3.0))
+
+
+def test_help_is_the_string_under_the_field_and_names_every_nested_option() -> None:
+    options = {option.name: option for option in options_of(Wider)}
+    assert list(options)[:3] == ["num_agents", "size", "order"]
+    assert "made" not in options
+    assert options["num_agents"].required and options["num_agents"].help == "Agents on the lattice."
+    assert options["order"].choices == ("sequential", "synchronous", "checkerboard")
+    assert options["wrap"].choices == ("true", "false")
+    assert options["schedule.start"].help == "How the temperature falls: Where it starts."
+    assert options["schedule.steps"].default == 1000
+    assert options["size"].default_text == "20,20"
+    assert options["extra"].default == 3 and options["extra"].help == "Added."
+    assert not options["graph"].settable
+    assert options["hidden"].type == "int in [1, 4096],..."
+    assert options["schedule.start"].type == "float in (0, 100]"
+
+
+def test_every_default_typed_on_the_command_line_is_the_default() -> None:
+    for option in options_of(Wider):
+        if not option.required and option.settable:
+            assert parse_value(Wider, option.name, option.default_text) == option.default, option.name
+
+
+def test_bounds_say_what_they_allow() -> None:
+    assert describe(Annotated[int, Bounds(1)]) == "int >= 1"
+    assert describe(Annotated[float, Bounds(0, open_low=True)]) == "float > 0"
+    assert describe(Annotated[float, Bounds(high=1)]) == "float <= 1"
+    assert describe(Annotated[float, Bounds(0, 1, open_high=True)]) == "float in [0, 1)"
+    assert describe(float | None) == "float or none"
+    assert not Bounds(0, 1, open_high=True).allow(1)
+    assert Bounds(0, 1).allow(1) and Bounds(0, 1).allow(0) and not Bounds(0, 1, open_low=True).allow(0)
+
+
+def test_a_class_without_options_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dataclass"):
+        options_of(int)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(lambda word: word != "none")
+schedules = st.builds(
+    Schedule,
+    start=st.floats(0, 100, exclude_min=True),
+    stop=st.floats(0, 100),
+    steps=st.none() | st.integers(-INT64, INT64 - 1),
+)
+lattices = st.builds(
+    Lattice,
+    num_agents=st.integers(1, 1_000_000),
+    size=st.tuples(st.integers(-INT64, INT64 - 1), st.integers(0, 9)),
+    order=st.sampled_from(["sequential", "synchronous", "checkerboard"]),
+    wrap=st.booleans(),
+    coupling=st.floats(-10, 10),
+    field=finite | st.lists(finite, max_size=3).map(tuple),
+    label=st.none() | words,
+    hidden=st.lists(st.integers(1, 4096), max_size=3).map(tuple),
+    seeds=st.lists(st.none() | st.integers(0, 9), max_size=3).map(tuple),
+    schedule=schedules,
+    second=st.none() | schedules,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(lattices)
+def test_what_is_printed_reads_back_equal(value: Lattice) -> None:
+    assert from_table(Lattice, to_table(value)) == value
+
+
+@settings(max_examples=80, deadline=None)
+@given(lattices)
+def test_what_is_typed_reads_back_equal(value: Lattice) -> None:
+    for name in ("num_agents", "size", "order", "wrap", "coupling", "field", "hidden", "seeds", "schedule.steps"):
+        item: Any = value
+        for part in name.split("."):
+            item = getattr(item, part)
+        assert parse_value(Lattice, name, as_text(item)) == item
+
+
+def test_tuples_of_tuples_are_typed_with_brackets() -> None:
+    @dataclass(frozen=True)
+    class Layers:
+        sizes: tuple[tuple[int, ...], ...]
+
+    Layers.__annotations__["sizes"] = tuple[tuple[int, ...], ...]
+    for value in ((), ((),), ((1,),), ((1, 2),), ((1,), (2, 3)), ((), (1,))):
+        assert parse_value(Layers, "sizes", as_text(value)) == value
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from([f.name for f in dataclasses.fields(Lattice)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(names | st.text(max_size=5), junk, max_size=5), names, st.text(max_size=12))
+def test_no_input_raises_anything_but_config_error(table: dict[str, Any], name: str, text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        value = from_table(Lattice, {"num_agents": 4, **table})
+        assert from_table(Lattice, to_table(value)) == value
+    with contextlib.suppress(ConfigError):
+        parse_value(Lattice, name, text)
+
+
+def test_reading_options_imports_nothing_heavy() -> None:
+    code = "import sys, mfmarl.options; print([m for m in ('torch', 'numpy', 'gymnasium') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
