@@ -1,0 +1,136 @@
+r"""Equilibria of one crowd with costs that depend on its shares: logit at a temperature, Wardrop at zero.
+
+$$ x_k \propto e^{-c_k(x)/T}, \qquad \text{that is}\quad g_k = c_k(x) + T \log x_k \ \text{equal for all}\ k; \qquad
+   T = 0:\ c_k(x) = \min_j c_j(x)\ \text{wherever}\ x_k > 0 $$
+
+Where costs have a potential, these are its stationary points less T times the entropy (Fisk 1980, Transp. Res. B 14,
+243; Wardrop 1952); where it is convex, there is one. All numbers are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from mfmarl.errors import ConfigError, NumericFault
+
+Array = NDArray[np.float64]
+_HALVINGS = 110  # of an interval of width 1: down to the last bit
+
+
+def _temperature(temperature: float) -> None:
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ConfigError(f"A temperature must be finite and at least 0, not {temperature}.")
+
+
+def split(cost: Callable[[Array], Array], links: int, temperature: float = 0.0) -> Array:
+    """Shares [K] of parallel links: `cost` maps shares [K] to costs [K], each rising with its own share alone.
+
+    Bisection on the common value of g_k, and within it on every share: exact to rounding.
+    """
+    _temperature(temperature)
+    free, full = cost(np.zeros(links)), cost(np.ones(links))
+    # With T > 0, at x = 1/K each g_k is at least free - T log K, and at most full.
+    low = float(free.min()) - temperature * (math.log(links) + 1)
+    high = float(full.max()) + 1e-12
+    for _ in range(_HALVINGS):
+        level = (low + high) / 2
+        low, high = (level, high) if _shares_at(cost, links, temperature, level).sum() < 1 else (low, level)
+    shares = _shares_at(cost, links, temperature, high)
+    at_low = _shares_at(cost, links, temperature, low)
+    # A link of constant cost takes any share at its level: the rest goes to those that jumped between the two.
+    jump = shares - at_low
+    if jump.sum() > 0:
+        shares = at_low + jump * (1 - at_low.sum()) / jump.sum()
+    return np.asarray(shares / shares.sum())
+
+
+def _shares_at(cost: Callable[[Array], Array], links: int, temperature: float, level: float) -> Array:
+    """The share of every link at which g_k reaches `level`: in [0, 1]."""
+    low, high = np.zeros(links), np.ones(links)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        g = cost(middle) + (temperature * np.log(np.maximum(middle, 1e-300)) if temperature else 0.0)
+        below = g < level
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2 if temperature else np.where(high < 1e-30, 0.0, high)
+
+
+def equilibrium(
+    cost: Callable[[Array], Array],
+    routes: int,
+    temperature: float = 0.0,
+    start: ArrayLike | None = None,
+    tolerance: float = 1e-10,
+) -> Array:
+    """Shares [K] where `cost` [K] -> [K] may couple the routes, as those of a network do.
+
+    Moves crowd from the dearest used route to the cheapest by exact line search until all g_k are equal (path
+    equilibration, Dafermos and Sparrow 1969, J. Res. NBS 73B, 91): the minimum where the potential is convex. Without
+    a potential, or with several minima, what is reached from `start` (default: uniform).
+    Raises NumericFault where it does not converge.
+    """
+    _temperature(temperature)
+    x = np.full(routes, 1 / routes) if start is None else np.asarray(start, dtype=np.float64).copy()
+    if temperature:
+        x = np.maximum(x, 1e-12)
+        x /= x.sum()
+
+    def levels(x: Array) -> Array:
+        return cost(x) + temperature * np.log(np.maximum(x, 1e-300)) if temperature else cost(x)
+
+    for _ in range(20_000 * routes):
+        g = levels(x)
+        dear = int(np.where(x > 0, g, -np.inf).argmax())
+        cheap = int(g.argmin())
+        if g[dear] - g[cheap] <= tolerance * max(1.0, float(np.abs(g).max())):
+            return x
+        low, high = 0.0, float(x[dear])
+        whole = x.copy()
+        whole[cheap] += whole[dear]
+        whole[dear] = 0.0
+        if not temperature and cost(whole)[dear] >= cost(whole)[cheap]:
+            x = whole
+            continue
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            moved = x.copy()
+            moved[dear] -= middle
+            moved[cheap] += middle
+            gap = levels(moved)
+            low, high = (middle, high) if gap[dear] > gap[cheap] else (low, middle)
+        x[dear], x[cheap] = max(x[dear] - low, 0.0), x[cheap] + low
+    raise NumericFault(f"No equilibrium found at temperature {temperature:g}: the costs have no convex potential.")
+
+
+def softmax_fixed_point(
+    payoff: Callable[[Array], Array],
+    temperature: float,
+    start: ArrayLike,
+    damping: float = 0.5,
+    steps: int = 20_000,
+    tolerance: float = 1e-12,
+) -> Array:
+    """p = softmax(payoff(p)/T) reached from `start` [A] by damped steps, slower whenever they stop shrinking.
+
+    Of several solutions, the one in whose basin `start` lies. Raises NumericFault where none is reached.
+    """
+    _temperature(temperature)
+    if temperature == 0:
+        raise ConfigError("A softmax needs a temperature above 0.")
+    p = np.asarray(start, dtype=np.float64)
+    last = np.inf
+    for step in range(steps):
+        best = special.softmax(payoff(p) / temperature)
+        gap = float(np.abs(best - p).max())
+        if gap < tolerance:
+            return np.asarray(best)
+        # Progress is judged over a hundred steps: a spiral inwards may widen for a few.
+        if step % 100 == 99:
+            damping, last = (damping / 2 if gap > 0.5 * last else damping), gap
+        p = (1 - damping) * p + damping * best
+    raise NumericFault(f"No logit equilibrium reached at temperature {temperature:g} in {steps} steps.")
