@@ -99,7 +99,7 @@ coverage: venv
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not verify" --cov $(PYTEST_FLAGS) $(TESTS)
 
 docs: venv
-	@$(PIP) -c requirements/lock.txt '.[docs]'
+	@$(PIP) -c requirements/lock.txt --no-build-isolation -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 lock: venv
