@@ -153,8 +153,8 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def folder_name(name: str) -> str:
-    """The folder of an environment or agent called `name`."""
-    return name.replace("/", "_")
+    """The folder of an environment or agent called `name`: `magent2/battle_v4` -> `magent2_battle_v4`."""
+    return "".join(c if c.isalnum() or c in "._-=,+" else "_" for c in name).strip(".") or "_"
 
 
 def read_run(path: Path, environment: str = "", agent: str = "") -> Run:

@@ -189,6 +189,7 @@ def probability_of_improvement(
 
 
 def _newcombe(theta: float, m: int, n: int, level: float, side: int) -> float:
+    # At 0 and 1 the estimate itself solves the equation too: the other end is wanted, hence the 1e-9.
     # The end of the interval is where the Hanley-McNeil variance, taken there, makes the estimate just significant.
     from scipy.optimize import brentq
 
@@ -199,8 +200,8 @@ def _newcombe(theta: float, m: int, n: int, level: float, side: int) -> float:
         return side * (t - theta) - z * float(np.sqrt(variance))
 
     if side < 0:
-        return 0.0 if theta <= 0 else float(brentq(excess, 0.0, theta))
-    return 1.0 if theta >= 1 else float(brentq(excess, theta, 1.0))
+        return 0.0 if theta <= 1e-9 else float(brentq(excess, 0.0, theta - 1e-9))
+    return 1.0 if theta >= 1 - 1e-9 else float(brentq(excess, theta + 1e-9, 1.0))
 
 
 def holm(p: Sequence[float]) -> list[float]:

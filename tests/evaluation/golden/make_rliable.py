@@ -1,7 +1,7 @@
 """Numbers that rliable 1.2.0 gives, for test_statistics.py. It was archived in 2025 and needs pandas < 3, so:
 
-    python -m venv /tmp/rliable && /tmp/rliable/bin/pip install rliable==1.2.0 'pandas<3'
-    /tmp/rliable/bin/python tests/evaluation/golden/make_rliable.py > tests/evaluation/golden/rliable.json
+python -m venv /tmp/rliable && /tmp/rliable/bin/pip install rliable==1.2.0 'pandas<3'
+/tmp/rliable/bin/python tests/evaluation/golden/make_rliable.py > tests/evaluation/golden/rliable.json
 """
 
 import json
