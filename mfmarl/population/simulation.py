@@ -91,6 +91,7 @@ class Simulation(Env):
         self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
         self._everyone = torch.ones_like(self.ids, dtype=torch.bool)
         self._nobody = torch.zeros_like(self._everyone)
+        self._all_copies, self._no_copy = self._everyone[:, 0], self._nobody[:, 0]
         self._zero = torch.zeros(self.ids.shape, device=self.device)
         # Rules without `alive` and `done` keep all copies in step: their clock is a number on the host.
         self._lockstep = type(env).done is PopulationEnv.done and type(env).alive is PopulationEnv.alive
@@ -108,10 +109,13 @@ class Simulation(Env):
         self.timestep = self._begin()
         return self.timestep
 
-    def step(self, action: Tensor) -> Timestep:
+    def step(self, action: Tensor, acting: Tensor | None = None) -> Timestep:
+        """Play one step. `acting` [E, N]: who moves in it, instead of those whom the rules asked."""
         before = self.timestep
         if before is None:
             raise EnvironmentFault("step() was called before reset().")
+        if acting is not None:
+            before = before._replace(acting=acting)
         if self._late() if self._lockstep else self.check and bool(before.ended.any()):
             raise EnvironmentFault(
                 f"step() was called at step {self.tick} with copies that have ended: call restart(timestep) first."
@@ -262,7 +266,7 @@ class Simulation(Env):
         if self._lockstep:
             late = self._late()
             alive = self._everyone
-            ended = torch.full((self.copies,), late, device=self.device)
+            ended = self._all_copies if late else self._no_copy
             terminated, truncated = self._nobody, self._everyone if late else self._nobody
             acting = self._nobody if late else self._everyone if asked is None else asked
         else:
