@@ -122,7 +122,7 @@ def save(
     }
     content = _serialise(document, dict(tensors))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run folder that was deleted is not to be made anew
     except OSError as error:
         raise resource_fault(error, folder) from error
     clean(folder)
@@ -298,7 +298,6 @@ def _parse(path: Path) -> Checkpoint:
     try:
         content = _read(path)
         _check_digest(path, content)
-        _check_magic(content)
         arrays = dict(safetensors.deserialize(content))
         document = _document(content)
         del content
@@ -310,7 +309,7 @@ def _parse(path: Path) -> Checkpoint:
         raise _Refused(f"{path} is not a whole safetensors file: {error}.") from error
     except MemoryError as error:
         raise _Refused(f"{path} does not fit in memory.") from error
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError, RuntimeError) as error:
         raise _Refused(
             f"{path} is damaged ({type(error).__name__}: {error}); expected a checkpoint of mfmarl."
         ) from error
@@ -326,25 +325,23 @@ def _parse(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> bytes:
+    """All of a file that begins like a safetensors file and has the size that it should have."""
     if path.is_symlink():
         raise _Refused("is a symbolic link; expected the file itself.")
-    content = read_limited(path, MAX_BYTES, _Refused)
-    if len(content) < 10:
-        raise _Refused(f"holds {len(content)} bytes; expected a safetensors file.")
-    return content
+    size = path.stat().st_size if path.is_file() else 0
+    if path.is_file():
+        with path.open("rb") as file:
+            _check_magic(file.read(512), size)
+    entry = _listed(path)
+    if entry and entry["bytes"] != size:
+        raise _Refused(f"is damaged: it has {size:,} bytes, expected {entry['bytes']:,}.")
+    return read_limited(path, MAX_BYTES, _Refused)
 
 
-def _check_digest(path: Path, content: bytes) -> None:
-    digest = hashlib.sha256(content).hexdigest()
-    named = _NAME.fullmatch(path.name)
-    if named and named[2] != digest[:8]:
-        raise _Refused(f"is damaged: its sha256 begins with {digest[:8]}, expected {named[2]} as in its name.")
-    entry = _read_latest(path.parent) if named else ""
-    if isinstance(entry, dict) and entry["file"] == path.name:
-        if entry["bytes"] != len(content):
-            raise _Refused(f"is damaged: it has {len(content):,} bytes, expected {entry['bytes']:,}.")
-        if entry["sha256"] != digest:
-            raise _Refused(f"is damaged: its sha256 is {digest}, expected {entry['sha256']}.")
+def _listed(path: Path) -> dict[str, Any] | None:
+    """The entry of latest.json for that file, if it has one."""
+    entry = _read_latest(path.parent) if _NAME.fullmatch(path.name) else None
+    return entry if isinstance(entry, dict) and entry["file"] == path.name else None
 
 
 _MAGIC = {
@@ -356,15 +353,26 @@ _MAGIC = {
 }
 
 
-def _check_magic(content: bytes) -> None:
-    header = int.from_bytes(content[:8], "little")
-    if header <= min(len(content) - 8, MAX_HEADER) and content[8:9] == b"{":
+def _check_magic(head: bytes, size: int) -> None:
+    header = int.from_bytes(head[:8], "little")
+    if size < 10:
+        raise _Refused(f"has {size} bytes; expected a safetensors file.")
+    if header <= min(size - 8, MAX_HEADER) and head[8:9] == b"{":
         return
-    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), "")
-    if not kind and content[257:262] == b"ustar":
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+    if not kind and head[257:262] == b"ustar":
         kind = "a tar archive"
-    found = f"is {kind}" if kind else f"declares a header of {header:,} bytes in a file of {len(content):,}"
+    found = f"is {kind}" if kind else f"declares a header of {header:,} bytes in a file of {size:,}"
     raise _Refused(f"{found}; expected a safetensors file. Nothing in it was run.")
+
+
+def _check_digest(path: Path, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    named, entry = _NAME.fullmatch(path.name), _listed(path)
+    if named and named[2] != digest[:8]:
+        raise _Refused(f"is damaged: its sha256 begins with {digest[:8]}, expected {named[2]} as in its name.")
+    if entry and entry["sha256"] != digest:
+        raise _Refused(f"is damaged: its sha256 is {digest}, expected {entry['sha256']}.")
 
 
 def _document(content: bytes) -> dict[str, Any]:

@@ -182,8 +182,16 @@ def test_the_digest_knows_values_and_not_the_order_of_keys() -> None:
     other = {"t": {"y": "z", "x": [1, 2.5]}, "a": 1}
     assert digest(one) == digest(other)
     assert digest(one) == hashlib.sha256(b'{"a":1,"t":{"x":[1,2.5],"y":"z"}}').hexdigest()
-    changed = [{"a": 1.0}, {"a": True}, {"a": "1"}, {"a": 2}, {"a": [1]}, {"b": 1}, {"a": {"a": 1}}]
-    assert len({digest({"a": 1}), *map(digest, changed)}) == 1 + len(changed)
+    changed: list[dict[str, Any]] = [
+        {"a": 1.0},
+        {"a": True},
+        {"a": "1"},
+        {"a": 2},
+        {"a": [1]},
+        {"b": 1},
+        {"a": {"a": 1}},
+    ]
+    assert len({digest(table) for table in [{"a": 1}, *changed]}) == 1 + len(changed)
     with pytest.raises(ConfigError):
         digest({"a": math.nan})
 
