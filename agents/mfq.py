@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mfmarl.errors import ConfigError
-from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, Rate, Transition, finite, forbid, pooled
+from mfmarl.learning.agent import Agent, AgentConfig, Clip, Discount, Positive, Rate, Transition, finite, forbid, pooled
 from mfmarl.learning.networks import Network, clip_gradients, track
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions
@@ -57,8 +57,8 @@ class MFQConfig(AgentConfig):
     """Updates each time."""
     target_rate: Annotated[float, Bounds(0.0, 1.0)] = 0.01
     """How far the target network moves towards the online one with each update."""
-    gradient_clip: Annotated[float, Bounds(0.0, 1e9)] = 10.0
-    """Largest norm of a mind's gradient."""
+    gradient_clip: Clip = 10.0
+    """Largest norm of a mind's gradient; 0: no limit."""
     remember: Positive = 4096
     """Of an exchangeable crowd, transitions kept from each step."""
     bins: Annotated[int, Bounds(2, 1000)] = 5

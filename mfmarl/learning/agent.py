@@ -190,7 +190,36 @@ def pooled(values: Tensor, valid: Tensor | None) -> Tensor:
     return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).sum()
 
 
+def policy(logits: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
+    """An actor's probabilities and their logarithms [..., A]; both 0 where it is not legal, so that products are."""
+    if legal is None:
+        log_p = torch.log_softmax(logits, -1)
+        return log_p.exp(), log_p
+    allowed = legal | ~legal.any(-1, keepdim=True)
+    log_p = torch.log_softmax(logits.masked_fill(~allowed, float("-inf")), -1)
+    return log_p.exp(), log_p.masked_fill(~allowed, 0.0)
+
+
+def actor_temperature(temperature: float | Tensor) -> float | Tensor:
+    """The temperature of an agent with an actor: never quite 0.
+
+    At 0 an actor still draws from its logits, and only the wish for entropy is gone from what it learns: the
+    plain policy gradient. A greedy actor could not be improved by its own experience.
+    """
+    return temperature.clamp(min=1e-6) if isinstance(temperature, Tensor) else max(temperature, 1e-6)
+
+
+def logits_as_energy(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """E = -T logits: an actor's network gives the energy in units of the temperature.
+
+    So the Gibbs distribution at T is the actor's own, and steps of learning are as large when it is cold as when it
+    is hot. Descending <-Q> - T H, the energy arrives at -Q, up to a constant.
+    """
+    return -temperature * logits
+
+
 # Types of options that agents share.
 Rate = Annotated[float, Bounds(0.0, 10.0)]
 Discount = Annotated[float, Bounds(0.0, 1.0)]
 Positive = Annotated[int, Bounds(1, 1 << 40)]
+Clip = Annotated[float, Bounds(0.0, 1e9)]

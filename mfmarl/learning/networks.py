@@ -115,15 +115,16 @@ class Network(nn.Module):
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], minds: int, largest: float) -> Tensor:
-    """Scale each mind's gradient to norm at most `largest`; returns the norms [M] before clipping.
+    """Scale each mind's gradient to norm at most `largest` (0: leave it); returns the norms [M] before clipping.
 
     Parameters lead with the minds' axis (a convolution's channels are minds x outputs).
     """
     grads = [p.grad.view(minds, -1) for p in parameters if p.grad is not None]
     norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
-    scale = (largest / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
-    for g in grads:
-        g.mul_(scale)
+    if largest:
+        scale = (largest / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
+        for g in grads:
+            g.mul_(scale)
     return norm
 
 
