@@ -23,6 +23,8 @@ What becomes of a third-party environment:
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -148,12 +150,12 @@ class Adapter(Env):
             )
             agents = agents_of(env)
             teams = {str(a): str(grouping(str(a))) for a in agents} if callable(grouping) else grouping
+            if self.maker.arrays and not self.maker.arrays_fit(env, agents, teams):
+                self.maker = dataclasses.replace(self.maker, arrays=False)
             layout = self.maker.layout(env, agents, teams, masked, max_steps)
             if self.maker.instance is None:
-                try:
+                with contextlib.suppress(Exception):
                     env.close()
-                except Exception:  # noqa: BLE001, S110 - it is thrown away
-                    pass
         return layout
 
     # ------------------------------------------------------------------------------------------- the cycle
@@ -187,7 +189,7 @@ class Adapter(Env):
         if self.rows.ended.any():
             copy = int(self.rows.ended[:, 0].argmax())
             raise EnvironmentFault(
-                f"{self.layout.name}: step() was called though copy {self._first + copy} has ended; call restart() first."
+                f"{self.layout.name}: copy {self._first + copy} has ended; call restart() before step()."
             )
         played = self._playable(action, before)
         rows = self.layout.empty(self.copies)
@@ -377,7 +379,7 @@ class Adapter(Env):
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Timestep:
-        """Plays the current episodes again: as long as they have lasted. Raises CheckpointError if they go otherwise."""
+        """Plays the current episodes again, as long as they have lasted. Raises CheckpointError if they go otherwise."""
         name, tail = self.layout.name, self._no_action().shape[1:]
         try:
             high, low = state["key"].tolist()

@@ -13,7 +13,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -224,7 +224,7 @@ def layout_of(
 def _one_observation(
     each: Sequence[Any],
 ) -> tuple[gymnasium.Space, tuple[tuple[int, ...], ...], np.ndarray, np.ndarray, np.ndarray]:
-    """One space for all: Discrete if all are, else a Box padded with zeros at the far end (flattened if ranks differ)."""
+    """One space for all: Discrete if all are, else a Box padded with zeros (flattened if ranks differ)."""
     discrete = [isinstance(space, spaces.Discrete) for space in each]
     start = np.array([int(s.start) if d else 0 for s, d in zip(each, discrete, strict=True)], np.int64)
     number = np.array([int(s.n) if d else 0 for s, d in zip(each, discrete, strict=True)], np.int64)
@@ -273,7 +273,7 @@ def _one_action(each: Sequence[Any]) -> tuple[gymnasium.Space, np.ndarray, np.nd
 _private = threading.local()  # threads share the global generators: theirs are not seeded
 
 
-def _seed_globals(seed: int, step: int) -> None:
+def seed_globals(seed: int, step: int) -> None:
     """Fix what the next call draws from the global generators: a function of episode and step alone."""
     if getattr(_private, "here", False):
         number = (seed * 0x9E3779B1 + step * 0x85EBCA77 + 1) & 0xFFFFFFFF
@@ -329,15 +329,13 @@ class Single(ABC):
 
     def render(self) -> np.ndarray | None:
         """The environment's own picture, if it makes arrays."""
-        _seed_globals(self.seed, -1)
+        seed_globals(self.seed, -1)
         frame = self._call(self.env.render)
         return None if frame is None else np.asarray(frame)
 
     def close(self) -> None:
-        try:
+        with suppress(Exception):
             self.env.close()
-        except Exception:  # noqa: BLE001, S110 - nothing is left to lose
-            pass
 
     @property
     def where(self) -> str:
@@ -519,7 +517,7 @@ class ParallelSingle(Single):
 
     def reset(self, seed: int, rows: Rows) -> None:
         self.clock, self.seed = 0, seed
-        _seed_globals(seed, 0)
+        seed_globals(seed, 0)
         answer = self._call(self.env.reset, seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise self.fault(f"reset() returned {type(answer).__name__}, expected (observations, infos),")
@@ -529,14 +527,17 @@ class ParallelSingle(Single):
         if not self.listed:
             raise self.fault("there are no agents after reset()")
         self._seat(self.listed)
-        self._clear(rows)
+        self._clear(rows, len(self.slots))
         self._show(obs, infos, self.names, self.slots, rows, np.zeros(len(self.slots), bool))
         rows.alive[self.slots] = True
         rows.acting[self.slots] = True
 
-    def _clear(self, rows: Rows) -> None:
-        for array in rows:
+    def _clear(self, rows: Rows, written: int) -> None:
+        """Empty rows, but for observations that are about to be written in full."""
+        for array in rows[1:]:
             array[...] = 0
+        if len(self.layout.shapes) > 1 or written < len(self.layout.agents):
+            rows.obs[...] = 0
 
     def _seat(self, agents: Sequence[Any]) -> None:
         """Who plays now: names and slots, in the order of slots."""
@@ -584,7 +585,7 @@ class ParallelSingle(Single):
         names, slots = self.names, self.slots
         played = dict(zip(names, self._played(action, slots), strict=True))
         self.clock += 1
-        _seed_globals(self.seed, self.clock)
+        seed_globals(self.seed, self.clock)
         answer = self._call(self.env.step, played)
         if not (isinstance(answer, tuple) and len(answer) == 5):
             count = f" of {len(answer)}" if isinstance(answer, tuple) else ""
@@ -593,7 +594,7 @@ class ParallelSingle(Single):
                 "truncations, infos),"
             )
         obs, rewards, terminations, truncations, infos = answer
-        self._clear(rows)
+        self._clear(rows, len(slots) if isinstance(obs, Mapping) and len(obs) >= len(slots) else 0)
         reward = self._rewards(self._each(rewards, names, "reward"), names)
         terminated = self._flags(self._each(terminations, names, "termination"), names, "termination")
         truncated = self._flags(self._each(truncations, names, "truncation"), names, "truncation") & ~terminated
@@ -666,7 +667,7 @@ class TurnSingle(Single):
         self.clock, self.seed = 0, seed
         for array in self.own:
             array[...] = 0
-        _seed_globals(seed, 0)
+        seed_globals(seed, 0)
         self._call(self.env.reset, seed=seed)
         self.finished: set[Any] = set()
         self.listed = list(self.env.agents)
@@ -685,7 +686,7 @@ class TurnSingle(Single):
         for array in (own.reward, own.terminated, own.truncated, own.acting):
             array[...] = 0
         self.clock += 1
-        _seed_globals(self.seed, self.clock)
+        seed_globals(self.seed, self.clock)
         self._call(self.env.step, played, who=f" of agent {agent}")
         self._settle()
         if not self.env.agents:

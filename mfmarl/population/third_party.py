@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, nearest
+from mfmarl.population import magent
 from mfmarl.population.single import Layout, ParallelSingle, Single, TurnSingle, layout_of, takes_turns
 
 _FOLDERS = {"magent2": "magent2/environments", "mpe2": "mpe2"}
@@ -78,18 +79,16 @@ class Maker:
     ) -> Layout:
         """The layout of one made here."""
         plain = layout_of(env, self.name, agents, grouping, masked, max_steps)
-        if not self.arrays:
-            return plain
-        from mfmarl.population.magent import array_layout
+        return magent.array_layout(env, plain) if self.arrays else plain
 
-        return array_layout(env, plain)
+    def arrays_fit(self, env: Any, agents: Sequence[Any], grouping: Mapping[str, str] | None) -> bool:
+        """Whether a grouping of one's own keeps the order of MAgent2's arrays."""
+        return magent.fits(env, layout_of(env, self.name, agents, grouping))
 
     def single(self, env: Any, layout: Layout, copy: int) -> Single:
         """The player of one made here."""
         if self.arrays:
-            from mfmarl.population.magent import ArraySingle
-
-            return ArraySingle(env, layout, copy)
+            return magent.ArraySingle(env, layout, copy)
         return TurnSingle(env, layout, copy) if takes_turns(env) else ParallelSingle(env, layout, copy)
 
     def address(self) -> dict[str, Any]:
@@ -211,7 +210,13 @@ def _from_folder(name: str, space: str, rest: str, options: dict[str, Any]) -> M
         signature = {**signature, **{key: (value, None) for key, value in extra.items()}}
         signature.pop("seed", None)
     options = _options(name, options, signature)
-    return Maker(name, module.parallel_env, options, pictures="render_mode" in signature)
+    make = module.parallel_env
+    if space == "magent2":
+
+        def make(**given: Any) -> Any:
+            return magent.mended(module.parallel_env(**given))
+
+    return Maker(name, make, options, "render_mode" in signature, arrays=space == "magent2")
 
 
 def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
@@ -333,10 +338,8 @@ def _typed(name: str, key: str, value: Any, default: Any) -> Any:
     kind = type(default)
     if isinstance(value, str) and kind in (int, float, bool):
         text = value.strip().lower() if kind is bool else value
-        try:
+        with contextlib.suppress(ValueError):
             value = json.loads(text)
-        except ValueError:
-            pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (int, float, bool, str) and type(value) is not kind:

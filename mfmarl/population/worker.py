@@ -7,6 +7,7 @@ input does, so that no process outlives its parent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,10 +72,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - told to the parent
         message = f"An environment's process failed: {type(error).__name__}: {error}"
         _send(out, {"fault": "EnvironmentFault", "message": message, "traceback": traceback.format_exc()})
-    try:
+    with contextlib.suppress(OSError):
         out.flush()
-    except OSError:
-        pass
 
 
 def _serve(into: BinaryIO, out: BinaryIO) -> None:
