@@ -256,9 +256,8 @@ class Simulation(Env):
                 standing = torch.full_like(self.ids, -1)
             else:
                 standing = torch.full((*self.ids.shape, self.spec.num_actions), float("nan"), device=self.device)
-        # Everyone counts as alive before: who begins dead ended no episode.
-        begun = self._view(torch.zeros_like(self._zero), standing, self._nobody)
-        return begun
+        # Nobody was alive before: who begins dead ends no episode.
+        return self._view(torch.zeros_like(self._zero), standing, self._nobody)
 
     def _view(self, reward: Tensor, action: Tensor, was_alive: Tensor) -> Timestep:
         state, horizon = self.state, self.spec.horizon
@@ -290,8 +289,8 @@ class Simulation(Env):
                 self._check_tensor("acting", asked, self.ids.shape, torch.bool)
             if legal is not None:
                 self._check_tensor("legal", legal, (*self.ids.shape, self.spec.num_actions), torch.bool)
-            self._check_finite("reward", reward)
-            self._check_finite("observation", obs)
+            self._check_finite("a reward", reward)
+            self._check_finite("an observation", obs)
         return Timestep(
             obs=obs,
             reward=reward,
@@ -356,8 +355,8 @@ class Simulation(Env):
             if len(bad):
                 copy, agent = bad[0, :2].tolist()
                 raise NumericFault(
-                    f"{self._name} gave a {what} of {values[tuple(bad[0].tolist())].item()} to "
-                    f"{self._who(copy, agent)} at step {self.tick}: {what}s must be finite."
+                    f"{self._name} gave {what} of {values[tuple(bad[0].tolist())].item()} to "
+                    f"{self._who(copy, agent)} at step {self.tick}; rewards and observations must be finite."
                 )
 
     def _checked_action(self, action: Tensor, before: Timestep) -> Tensor:
