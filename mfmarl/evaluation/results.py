@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ Failed = Literal["worst", "exclude"]
 BURN_IN = 0.5
 """The share of a run that is left out of its time average."""
 _DAMAGED = (ValueError, RecursionError, UnicodeDecodeError)
+FAILURES = "failures.json"
 _KINDS = ("equilibrium", "optimum", "law", "bound")
 
 
@@ -216,7 +217,8 @@ def read_comparison(
         raise ConfigError(f"burn_in is the share of a run that is left out: it must lie in [0, 1), not {burn_in}.")
     plan = read_json(path / "comparison.json") if (path / "comparison.json").is_file() else {}
     environments, agents = _names(plan.get("environments")), _names(plan.get("agents"))
-    runs = []
+    noted = read_json(path / FAILURES) if (path / FAILURES).is_file() else {}
+    runs: list[Run] = []
     for folder in sorted(path.glob("*/*/seed-*"), key=lambda p: (p.parts[:-1], _digits(p.name))):
         if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()):
             environment = _named(folder.parent.parent.name, environments)
@@ -230,8 +232,9 @@ def read_comparison(
         for agent in agents:
             for seed in _seeds(plan.get("seeds")):
                 if (environment, agent, seed) not in seen:
-                    where = path / folder_name(environment) / folder_name(agent) / f"seed-{seed}"
+                    where = path / _place(environment, agent, seed)
                     runs.append(_missing(where, environment, agent, seed))
+    runs = [_told_failed(r, noted) for r in runs]
     if not any(len(r.steps) for r in runs):
         raise ConfigError(f"{path} holds no run with results; expected runs at <environment>/<agent>/seed-<k>/.")
     found_agents = tuple(dict.fromkeys([*agents, *(r.agent for r in runs)]))
@@ -255,6 +258,15 @@ def read_comparison(
     for environment in comparison.environments:
         _check_column(comparison, environment)
     return comparison
+
+
+def note_failures(path: Path, reasons: dict[tuple[str, str, int], str]) -> Path:
+    """Keep, in a comparison folder, why runs failed that could not say so themselves: {(environment, agent, seed): why}.
+
+    A run whose process died, or that could not begin, is then read as failed, not as unfinished; once done it is done.
+    """
+    table = {str(_place(*run)): why for run, why in sorted(reasons.items())}
+    return write_text(path / FAILURES, json.dumps(table, indent=1))
 
 
 def time_average(run: Run, column: str, burn_in: float = BURN_IN) -> float:
@@ -439,6 +451,17 @@ def _named(folder: str, names: Sequence[str]) -> str:
     return next((name for name in names if folder_name(name) == folder), folder)
 
 
+def _place(environment: str, agent: str, seed: int) -> PurePosixPath:
+    return PurePosixPath(folder_name(environment), folder_name(agent), f"seed-{seed}")
+
+
+def _told_failed(run: Run, noted: dict[str, Any]) -> Run:
+    why = noted.get(str(_place(run.environment, run.agent, run.seed)))
+    if why is None or run.state in ("done", "failed"):
+        return run
+    return replace(run, state="failed", error=str(why))
+
+
 def _missing(path: Path, environment: str, agent: str, seed: int) -> Run:
     return Run(
         path, environment, agent, seed, "missing", np.zeros(0, dtype=np.int64), {}, error="the run has no results"
@@ -456,7 +479,15 @@ def _twins(agents: Sequence[str], plan: dict[str, Any]) -> dict[str, str]:
             for name, entry in entries("agent").items()
             if entry.twin and ("field", "nothing") in entry.overrides
         }
-    return {a: known[a] for a in agents if known.get(a) in agents}
+    found = {}
+    for agent in agents:
+        for name, lone in known.items():
+            # The same variant or team with one word changed (mfq:bins=9, red=mfq+blue=rusher), else the plain twin.
+            changed = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", lone, agent)
+            twin = next((t for t in (changed, lone if agent.startswith(f"{name}:") else "") if t in agents), "")
+            if twin and twin != agent:
+                found[agent] = twin
+    return found
 
 
 def _equal_budget(comparison: Comparison, allow_unequal: bool) -> Comparison:

@@ -58,7 +58,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
             "burn_in": comparison.burn_in,
             "failed_runs_count_as": comparison.failed,
             "runs": len(runs),
-            "failed": sum(results.has_failed(r, comparison) for r in runs),
+            "failed_runs": sum(results.has_failed(r, comparison) for r in runs),
             "environments": environments,
             "overall": _overall(comparison) if len(comparison.environments) > 1 else None,
         }

@@ -1,0 +1,466 @@
+"""One self-contained HTML file for a comparison, a tournament or a single run.
+
+Everything is inside: figures as SVG, pictures as data. No script, no request to anywhere, and a content policy that
+forbids both. Names of environments, errors and options are hostile strings: all text goes through `escape`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfmarl import __version__
+from mfmarl.errors import ConfigError
+from mfmarl.evaluation import drawing, results, summary
+from mfmarl.evaluation.page import STYLE
+from mfmarl.evaluation.results import BURN_IN, Comparison, Failed, Run, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LARGEST_PICTURE = 12_000_000
+"""Bytes; a larger film is named and not taken in."""
+_TYPES = {".png": "image/png", ".gif": "image/gif"}
+
+
+def write_report(
+    path: Path,
+    *,
+    column: str = "",
+    burn_in: float = BURN_IN,
+    failed: Failed = "worst",
+    baseline: str = "",
+    allow_unequal: bool = False,
+) -> Path:
+    """Write `report.html`, `summary.json` and `figures/*.svg|png` of a comparison or tournament folder; returns the page.
+
+    Raises ConfigError where the folder cannot be read (see `results.read_comparison`).
+    """
+    path = Path(path)
+    if (path / "tournament.json").is_file() and not (path / "comparison.json").is_file():
+        return report_tournament(path)
+    comparison = results.read_comparison(
+        path, column=column, burn_in=burn_in, failed=failed, baseline=baseline, allow_unequal=allow_unequal
+    )
+    table = summary.summary(comparison)
+    write_text(path / "summary.json", json.dumps(table, indent=1))
+    title = comparison.name
+    body = [
+        f"<header><h1>{escape(title)}</h1>{_lead(comparison, table)}</header>",
+        *(_environment(comparison, table, environment) for environment in comparison.environments),
+        _across(comparison, table),
+        _failures(table),
+        _method(comparison, table),
+        _settings(comparison.runs, comparison.plan),
+        _repeat(comparison),
+    ]
+    return write_text(path / "report.html", _page(title, body))
+
+
+def report_run(path: Path) -> Path:
+    """Write `report.html` and `figures/run.svg|png` of one run folder; returns the page."""
+    from mfmarl.evaluation import figures
+
+    path = Path(path)
+    run = results.read_run(path)
+    title = f"{run.agent} on {run.environment}, seed {run.seed}"
+    state = f"{run.state} at step {run.last_step:,}" + (f": {run.error}" if run.error else "")
+    rows = []
+    for name in [c for c in run.columns if c.startswith(("eval/", "train/"))]:
+        known = run.references.get(name.partition("/")[2])
+        average = results.time_average(run, name)
+        rows.append(
+            [
+                name,
+                summary.number(average),
+                summary.number(known.value) if known else "",
+                summary.number(abs(average - known.value)) if known else "",
+                f"{known.kind}; {known.source}" if known else "",
+            ]
+        )
+    body = [
+        f"<header><h1>{escape(title)}</h1><p class='lead'>{escape(state)}. "
+        f"{summary.count(run.agent_steps)} agent-steps in {summary.duration(run.wall)} "
+        f"({summary.duration(run.cpu)} of CPU), {summary.count(run.rate)} agent-steps per second.</p></header>",
+        _pictures(path, []),
+        _figure(
+            path,
+            "run",
+            figures.single_run(run),
+            "What the run measured, as it learned; dashed lines are known answers.",
+        ),
+        "<section><h2>Time averages</h2>",
+        _table(["measure", "mean of the last half", "theory", "distance", "kind and source"], rows, numbers=(1, 2, 3)),
+        "<p class='note'>One run is one sample: for intervals, compare several seeds.</p></section>",
+        _settings([run], {}),
+    ]
+    return write_text(path / "report.html", _page(title, body))
+
+
+def report_tournament(path: Path) -> Path:
+    """Write `report.html` and figures of a folder with `tournament.json`; returns the page."""
+    from mfmarl.evaluation import elo, figures
+
+    players, matches, about = elo.read_tournament(path)
+    found = elo.standings(players, matches)
+    title = str(about.get("name") or path.resolve().name)
+    order = sorted(range(len(players)), key=lambda k: -found.rating[k])
+    rows = [
+        [players[k], f"{found.rating[k]:.0f}", f"[{found.low[k]:.0f}, {found.high[k]:.0f}]", _points(found, k)]
+        for k in order
+    ]
+    unit = (
+        f"{found.runs} trained runs each"
+        if found.runs > 1
+        else "each trained once, so the intervals are over games only"
+    )
+    body = [
+        f"<header><h1>{escape(title)}</h1><p class='lead'>{escape(players[order[0]])} leads {len(players)} players "
+        f"after {found.games.sum() / 2:.0f} games ({unit}).</p></header>",
+        "<section>",
+        _table(["player", "Elo", "95 % interval", "points"], rows, numbers=(1, 2, 3)),
+        _figure(path, "elo", figures.elo(found), "Elo ratings by maximum likelihood, mean 1500."),
+        _figure(path, "win_matrix", figures.win_matrix(found), "Points per game, ties counting half to each side."),
+        "</section>",
+        _pictures(path, []),
+        _settings([], about),
+        _command(str(about.get("command", ""))),
+    ]
+    return write_text(path / "report.html", _page(title, body))
+
+
+def _points(found: Any, player: int) -> str:
+    return f"{found.points[player].sum():g} of {found.games[player].sum():g}"
+
+
+def _lead(comparison: Comparison, table: dict[str, Any]) -> str:
+    several = len(comparison.environments) > 1
+    lines = []
+    for environment, about in table["environments"].items():
+        for sentence in about["sentences"]:
+            where = f"<strong>{escape(environment)}</strong>: " if several else ""
+            lines.append(f"<li>{where}{escape(sentence)}</li>")
+    runs = f"{table['runs']} runs of {len(comparison.agents)} agents" + (
+        f" in {len(comparison.environments)} environments" if several else f" on {escape(comparison.environments[0])}"
+    )
+    broken = f", <span class='bad'>{table['failed_runs']} failed</span>" if table["failed_runs"] else ""
+    return f"<p class='lead'>{runs}{broken}.</p><ul class='verdicts'>{''.join(lines)}</ul>"
+
+
+def _environment(comparison: Comparison, table: dict[str, Any], environment: str) -> str:
+    from mfmarl.evaluation import figures
+
+    about = table["environments"][environment]
+    stem = drawing.file_name(environment)
+    parts = [f"<section><h2>{escape(environment)}</h2>", _scores(comparison, about)]
+    if any(a["runs"] for a in about["agents"].values()):
+        parts.append(
+            _figure(
+                comparison.path,
+                f"curves_{stem}",
+                figures.learning_curves(comparison, environment),
+                f"Learning curves: {about['score']}, interquartile mean over runs with its 95 % band."
+                + _source(about["references"], about["score"]),
+            )
+        )
+    measures = list(dict.fromkeys(m for a in about["agents"].values() for m in a["theory"]))
+    for measure in measures:
+        column = next(a["theory"][measure]["column"] for a in about["agents"].values() if measure in a["theory"])
+        if column != about["score"]:
+            parts.append(
+                _figure(
+                    comparison.path,
+                    f"curves_{stem}_{drawing.file_name(measure)}",
+                    figures.learning_curves(comparison, environment, column),
+                    f"{column}, as the agents learn." + _source(about["references"], measure),
+                )
+            )
+    if any(a["runs"] for a in about["agents"].values()):
+        parts.append(
+            _figure(
+                comparison.path,
+                f"intervals_{stem}",
+                figures.intervals(comparison, environment),
+                "Every run, and what the runs of each agent say together.",
+            )
+        )
+    names = [f"population_{drawing.file_name(results.folder_name(environment))}", f"population_{stem}"]
+    parts.append(_pictures(comparison.path, names))
+    return "".join(parts) + "</section>"
+
+
+def _source(references: dict[str, Any], measure: str) -> str:
+    known = references.get(measure.partition("/")[2] or measure) or references.get(measure)
+    return f" Dashed: {known['kind']} {summary.number(known['value'])} ({known['source']})." if known else ""
+
+
+def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
+    measures = list(dict.fromkeys(m for a in about["agents"].values() for m in a["theory"]))
+    looks = drawing.styles(comparison.agents, comparison.independent)
+    headings = [
+        "agent",
+        about["score"],
+        "95 % interval",
+        "runs",
+        "P(improvement)",
+        *(f"|{m} − theory|" for m in measures),
+        "wall",
+        "CPU",
+        "agent-steps/s",
+    ]
+    rows = []
+    for name, agent in about["agents"].items():
+        width = 0.0 if agent["low"] is None else (agent["high"] - agent["low"]) / 2
+        pair = next((p for p in about["pairs"] if p["first"] == name and p["improvement"]), None)
+        chance = ""
+        if pair:
+            i = pair["improvement"]
+            chance = f"{i['value']:.2f} [{i['low']:.2f}, {i['high']:.2f}] over {pair['second']}"
+        rows.append(
+            [
+                Mark(name, looks[name].colour, looks[name].filled),
+                summary.number(agent["iqm"], width) if agent["runs"] else "failed",
+                summary.interval(agent["low"], agent["high"]),
+                f"{agent['planned']}, {agent['failed']} failed" if agent["failed"] else str(agent["runs"]),
+                chance,
+                *(_distance(agent["theory"].get(m)) for m in measures),
+                summary.duration(agent["wall"]),
+                summary.duration(agent["cpu"]),
+                summary.count(agent["agent_steps_per_second"]),
+            ]
+        )
+    return _table(headings, rows, numbers=range(1, len(headings)))
+
+
+def _distance(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    return f"{summary.number(found['distance'], found['distance'])}{' ✓' if found['agrees'] else ''}"
+
+
+def _across(comparison: Comparison, table: dict[str, Any]) -> str:
+    from mfmarl.evaluation import figures
+
+    parts = []
+    if any(a["theory"] for e in table["environments"].values() for a in e["agents"].values()):
+        parts.append(
+            _figure(
+                comparison.path,
+                "theory",
+                figures.theory(comparison),
+                "Time averages beside the known answers. ✓ in the tables: the interval holds the answer.",
+            )
+        )
+    option = figures.varied_option(comparison)
+    for measure in (
+        dict.fromkeys(m for e in comparison.environments for m in comparison.references(e)) if option else ()
+    ):
+        parts.append(
+            _figure(
+                comparison.path,
+                f"order_{drawing.file_name(measure)}",
+                figures.order_parameter(comparison, measure, option),
+                f"{measure} as {option} varies.",
+            )
+        )
+    if any(p["improvement"] for e in table["environments"].values() for p in e["pairs"]):
+        parts.append(
+            _figure(
+                comparison.path,
+                "improvement",
+                figures.improvement(comparison),
+                "Above one half the first of the two is the better; 0.5 is a coin toss.",
+            )
+        )
+    if sum(len(t) for t in summary.pooled(comparison).values()) > 1:
+        parts.append(
+            _figure(
+                comparison.path,
+                "profile",
+                figures.profile(comparison),
+                "All environments together, each on a scale from its worst run to its best.",
+            )
+        )
+    if table["overall"]:
+        headings = ["agent", "interquartile mean", "95 % interval"]
+        rows = [
+            [a, summary.number(e["value"], 0.05), summary.interval(e["low"], e["high"])]
+            for a, e in table["overall"]["agents"].items()
+        ]
+        parts.append(
+            _table(headings, rows, numbers=(1, 2)) + f"<p class='note'>{escape(table['overall']['scale'])}.</p>"
+        )
+    return f"<section><h2>All together</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _failures(table: dict[str, Any]) -> str:
+    rows = [
+        [environment, agent, seed, error]
+        for environment, about in table["environments"].items()
+        for agent, found in about["agents"].items()
+        for seed, error in found["errors"].items()
+    ]
+    if not rows:
+        return ""
+    return f"<section><h2 class='bad'>Failed runs</h2>{_table(['environment', 'agent', 'seed', 'what happened'], rows)}</section>"
+
+
+def _method(comparison: Comparison, table: dict[str, Any]) -> str:
+    fate = "counts as the worst run seen in its environment" if comparison.failed == "worst" else "is left out"
+    return (
+        "<section><h2>How to read this</h2><p>The score of a run is the mean of its rows after "
+        f"{table['burn_in']:.0%} of its steps, never its best moment. A run is one sample, however many agents live in it. "
+        "The interquartile mean is the mean of the middle half of the runs; its 95 % interval comes from a stratified bootstrap with "
+        "a t quantile, which covers as often as it says from three runs on (percentiles of the bootstrap do not). Differences "
+        "are taken between runs of the same seed. Verdicts are Holm-corrected over all comparisons on this page, so "
+        f"the chance of any false one is 5 %. A failed run {fate}. Agent-steps per second are of wall time, evaluation included; "
+        "times are medians over runs.</p></section>"
+    )
+
+
+def _settings(runs: Sequence[Run], plan: dict[str, Any]) -> str:
+    versions: dict[str, str] = {}
+    for table in [plan.get("versions"), *(r.config.get("versions") for r in runs)]:
+        if isinstance(table, dict):
+            versions |= {str(k): str(v) for k, v in table.items()}
+    shown: dict[str, set[str]] = {}
+    for run in runs:
+        for table in ("run", "environment", "agents"):
+            for key, value in _flat(run.config.get(table), table):
+                if key != "run.seed":
+                    shown.setdefault(key, set()).add(value)
+    rows = [
+        [key, " | ".join(sorted(values)[:6]) + (" | …" if len(values) > 6 else "")] for key, values in shown.items()
+    ]
+    settings = _table(["setting", "value"], rows) if rows else ""
+    listed = ", ".join(f"{escape(k)} {escape(v)}" for k, v in versions.items()) or f"mfmarl {__version__}"
+    return f"<section><h2>Settings and versions</h2><p>{listed}.</p><details><summary>All settings</summary>{settings}</details></section>"
+
+
+def _flat(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}")
+    elif value is not None:
+        yield prefix, json.dumps(value, default=str) if isinstance(value, list) else str(value)
+
+
+def _repeat(comparison: Comparison) -> str:
+    told = comparison.plan.get("command")
+    if isinstance(told, list):
+        told = " ".join(str(word) for word in told)
+    if not told:
+        environments, agents = ",".join(comparison.environments), ",".join(comparison.agents)
+        told = f"mfmarl compare {environments} --agents {agents} --seeds {len(comparison.seeds)}"
+    return _command(str(told))
+
+
+def _command(text: str) -> str:
+    return f"<section><h2>How to repeat it</h2><pre><code>{escape(text)}</code></pre></section>" if text else ""
+
+
+class Mark(str):
+    """A cell of a table with the mark of an agent before its name."""
+
+    colour: str
+    filled: bool
+
+    def __new__(cls, text: str, colour: str, filled: bool) -> Mark:
+        made = super().__new__(cls, text)
+        made.colour, made.filled = colour, filled
+        return made
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    right = set(numbers)
+
+    def cell(tag: str, place: int, text: str) -> str:
+        mark = ""
+        if isinstance(text, Mark):
+            fill = text.colour if text.filled else "none"
+            mark = f"<svg class='mark' viewBox='0 0 10 10' aria-hidden='true'><circle cx='5' cy='5' r='3.8' fill='{fill}' stroke='{text.colour}' stroke-width='1.8'/></svg>"
+        bad = " bad" if "failed" in text and tag == "td" and place in right else ""
+        kind = f" class='{'number' if place in right else ''}{bad}'" if place in right or bad else ""
+        return f"<{tag}{kind}>{mark}{escape(str(text))}</{tag}>"
+
+    head = "".join(cell("th", i, h) for i, h in enumerate(headings))
+    body = "".join("<tr>" + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _figure(folder: Path, stem: str, figure: Figure, caption: str) -> str:
+    """Save a figure under `figures/` and give it as HTML, in the page's own colours."""
+    svg, _ = drawing.save(figure, folder / "figures" / stem)
+    return f"<figure>{_inline(svg.read_text(encoding='utf-8'), caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _inline(svg: str, title: str) -> str:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, count=1, flags=re.S)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.S)
+    head = re.match(r"<svg[^>]*>", body)
+    box = re.search(r'viewBox="([-\d. ]+)"', head.group(0)) if head else None
+    if head is None or box is None:
+        raise ConfigError("A figure is not SVG as matplotlib writes it; expected a viewBox.")
+    for colour, name in (
+        (drawing.INK, "ink"),
+        (drawing.SOFT, "soft"),
+        (drawing.GRID, "grid"),
+        (drawing.PAPER, "paper"),
+    ):
+        body = body.replace(colour, f"var(--{name})")
+    width = float(box.group(1).split()[2])
+    opening = (
+        f"<svg role='img' aria-label='{escape(title, quote=True)}' viewBox='{box.group(1)}' "
+        f"style='max-width: {width * 1.5:.0f}px' xmlns:xlink='http://www.w3.org/1999/xlink'>"
+    )
+    return opening + body[head.end() :]
+
+
+def _pictures(folder: Path, stems: Sequence[str]) -> str:
+    """The pictures and films of the populations under `figures/`: those whose name begins so, or any for no stems."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted((folder / "figures").glob("population*")):
+        belongs = not stems or any(path.stem == s or path.stem.startswith(f"{s}_") for s in stems)
+        if path.suffix in _TYPES and belongs and path.is_file() and not path.is_symlink():
+            found.setdefault(path.stem, {})[path.suffix] = path
+    parts = []
+    for stem, kinds in found.items():
+        name = next(
+            (stem[len(s) :].strip("_") for s in stems if stem.startswith(s)), stem.removeprefix("population").strip("_")
+        )
+        chosen = next(
+            (kinds[k] for k in (".gif", ".png") if k in kinds and kinds[k].stat().st_size <= LARGEST_PICTURE), None
+        )
+        caption = escape(name.replace("_", " ") or "the population")
+        if chosen is None:
+            left = next(iter(kinds.values()))
+            parts.append(
+                f"<figure class='picture'><figcaption>{caption}: too large, see figures/{escape(left.name)}</figcaption></figure>"
+            )
+            continue
+        data = base64.b64encode(chosen.read_bytes()).decode()
+        parts.append(
+            f"<figure class='picture'><img alt='The population played by {caption}' src='data:{_TYPES[chosen.suffix]};base64,{data}'>"
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return f"<h3>The population</h3><div class='pictures'>{''.join(parts)}</div>" if parts else ""
+
+
+def _page(title: str, body: Iterable[str]) -> str:
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    text = "".join(body)
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><meta name='color-scheme' content='light dark'>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{text}"
+        f"<footer>mfmarl {escape(__version__)}</footer></main></body></html>\n"
+    )
+    # Control characters (a terminal's colours in an error, say) are not text.
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "�", page)
