@@ -115,7 +115,7 @@ def softmax_fixed_point(
     steps: int = 20_000,
     tolerance: float = 1e-12,
 ) -> Array:
-    """p = softmax(payoff(p)/T) reached from `start` [A] by damped steps, slower whenever they stop shrinking.
+    """p = softmax(payoff(p)/T) reached from `start` [A] by damped steps, smaller ones where these go round in circles.
 
     Of several solutions, the one in whose basin `start` lies. Raises NumericFault where none is reached.
     """
@@ -129,8 +129,8 @@ def softmax_fixed_point(
         gap = float(np.abs(best - p).max())
         if gap < tolerance:
             return np.asarray(best)
-        # Progress is judged over a hundred steps: a spiral inwards may widen for a few.
+        # Judged over a hundred steps, since a spiral inwards may widen for a few: a cycle needs smaller ones.
         if step % 100 == 99:
-            damping, last = (damping / 2 if gap > 0.5 * last else damping), gap
+            damping, last = (max(damping / 2, 1e-3) if gap > 0.95 * last else damping), gap
         p = (1 - damping) * p + damping * best
     raise NumericFault(f"No logit equilibrium reached at temperature {temperature:g} in {steps} steps.")
