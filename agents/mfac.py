@@ -50,8 +50,8 @@ class MFACConfig(AgentConfig):
 
     carry: Literal["felt", "caused"] = "felt"
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
-    gamma: Discount = 0.95
-    """Discount per step."""
+    gamma: Discount = None
+    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
     actor_rate: Rate = 1e-3
     """Learning rate of the actor (Adam)."""
     critic_rate: Rate = 1e-3
@@ -124,8 +124,8 @@ class MFAC(Agent):
     def learn(self, batch: Transition) -> dict[str, Tensor]:
         config: MFACConfig = self.config
         target = batch.reward
-        if config.gamma:
-            target = target + config.gamma * torch.where(batch.terminated, 0.0, self.mean_field_value(batch))
+        if self.gamma:
+            target = target + self.gamma * torch.where(batch.terminated, 0.0, self.mean_field_value(batch))
         if self.spec.discrete:
             q = self.critic(batch.obs, batch.field)
             chosen = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)

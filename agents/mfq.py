@@ -39,8 +39,8 @@ class MFQConfig(AgentConfig):
     """Action values as a neural network, or as a table over binned observations and fields."""
     carry: Literal["felt", "caused"] = "felt"
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
-    gamma: Discount = 0.95
-    """Discount per step."""
+    gamma: Discount = None
+    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
     learning_rate: Rate = 1e-3
     """Of Adam for a network; the share of the way to the target for a table."""
     hidden: tuple[int, ...] = (64, 64)
@@ -159,9 +159,9 @@ class MFQ(Agent):
 
     def learn(self, batch: Transition) -> dict[str, Tensor]:
         config: MFQConfig = self.config
-        if config.gamma:
+        if self.gamma:
             value = self.mean_field_value(batch.next_obs, batch.next_field, batch.next_legal)
-            target = batch.reward + config.gamma * torch.where(batch.terminated, 0.0, value)
+            target = batch.reward + self.gamma * torch.where(batch.terminated, 0.0, value)
         else:
             target = batch.reward
         if self.tabular:

@@ -114,6 +114,7 @@ class Congestion(PopulationEnv):
             observation_space=Box(1.0, 1.0, (1,), np.float32),
             action_space=Discrete(len(self.incidence)),
             horizon=self.horizon,
+            discount=0.0,
         )
 
     def reset(self, ids: Tensor, key: Key) -> State:

@@ -144,7 +144,7 @@ class Ising(PopulationEnv):
             action_space=Discrete(self.states),
             horizon=self.horizon,
             graph=self.links,
-            neighbourhood=self.graph if isinstance(self.graph, str) else "given graph",
+            discount=0.0,
         )
 
     def reset(self, ids: Tensor, key: Key) -> State:

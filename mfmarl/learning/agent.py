@@ -93,6 +93,12 @@ class Agent(nn.Module, ABC):
     # ---------------------------------------------------------------------------------------- acting
 
     @property
+    def gamma(self) -> float:
+        """The discount per step: the config's, or the environment's own where that is None."""
+        chosen = getattr(self.config, "gamma", None)
+        return self.spec.discount if chosen is None else float(chosen)
+
+    @property
     def temperature(self) -> float | Tensor:
         """The temperature now: a number, or a 0-dim tensor under a target entropy."""
         if self.schedule.kind == "entropy":
@@ -220,6 +226,6 @@ def logits_as_energy(logits: Tensor, temperature: float | Tensor) -> Tensor:
 
 # Types of options that agents share.
 Rate = Annotated[float, Bounds(0.0, 10.0)]
-Discount = Annotated[float, Bounds(0.0, 1.0)]
+Discount = Annotated[float, Bounds(0.0, 1.0)] | None
 Positive = Annotated[int, Bounds(1, 1 << 40)]
 Clip = Annotated[float, Bounds(0.0, 1e9)]

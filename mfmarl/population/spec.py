@@ -30,8 +30,9 @@ class Spec:
     group_sizes: tuple[int, ...] = ()
     """Agents of each group; empty: one group of all."""
     graph: Graph | None = None
-    neighbourhood: str = ""
-    """For documentation: what a neighbour is."""
+    discount: float = 0.95
+    """The discount per step that the game is meant to be learned with; 0 for a stage game played again and again,
+    whose known answers are those of agents that look no further than the step."""
     agent_names: tuple[str, ...] = field(default=(), repr=False)
     """PettingZoo names; empty: `<group>_<number in the group>`."""
 
