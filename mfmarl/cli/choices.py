@@ -1,0 +1,240 @@
+"""Environments, agents and their options from the command line.
+
+What argparse does not know is an option of the environment or of the agents: `--num-agents 400`,
+`--temperature 0.5` (every agent that has it), `--mfq.bins 9` (that agent), `--red.bins 9` (that team),
+`--env.horizon 50` where an environment and an agent share a name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from mfmarl.errors import ConfigError, nearest
+from mfmarl.learning.run_config import Choice
+from mfmarl.options import Option, options_of, parse_value
+from mfmarl.registry import Entry, import_user_code, lookup
+
+Team = dict[str, Choice]
+
+
+def import_all(names: Sequence[str]) -> None:
+    """Import what `--import` named, so that what it registers is known."""
+    for name in names:
+        import_user_code(name)
+
+
+def pairs_of(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """`--a 1 --b=2 --flag --no-other` as (name, text) pairs, with '-' read as '_'."""
+    pairs: list[tuple[str, str]] = []
+    i = 0
+    while i < len(rest):
+        word = rest[i]
+        if not word.startswith("--"):
+            raise ConfigError(f"{word!r} is one word too many here; options are written --name value.")
+        name, equals, value = word[2:].partition("=")
+        i += 1
+        if not equals:
+            if i < len(rest) and not rest[i].startswith("--"):
+                value = rest[i]
+                i += 1
+            elif name.startswith("no-"):
+                name, value = name[3:], "false"
+            else:
+                value = "true"
+        pairs.append((name.replace("-", "_"), value))
+    return pairs
+
+
+def environment_options(entry: Entry) -> tuple[type | None, dict[str, Any]]:
+    """The options class of an environment (None for a third party) and its options by name."""
+    target = entry.load() if entry.target is not None or not entry.where.startswith("third party") else None
+    if isinstance(target, type) and dataclasses.is_dataclass(target):
+        return target, {o.name: o for o in options_of(target)}
+    from mfmarl.population import third_party
+
+    maker = third_party.maker(entry.name) if target is None else third_party.maker_of(target, {}, entry.name)
+    return None, {name: _third_party_option(name, default) for name, default in maker.keywords.items()}
+
+
+def _third_party_option(name: str, default: Any) -> Option:
+    missing = default is inspect.Parameter.empty
+    kind = "" if missing or default is None else type(default).__name__
+    return Option(name, kind, dataclasses.MISSING if missing else default, "")
+
+
+def agent_config(name: str) -> tuple[type, dict[str, Option]]:
+    """The config class of a registered agent and its options by name."""
+    cls = lookup("agent", name).load().Config
+    return cls, {o.name: o for o in options_of(cls)}
+
+
+def parse_agents(text: str) -> dict[str, Team]:
+    """`mfq,iql` -> {"mfq": {"all": mfq}, ...}; `red=mfq+blue=iql` is one entry of two teams.
+
+    `mfq:bins=9:carry=caused` gives an entry options of its own, so that variants of an agent can be compared.
+    """
+    teams: dict[str, Team] = {}
+    for label in filter(None, (part.strip() for part in text.split(","))):
+        team: Team = {}
+        for part in label.split("+"):
+            words = part.split(":")
+            group, equals, name = words[0].partition("=")
+            group, name = (group, name) if equals else ("all", group)
+            cls, _ = agent_config(name)
+            options: dict[str, Any] = {}
+            for word in words[1:]:
+                key, equals, value = word.partition("=")
+                if not equals:
+                    raise ConfigError(f"In {label!r}, write options as name=value; {word!r} has no '='.")
+                options[key.replace("-", "_")] = parse_value(cls, key.replace("-", "_"), value, f"agent {name}")
+            if group in team:
+                raise ConfigError(f"The team {group!r} is played twice in {label!r}.")
+            team[group] = Choice(name, options)
+        if label in teams:
+            raise ConfigError(f"The agent {label!r} is named twice.")
+        teams[label] = team
+    if not teams:
+        raise ConfigError("No agent is named; write for example --agents mfq,iql.")
+    return teams
+
+
+def assign(
+    pairs: Sequence[tuple[str, str]], environments: dict[str, Choice], agents: dict[str, Team]
+) -> tuple[dict[str, Choice], dict[str, Team]]:
+    """Give every option to whom it belongs. Raises ConfigError for one that is nobody's."""
+    classes = {label: environment_options(lookup("environment", c.name)) for label, c in environments.items()}
+    configs = {name: agent_config(name) for name in {c.name for team in agents.values() for c in team.values()}}
+    env_options = {label: dict(c.options) for label, c in environments.items()}
+    own = {label: {group: dict(c.options) for group, c in team.items()} for label, team in agents.items()}
+    for name, text in pairs:
+        scope, dot, option = name.partition(".")
+        if not dot:
+            scope, option = "", name
+        used = _to_environments(scope, option, text, environments, classes, env_options)
+        if not used or scope not in ("", "env", "environment"):
+            used = _to_agents(scope, option, text, agents, configs, own) or used
+        if not used:
+            raise _unknown(name, classes, configs, agents)
+    return (
+        {label: Choice(c.name, env_options[label]) for label, c in environments.items()},
+        {
+            label: {group: Choice(c.name, own[label][group]) for group, c in team.items()}
+            for label, team in agents.items()
+        },
+    )
+
+
+def _to_environments(
+    scope: str,
+    option: str,
+    text: str,
+    environments: dict[str, Choice],
+    classes: dict[str, tuple[type | None, dict[str, Any]]],
+    env_options: dict[str, dict[str, Any]],
+) -> bool:
+    used = False
+    if scope in ("", "env", "environment"):
+        for label, (cls, known) in classes.items():
+            if option in known:
+                where = f"environment {environments[label].name}"
+                env_options[label][option] = parse_value(cls, option, text, where) if cls else literal(text)
+                used = True
+    return used
+
+
+def _to_agents(
+    scope: str,
+    option: str,
+    text: str,
+    agents: dict[str, Team],
+    configs: dict[str, tuple[type, dict[str, Option]]],
+    own: dict[str, dict[str, dict[str, Any]]],
+) -> bool:
+    used = False
+    for label, team in agents.items():
+        for group, choice in team.items():
+            cls, known = configs[choice.name]
+            fixed = dict(lookup("agent", choice.name).overrides)
+            if option in known and scope in ("", "agent", choice.name, group, label):
+                used = True
+                if scope == "" and option in fixed:
+                    continue  # `--field x` is for those that feel one: independent learners stay independent
+                own[label][group][option] = parse_value(cls, option, text, f"agent {choice.name}")
+    return used
+
+
+def literal(text: str) -> Any:
+    """A third party's option from text: a number, true, false, none, or the word itself."""
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    if lowered == "none":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _unknown(
+    name: str,
+    classes: dict[str, tuple[type | None, dict[str, Any]]],
+    configs: dict[str, tuple[type, dict[str, Option]]],
+    agents: dict[str, Team],
+) -> ConfigError:
+    from mfmarl.learning.run_config import RUN_OPTION_NAMES
+
+    scopes = {"env", "agent", *configs, *(g for team in agents.values() for g in team)}
+    scope, dot, option = name.rpartition(".")
+    if dot and scope not in scopes:
+        return ConfigError(f"Nobody is called {scope!r} in --{name}.{nearest(scope, scopes)}")
+    known = {o for _, options in classes.values() for o in options} | {o for _, options in configs.values() for o in options}
+    known |= set(RUN_OPTION_NAMES)
+    hint = nearest(option, known) if len(known) else ""
+    if "Did you mean" not in hint:
+        hint = ""
+    return ConfigError(
+        f"Unknown option --{name.replace('_', '-')}.{hint.replace('_', '-')} "
+        "`mfmarl list NAME` shows the options of an environment or agent."
+    )
+
+
+def add_run_options(parser: Any, skip: Sequence[str] = ()) -> None:
+    """The options of `RunOptions` as flags, defaults shown."""
+    from mfmarl.learning.run_config import RunOptions
+
+    group = parser.add_argument_group("run")
+    for option in options_of(RunOptions):
+        if option.name in skip:
+            continue
+        group.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            dest=f"run_{option.name}",
+            metavar=None if option.choices else option.type.partition(" ")[0].upper(),
+            choices=option.choices or None,
+            help=f"{option.help.replace('%', '%%')} (default: {option.default_text})",
+            **({"nargs": "?", "const": "true"} if option.type.startswith("bool") else {}),
+        )
+
+
+def run_options(known: Any, base: dict[str, Any] | None = None) -> Any:
+    """`RunOptions` from parsed flags, over the values of a config file."""
+    from mfmarl.learning.run_config import RunOptions
+    from mfmarl.options import from_table
+
+    table = dict(base or {})
+    for option in options_of(RunOptions):
+        text = getattr(known, f"run_{option.name}", None)
+        if text is not None:
+            table[option.name] = parse_value(RunOptions, option.name, text)
+    return from_table(RunOptions, table)
+
+
+def short(name: str) -> str:
+    """How an environment is called in folders and reports: `my_env.py:MyEnv` is MyEnv."""
+    return name.rpartition(".py:")[2] or name

@@ -1,0 +1,187 @@
+"""`mfmarl compare`: environments x agents x seeds on the cores of this machine, with statistics and a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mfmarl.cli.choices import add_run_options, assign, import_all, pairs_of, parse_agents, run_options, short
+from mfmarl.errors import ClaimRefuted, ConfigError, RunsFailed
+
+EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 --seeds 5
+  mfmarl compare ising,congestion --agents mfq,iql --seeds 10 --assert "ising: mfq > iql"
+  mfmarl compare mpe2/simple_spread_v3 --agents mfppo,ippo --steps 20000
+  mfmarl compare magent2/battle_v4 --agents red=mfq+blue=rusher,red=iql+blue=rusher --map-size 20
+  mfmarl compare congestion --agents mfq:temperature=0.2,mfq:temperature=0.05
+  mfmarl compare my_env.py:MyEnv --agents mfq,iql"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environments", help="names from `mfmarl list`, separated by commas, or path/to/file.py:Class")
+    parser.add_argument("--agents", default="mfq,iql", help="agents to compare; teams as red=mfq+blue=iql; variants as mfq:bins=9 (default: mfq,iql)")
+    parser.add_argument("--seeds", default="5", help="how many seeds (5), or which (3,7,11) (default: 5)")
+    parser.add_argument("--jobs", type=int, default=0, help="runs at a time (default: one for each core)")
+    parser.add_argument("--name", help="the comparison is kept in RUNS/NAME; an old one goes on (default: environments-time)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
+    parser.add_argument("--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)")
+    parser.add_argument("--assert", dest="claims", action="append", default=[], metavar="CLAIM", help="exit with 9 unless this holds, e.g. 'mfq > iql'")
+    parser.add_argument("--export", choices=("marl-eval", "csv"), action="append", default=[], help="also write marl_eval.json or runs.csv")
+    parser.add_argument("--no-film", dest="film", action="store_false", help="no animated picture of the populations")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_run_options(parser, skip=("seed",))
+
+
+def seeds_of(text: str) -> list[int]:
+    """`5` -> 0..4; `3,7,11` -> those."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds takes how many (5) or which (3,7,11), not {text!r}.") from None
+    if "," not in text:
+        if not 1 <= numbers[0] <= 100_000:
+            raise ConfigError(f"--seeds must be at least 1, not {numbers[0]}.")
+        return list(range(numbers[0]))
+    return numbers
+
+
+def run(known: argparse.Namespace, rest: list[str]) -> int:
+    import_all(known.imports)
+    from mfmarl.evaluation.claims import parse_claim
+    from mfmarl.evaluation.comparison import plan
+    from mfmarl.learning.run_config import Choice
+
+    for claim in known.claims:
+        parse_claim(claim)  # refused before hours of work, not after
+    names = [name.strip() for name in known.environments.split(",") if name.strip()]
+    environments, agents = assign(
+        pairs_of(rest), {short(name): Choice(name) for name in names}, parse_agents(known.agents)
+    )
+    options = run_options(known)
+    name = known.name or f"{'-'.join(short(n).replace('/', '_') for n in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = known.runs / name
+    seeds = seeds_of(known.seeds)
+    runs = plan(environments, agents, seeds, options, folder)
+    _write_plan(folder, name, environments, agents, seeds)
+    failed = _carry_out(known, runs)
+    return _conclude(known, folder, failed)
+
+
+def _write_plan(folder: Path, name: str, environments: dict[str, Any], agents: dict[str, Any], seeds: list[int]) -> None:
+    """`comparison.json`: what is compared and how to repeat it. A different plan in the same folder is refused."""
+    from mfmarl.learning.build import versions
+    from mfmarl.learning.durable import resource_fault, write_atomic
+    from mfmarl.learning.run_folder import check_name
+
+    check_name(name)
+    table = {
+        "name": name,
+        "environments": [{"label": label, "name": c.name, "options": c.options} for label, c in environments.items()],
+        "agents": [
+            {"label": label, "teams": {g: {"name": c.name, **c.options} for g, c in team.items()}}
+            for label, team in agents.items()
+        ],
+        "seeds": seeds,
+        "command": "mfmarl " + " ".join(_quoted(word) for word in sys.argv[1:]),
+        "versions": versions(),
+    }
+    path = folder / "comparison.json"
+    if path.is_file():
+        from mfmarl.evaluation.results import read_json
+
+        old = read_json(path)
+        for key in ("environments", "agents"):
+            known = {e["label"]: e for e in old.get(key, [])}
+            for entry in table[key]:
+                if entry["label"] in known and known[entry["label"]] != entry:
+                    raise ConfigError(
+                        f"{folder} compares {entry['label']} with other options; choose another --name, or repeat its command."
+                    )
+            table[key] = [*(e for e in old.get(key, []) if e["label"] not in {t["label"] for t in table[key]}), *table[key]]
+        table["seeds"] = sorted({*old.get("seeds", []), *seeds})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
+    except OSError as error:
+        raise resource_fault(error, folder) from error
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _carry_out(known: argparse.Namespace, runs: list[Any]) -> list[tuple[Any, str]]:
+    from mfmarl.cli.progress import Progress
+    from mfmarl.evaluation.comparison import execute
+
+    jobs = known.jobs or os.cpu_count() or 1
+    if jobs < 0:
+        raise ConfigError(f"--jobs must be at least 1, not {known.jobs}.")
+    total = sum(r.config.run.steps for r in runs)
+    done: dict[str, int] = {}
+    agent_steps: dict[str, int] = {}
+    begun = time.monotonic()
+    with Progress(known.quiet) as progress:
+        progress.add("all runs", total)
+
+        def on_event(planned: Any, event: dict[str, Any]) -> None:
+            key = str(planned.path)
+            if event["event"] == "row":
+                done[key] = event["row"]["step"]
+                agent_steps[key] = event["row"]["agent_steps"]
+            elif event["event"] == "done":
+                done[key] = planned.config.run.steps
+            elif event["event"] == "failed":
+                progress.say(f"failed: {planned.environment} {planned.agent} seed {planned.seed}: {event['error']}")
+            finished = sum(v >= r.config.run.steps for r in runs if (v := done.get(str(r.path), 0)))
+            rate = sum(agent_steps.values()) / max(time.monotonic() - begun, 1e-9)
+            note = f"{finished}/{len(runs)} runs  {rate / 1e6:.2f}M agent-steps/s"
+            progress.update("all runs", sum(done.values()), note)
+
+        return execute(runs, jobs, on_event, known.imports)
+
+
+def _conclude(known: argparse.Namespace, folder: Path, failed: list[tuple[Any, str]]) -> int:
+    from mfmarl.evaluation.claims import evaluate, parse_claim
+    from mfmarl.evaluation.films import film_comparison
+    from mfmarl.evaluation.report import write_report
+    from mfmarl.evaluation.results import read_comparison
+    from mfmarl.evaluation.summary import print_table, summary
+
+    comparison = read_comparison(folder, column=known.metric, burn_in=known.burn_in)
+    if known.film:
+        film_comparison(comparison)
+    table = summary(comparison)
+    page = write_report(folder, column=known.metric, burn_in=known.burn_in)
+    if known.export:
+        from mfmarl.evaluation.export import write_csv, write_marl_eval
+
+        for kind in known.export:
+            (write_csv if kind == "csv" else write_marl_eval)(comparison)
+    verdicts = [(claim, *evaluate(parse_claim(claim), comparison)) for claim in known.claims]
+    if known.json:
+        claims = [{"claim": c, "holds": holds, "sentence": sentence} for c, holds, sentence in verdicts]
+        errors = [{"environment": r.environment, "agent": r.agent, "seed": r.seed, "error": e} for r, e in failed]
+        print(json.dumps({**table, "report": str(page), "folder": str(folder), "claims": claims, "failed": errors}))
+    else:
+        from rich.console import Console
+
+        print_table(table, Console())
+        for claim, holds, sentence in verdicts:
+            print(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {sentence}")
+        print(f"report: {page}")
+    if failed:
+        error = f"{len(failed)} of the runs failed; the first: {failed[0][1]}"
+        print(f"mfmarl: {error}", file=sys.stderr)
+        return RunsFailed.exit_code
+    if any(not holds for _, holds, _ in verdicts):
+        return ClaimRefuted.exit_code
+    return 0

@@ -1,0 +1,104 @@
+"""`mfmarl list`: what there is to play, who can play it, and every option of each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from mfmarl.cli.choices import agent_config, environment_options, import_all
+from mfmarl.errors import ConfigError, nearest
+from mfmarl.registry import NAMESPACES, entries, lookup
+
+EXAMPLES = """  mfmarl list                # everything
+  mfmarl list environments
+  mfmarl list ising          # an environment's options and their defaults
+  mfmarl list mfq            # an agent's options and their defaults"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", help="environments, agents, or one name")
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+
+
+def run(known: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl list --help`.")
+    import_all(known.imports)
+    if known.what in (None, "environments", "agents"):
+        return _everything(known)
+    return _one(known)
+
+
+def _everything(known: argparse.Namespace) -> int:
+    table: dict[str, Any] = {}
+    if known.what in (None, "environments"):
+        table["environments"] = {n: e.summary for n, e in entries("environment").items()}
+        table["third party"] = _third_party()
+    if known.what in (None, "agents"):
+        table["agents"] = {n: e.summary for n, e in entries("agent").items()}
+    if known.json:
+        print(json.dumps(table))
+        return 0
+    for title, names in table.items():
+        print(title)
+        width = max((len(n) for n in names), default=0)
+        for name, summary in names.items():
+            print(f"  {name:<{width}}  {summary}".rstrip())
+        print()
+    print("`mfmarl list NAME` shows the options of one.")
+    return 0
+
+
+def _third_party() -> dict[str, str]:
+    from mfmarl.population.third_party import names
+
+    found = {name: "" for name in names()}
+    for space, text in NAMESPACES.items():
+        if not any(name.startswith(f"{space}/") for name in found):
+            found[f"{space}/..."] = text
+    return found
+
+
+def _one(known: argparse.Namespace) -> int:
+    agents = entries("agent")
+    if known.what in agents:
+        entry = agents[known.what]
+        options = {o.name: o for o in agent_config(known.what)[1].values()}
+        fixed = dict(entry.overrides)
+    else:
+        try:
+            entry = lookup("environment", known.what)
+        except ConfigError:
+            hint = nearest(known.what, [*agents, *entries("environment")])
+            raise ConfigError(f"Unknown name {known.what!r}.{hint} `mfmarl list` shows them all.") from None
+        options, fixed = environment_options(entry)[1], {}
+    rows = [
+        {
+            "option": f"--{name.replace('_', '-')}",
+            "type": getattr(o, "type", ""),
+            "default": fixed.get(name, getattr(o, "default_text", "")),
+            "help": getattr(o, "help", ""),
+        }
+        for name, o in options.items()
+        if getattr(o, "settable", True)
+    ]
+    if known.json:
+        print(json.dumps({"name": known.what, "kind": entry.kind, "summary": entry.summary, "from": entry.where, "options": rows}))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"{entry.kind} {known.what}: {entry.summary}", markup=False, highlight=False)
+    table = Table("option", "type", "default", "what it does", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_escaped(str(row[key])) for key in ("option", "type", "default", "help")))
+    console.print(table)
+    return 0
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

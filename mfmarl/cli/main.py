@@ -1,0 +1,97 @@
+"""`mfmarl`: find the command, import it alone, print a user's mistake as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mfmarl import __version__
+from mfmarl.errors import ConfigError, MfmarlError, nearest
+
+COMMANDS = {
+    "train": "train agents on an environment, in a run folder",
+    "compare": "compare agents: environments x agents x seeds, with statistics and a report",
+    "tournament": "let trained teams play each other: win matrix and Elo",
+    "render": "draw a trained population: PNG and GIF",
+    "report": "build the report of a run or comparison again",
+    "list": "show environments, agents, and their options",
+}
+
+DESCRIPTION = """Large populations of learning agents, from 2 to a million, held against theory.
+
+examples:
+  mfmarl compare ising --agents mfq,iql --num-agents 400 --seeds 5
+  mfmarl train congestion --agent mfq --temperature 0.2
+  mfmarl list ising"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with this package's one-sentence errors."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options; for completion and help. Imports nothing heavy."""
+    parser = Parser(prog="mfmarl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"mfmarl {__version__}")
+    import shtab
+
+    shtab.add_argument_to(parser, "--print-completion", help="print the completion script of a shell: bash, zsh or tcsh")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"mfmarl.cli.{name.replace('list', 'listing')}")
+        # The environment's and agents' own options are unknown until they are named: `run` reads them.
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.\n\nexamples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON object on standard output, and nothing else there")
+        module.configure(sub)
+        sub.set_defaults(run=module.run, parser=sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command. Returns the exit code: 0, or that of the error (see mfmarl.errors)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        parser = build_parser()
+        if not given:
+            parser.print_help()
+            return 0
+        if not given[0].startswith("-") and given[0] not in COMMANDS:
+            raise ConfigError(f"Unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
+        known, rest = parser.parse_known_args(given)
+        code: int = known.run(known, rest)
+        sys.stdout.flush()
+        return code
+    except MfmarlError as error:
+        return _tell(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _tell("Interrupted.", 130, as_json)
+    except BrokenPipeError:
+        # `mfmarl list | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _tell(message: str, code: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    print(f"mfmarl: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`mfmarl report`: the page of a run or comparison, from its folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mfmarl.errors import ConfigError
+
+EXAMPLES = """  mfmarl report runs/ising-20260101-120000
+  mfmarl report runs/mine --metric eval/magnetisation --burn-in 0.7
+  mfmarl report runs/mine --allow-unequal --export csv"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a run, comparison or tournament folder")
+    parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
+    parser.add_argument("--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)")
+    parser.add_argument("--allow-unequal", action="store_true", help="cut runs of unequal length to the shortest")
+    parser.add_argument("--export", choices=("marl-eval", "csv"), action="append", default=[], help="also write marl_eval.json or runs.csv")
+
+
+def run(known: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl report --help`.")
+    from mfmarl.evaluation.report import report_run, write_report
+    from mfmarl.evaluation.results import read_comparison
+    from mfmarl.evaluation.summary import print_table, summary
+    from mfmarl.learning.run_folder import is_run
+
+    if not known.folder.is_dir():
+        raise ConfigError(f"There is no folder {known.folder}.")
+    if is_run(known.folder):
+        page = report_run(known.folder)
+        print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
+        return 0
+    comparison = read_comparison(
+        known.folder, column=known.metric, burn_in=known.burn_in, allow_unequal=known.allow_unequal
+    )
+    table = summary(comparison)
+    page = write_report(known.folder, column=known.metric, burn_in=known.burn_in, allow_unequal=known.allow_unequal)
+    if known.export:
+        from mfmarl.evaluation.export import write_csv, write_marl_eval
+
+        for kind in known.export:
+            (write_csv if kind == "csv" else write_marl_eval)(comparison)
+    if known.json:
+        print(json.dumps({**table, "report": str(page)}))
+    else:
+        from rich.console import Console
+
+        print_table(table, Console())
+        print(f"report: {page}")
+    return 0

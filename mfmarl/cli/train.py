@@ -1,0 +1,136 @@
+"""`mfmarl train`: one run in its own folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mfmarl.cli.choices import add_run_options, assign, import_all, pairs_of, parse_agents, run_options, short
+from mfmarl.errors import ConfigError
+
+EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
+  mfmarl train congestion --agent mfq --temperature "linear(1, 0.05)" --name routes
+  mfmarl train magent2/battle_v4 --agents red=mfq,blue=rusher --map-size 20 --workers 2
+  mfmarl train my_env.py:MyEnv --agent mfppo
+  mfmarl train --config run.toml
+  mfmarl train --resume runs/routes
+  mfmarl list ising          # the environment's own options
+  mfmarl list mfq            # the agent's own options"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", nargs="?", help="a name from `mfmarl list`, or path/to/file.py:Class")
+    parser.add_argument("--agent", help="one agent for everybody (default: mfq)")
+    parser.add_argument("--agents", help="an agent for each team: red=mfq,blue=iql")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.toml; options given beside it win")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: environment-agent-time)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_run_options(parser)
+
+
+def run(known: argparse.Namespace, rest: list[str]) -> int:
+    import_all(known.imports)
+    if known.resume is not None:
+        config, path, resume = _resumed(known, rest)
+    else:
+        config, path, resume = _new(known, rest)
+
+    from mfmarl.cli.progress import Progress
+    from mfmarl.learning.run import run_in_folder
+    from mfmarl.learning.run_folder import read_metrics, read_status
+
+    started = time.monotonic()
+    with Progress(known.quiet) as progress:
+        progress.add("training", config.run.steps)
+        first: list[float] = []
+
+        def on_row(row: dict[str, Any]) -> None:
+            if not first:
+                first.extend((row["agent_steps"], time.monotonic()))
+            elapsed = time.monotonic() - first[1]
+            rate = (row["agent_steps"] - first[0]) / elapsed if elapsed > 0 else 0.0
+            reward = row.get("eval/reward", row.get("train/reward", float("nan")))
+            progress.update("training", row["step"], f"reward {reward:.4g}  {_per_second(rate)}")
+
+        run_in_folder(config, path, resume=resume, on_row=on_row)
+    rows, status = read_metrics(path), read_status(path)
+    from mfmarl.evaluation.report import report_run
+
+    page = report_run(path)
+    if known.json:
+        print(json.dumps({"run": str(path), "report": str(page), "status": status, "last": _plain(rows[-1]) if rows else {}}))
+    else:
+        last = rows[-1] if rows else {}
+        for name in ("eval/reward", "train/reward"):
+            if name in last:
+                print(f"{name:>14}  {last[name]:.5g}")
+        print(f"{'time':>14}  {time.monotonic() - started:.1f} s")
+        print(f"{'run':>14}  {path}")
+        print(f"{'report':>14}  {page}")
+    return 0
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate / 1e6:.2f}M agent-steps/s" if rate >= 1e6 else f"{rate / 1e3:.0f}k agent-steps/s"
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
+
+
+def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
+    from mfmarl.learning.run_config import Choice, RunConfig
+
+    base: dict[str, Any] = {}
+    stored = None
+    if known.config is not None:
+        from mfmarl.learning.config import read_toml
+
+        table = {k: v for k, v in read_toml(known.config).items() if k != "versions"}
+        stored = RunConfig.from_table(table, str(known.config))
+        base = dict(table.get("run", {}))
+    if known.agent and known.agents:
+        raise ConfigError("Give either --agent (one for everybody) or --agents (one for each team).")
+    if known.environment is None and stored is None:
+        raise ConfigError("Which environment? Write for example `mfmarl train ising --agent mfq`; `mfmarl list` shows them.")
+    environment = Choice(known.environment) if known.environment else stored.environment  # type: ignore[union-attr]
+    if known.agent or known.agents or stored is None:
+        text = (known.agents or known.agent or "mfq").replace(",", "+") if known.agents else known.agent or "mfq"
+        team = next(iter(parse_agents(text).values()))
+    else:
+        team = stored.agents
+    environments, agents = assign(pairs_of(rest), {"here": environment}, {"here": team})
+    config = RunConfig(environments["here"], agents["here"], run_options(known, base))
+    name = known.name or f"{_safe(short(environment.name))}-{_safe('-'.join(c.name for c in team.values()))}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return config, known.runs / name, False
+
+
+def _safe(text: str) -> str:
+    from mfmarl.evaluation.results import folder_name
+
+    return folder_name(text)
+
+
+def _resumed(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
+    from mfmarl.learning.run_config import Choice, RunConfig
+    from mfmarl.learning.run_folder import read_config
+
+    if known.environment or known.agent or known.agents or known.config:
+        raise ConfigError("--resume goes on as the run's own config says: leave the environment, agents and --config out.")
+    table = {k: v for k, v in read_config(known.resume).items() if k != "versions"}
+    stored = RunConfig.from_table(table, str(known.resume))
+    if ".py" in stored.environment.name and not known.imports:
+        # A file that only a run's config names is never executed: it may be a stranger's.
+        raise ConfigError(
+            f"This run plays {stored.environment.name}; say that you trust that file: --import {stored.environment.name.partition('.py')[0]}.py"
+        )
+    if rest:
+        assign(pairs_of(rest), {"here": Choice(stored.environment.name)}, {"here": stored.agents})
+        raise ConfigError("Options of the environment and agents cannot change when a run goes on; start a new run.")
+    return RunConfig(stored.environment, stored.agents, run_options(known, table.get("run", {}))), known.resume, True

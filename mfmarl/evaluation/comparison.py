@@ -1,0 +1,163 @@
+"""Carry out a comparison: environments x agents x seeds, on as many cores as wished, each run in its own folder.
+
+Runs that are done are not done again, interrupted ones go on, failed ones are shown as failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from mfmarl.errors import ConfigError
+from mfmarl.evaluation.results import folder_name
+from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison."""
+
+    environment: str
+    agent: str
+    seed: int
+    path: Path
+    config: RunConfig
+
+
+def plan(
+    environments: dict[str, Choice],
+    agents: dict[str, dict[str, Choice]],
+    seeds: Sequence[int],
+    options: RunOptions,
+    folder: Path,
+) -> list[PlannedRun]:
+    """Every run, seed by seed, so that an interrupted comparison is as even as it can be.
+
+    `environments` maps a label to an environment, `agents` a label to who plays each group. The same seed gives every agent the same environment noise.
+    """
+    folders = [folder_name(label) for label in environments] + [folder_name(label) for label in agents]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"A name is used twice: {', '.join([*environments, *agents])}.")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"A seed is given twice: {', '.join(map(str, seeds))}.")
+    return [
+        PlannedRun(
+            place,
+            label,
+            seed,
+            folder / folder_name(place) / folder_name(label) / f"seed-{seed}",
+            RunConfig(environment, players, replace(options, seed=seed)),
+        )
+        for seed in seeds
+        for place, environment in environments.items()
+        for label, players in agents.items()
+    ]
+
+
+def execute(
+    runs: Sequence[PlannedRun],
+    jobs: int,
+    on_event: Callable[[PlannedRun, Event], None],
+    imports: Sequence[str] = (),
+) -> list[tuple[PlannedRun, str]]:
+    """Carry out the runs on `jobs` worker processes; returns the failed ones with their reasons.
+
+    With one job they are carried out in worker processes too: a run that crashes its process is one failed run.
+    Ctrl-C reaches the workers as well: each saves and leaves.
+    """
+    orders: Queue[PlannedRun] = Queue()
+    for run in runs:
+        orders.put(run)
+    events: Queue[tuple[PlannedRun, Event] | None] = Queue()
+    workers = [
+        threading.Thread(target=_serve, args=(orders, events, tuple(imports)), daemon=True)
+        for _ in range(max(1, min(jobs, len(runs))))
+    ]
+    failed: list[tuple[PlannedRun, str]] = []
+    for worker in workers:
+        worker.start()
+    left = len(workers)
+    try:
+        while left:
+            item = events.get()
+            if item is None:
+                left -= 1
+                continue
+            run, event = item
+            if event["event"] == "failed":
+                failed.append((run, str(event.get("error", ""))))
+            on_event(run, event)
+    except KeyboardInterrupt:
+        # The workers got the same signal from the terminal; wait for them to save, then say so.
+        with contextlib.suppress(Empty):
+            while True:
+                orders.get_nowait()
+        for worker in workers:
+            worker.join(timeout=60)
+        raise
+    return failed
+
+
+def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ...]) -> None:
+    """One worker process and its conversation; a dead worker is replaced for the next run."""
+    process: subprocess.Popen[str] | None = None
+    try:
+        while True:
+            try:
+                run = orders.get_nowait()
+            except Empty:
+                break
+            if process is None or process.poll() is not None:
+                process = _start()
+            order = {"path": str(run.path), "config": run.config.to_table(), "imports": list(imports)}
+            assert process.stdin is not None and process.stdout is not None
+            finished = False
+            try:
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
+                for line in process.stdout:
+                    event = json.loads(line)
+                    events.put((run, event))
+                    if event["event"] in ("done", "failed", "interrupted"):
+                        finished = True
+                        break
+            except (OSError, json.JSONDecodeError):
+                pass
+            if not finished:
+                code = process.wait()
+                reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+                events.put((run, {"event": "failed", "error": f"the process of this run died ({reason})"}))
+    finally:
+        if process is not None:
+            with contextlib.suppress(OSError):
+                if process.stdin is not None:
+                    process.stdin.close()
+            process.wait()
+        events.put(None)
+
+
+def _start() -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "mfmarl.learning.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+    )

@@ -1,0 +1,138 @@
+"""Trained teams play each other: every pair of runs, on both sides, on fresh random streams.
+
+A game is one episode of one copy. Its score is the number of agents of the team still alive at the end
+where teams can die, else the team's return per agent; equal scores are a tie. Runs may have been trained
+against anybody: only the agent that played the side is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError
+from mfmarl.evaluation.elo import Match
+from mfmarl.learning.build import Built, build
+from mfmarl.learning.players import Player
+from mfmarl.learning.run import load_training
+from mfmarl.learning.run_config import Choice, RunConfig
+from mfmarl.learning.training import Episode
+from mfmarl.population.simulation import Env
+from mfmarl.random import Key
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A trained run (or an untrained agent by name) that plays under a name; `run` tells its seed apart."""
+
+    name: str
+    run: int
+    path: Path | None = None
+    agent: Choice | None = None
+
+
+def sides_of(env: Env) -> tuple[str, str]:
+    """The two teams of a population. Raises ConfigError where there are not two."""
+    if len(env.spec.groups) != 2:
+        raise ConfigError(f"A tournament needs an environment of two teams; this one has {', '.join(env.spec.groups)}.")
+    return env.spec.groups[0], env.spec.groups[1]
+
+
+def load_entrant(entrant: Entrant, stage: RunConfig) -> dict[str, Player]:
+    """The players of an entrant by side. A run that trained one team alone plays that side only."""
+    if entrant.path is not None:
+        config, built = load_training(entrant.path)
+        if config.environment != stage.environment:
+            built.close()
+            raise ConfigError(f"{entrant.path} was trained on {config.environment.name} with other options than the tournament's.")
+    else:
+        assert entrant.agent is not None
+        built = build(replace(stage, agents={"all": entrant.agent}, run=replace(stage.run, evaluation_copies=0)))
+    try:
+        sides = sides_of(built.env)
+        for player in built.players:
+            player.agent.progress = 1.0
+        by_name = {p.name: p for p in built.players}
+        if "all" in by_name:
+            raise ConfigError(f"{entrant.name} shares one mind over both teams; train it with --sharing group.")
+        return {side: by_name[side] for side in sides}
+    finally:
+        built.close()
+
+
+@torch.no_grad()
+def play(env: Env, players: Sequence[Player], games: int, key: Key, horizon: int) -> list[tuple[float, float]]:
+    """Scores (first side, second side) of at least `games` episodes, `env.copies` at a time.
+
+    `horizon` bounds an episode that nothing ends.
+    """
+    first, second = (env.spec.group_slices[side] for side in sides_of(env))
+    mortal = not env.lockstep
+    scores: list[tuple[float, float]] = []
+    batch = 0
+    while len(scores) < games:
+        episode = Episode(env, list(players), key.fold("batch", batch))
+        batch += 1
+        total = torch.zeros(env.copies, env.spec.num_agents, dtype=torch.float64, device=env.device)
+        living = episode.timestep.alive.clone()
+        over = torch.zeros(env.copies, dtype=torch.bool, device=env.device)
+        for _ in range(horizon):
+            before, _, after, now = episode.play()
+            total += torch.where(over.unsqueeze(-1), 0.0, after.reward.to(torch.float64))
+            # An agent whose episode was cut off by the clock survived it.
+            survived = (after.alive | after.truncated) & ~after.terminated
+            living = torch.where(over.unsqueeze(-1), living, survived)
+            over = over | after.ended
+            if bool(over.all()):
+                break
+            episode.go_on(after, now)
+        died = mortal and not bool(living.all())
+        scores += list(zip(_score(total, living, first, died), _score(total, living, second, died), strict=True))
+    return scores[:games]
+
+
+def _score(total: Tensor, living: Tensor, team: slice, by_survivors: bool) -> list[float]:
+    values = living[:, team].sum(1).to(torch.float64) if by_survivors else total[:, team].mean(1)
+    found: list[float] = values.tolist()
+    return found
+
+
+def tournament(
+    stage: RunConfig,
+    entrants: Sequence[Entrant],
+    games: int,
+    horizon: int,
+    on_match: Callable[[Match], None] | None = None,
+) -> Iterator[Match]:
+    """Every pair of entrants of different names, `games` on each side; yields a match for each pair.
+
+    `stage` is the environment to play on and the copies, seed and device.
+    """
+    stage = replace(stage, run=replace(stage.run, evaluation_copies=0))
+    built: Built = build(replace(stage, agents={"all": Choice("random")}))
+    try:
+        env = built.env
+        sides = sides_of(env)
+        loaded = {e: load_entrant(e, stage) for e in entrants}
+        for number, (a, b) in enumerate(combinations(entrants, 2)):
+            if a.name == b.name:
+                continue
+            wins = draws = losses = 0
+            for swap in (False, True):
+                left, right = (b, a) if swap else (a, b)
+                pair = [loaded[left][sides[0]], loaded[right][sides[1]]]
+                key = Key.of(stage.run.seed).fold("tournament", number, int(swap))
+                for one, other in play(env, pair, games, key, horizon):
+                    mine, theirs = (other, one) if swap else (one, other)
+                    wins, draws, losses = wins + (mine > theirs), draws + (mine == theirs), losses + (mine < theirs)
+            match = Match(a.name, b.name, wins, draws, losses, a.run, b.run)
+            if on_match is not None:
+                on_match(match)
+            yield match
+    finally:
+        built.close()
