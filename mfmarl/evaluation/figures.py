@@ -99,9 +99,9 @@ def intervals(comparison: Comparison, environment: str) -> Figure:
     """Per agent the interquartile mean of its runs' scores with its interval, and every run as a dot."""
     style = styles(comparison.agents, comparison.independent)
     agents = [a for a in comparison.agents if comparison.of(environment, a)]
-    figure, [[axes]] = canvas(7.4, 1.5 + 0.46 * len(agents))
+    figure, [[axes]] = canvas(7.4, 1.3 + 0.46 * len(agents))
     height = figure.get_size_inches()[1]
-    figure.subplots_adjust(left=0.2, right=0.84, top=1 - 0.62 / height, bottom=0.55 / height)
+    figure.subplots_adjust(left=0.2, right=0.84, top=1 - 0.62 / height, bottom=0.4 / height)
     shown: list[float] = []
     for row, agent in enumerate(agents):
         scores = results.scores(comparison, environment, agent)
@@ -140,7 +140,7 @@ def improvement(comparison: Comparison) -> Figure:
     style = styles(comparison.agents, comparison.independent)
     figure, [[axes]] = canvas(7.4, 1.5 + 0.42 * max(1, len(rows)))
     height = figure.get_size_inches()[1]
-    figure.subplots_adjust(left=0.36, right=0.84, top=1 - 0.62 / height, bottom=0.55 / height)
+    figure.subplots_adjust(left=0.36, right=0.84, top=1 - 0.62 / height, bottom=0.4 / height)
     axes.set_title("Probability of improvement", pad=20)
     if not rows:
         return empty(figure, axes, "No two agents to compare.")
@@ -403,7 +403,7 @@ def elo(found: Standings, independent: Mapping[str, str] | None = None) -> Figur
     order = np.argsort(-found.rating, kind="stable")
     figure, [[axes]] = canvas(7.4, 1.5 + 0.42 * len(order))
     height = figure.get_size_inches()[1]
-    figure.subplots_adjust(left=0.2, right=0.84, top=1 - 0.62 / height, bottom=0.55 / height)
+    figure.subplots_adjust(left=0.2, right=0.84, top=1 - 0.62 / height, bottom=0.4 / height)
     for row, k in enumerate(order):
         draw_interval(
             axes,

@@ -10,7 +10,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main { max-width: 64rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 0.5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.35rem; letter-spacing: -0.01em; margin: 3rem 0 0.75rem; padding-top: 1rem;
   border-top: 1px solid var(--grid); overflow-wrap: anywhere; }
@@ -19,6 +19,8 @@ p { max-width: 46rem; margin: 0.5rem 0; overflow-wrap: anywhere; }
 .lead { color: var(--soft); font-size: 1.1rem; margin: 0 0 1rem; }
 .verdicts { list-style: none; margin: 0; padding: 1rem 1.25rem; background: var(--card); border-radius: 0.6rem; }
 .verdicts li { margin: 0.45rem 0; max-width: 50rem; overflow-wrap: anywhere; }
+.verdicts li { padding-left: 1.6rem; position: relative; }
+.sign { position: absolute; left: 0; color: var(--soft); }
 .note, footer, figcaption { color: var(--soft); font-size: 0.875rem; }
 .bad { color: var(--bad); }
 .wide { overflow-x: auto; margin: 1rem 0; }

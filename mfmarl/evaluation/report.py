@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST_PICTURE = 12_000_000
 """Bytes; a larger film is named and not taken in."""
+_SIGNS = {"better": "▲", "worse": "▼", "not separable": "≈", "no result": "✕"}
 _TYPES = {".png": "image/png", ".gif": "image/gif"}
 
 
@@ -142,9 +143,11 @@ def _lead(comparison: Comparison, table: dict[str, Any]) -> str:
     several = len(comparison.environments) > 1
     lines = []
     for environment, about in table["environments"].items():
-        for sentence in about["sentences"]:
+        verdicts = [pair["verdict"] for pair in about["pairs"]] or [""] * len(about["sentences"])
+        for sentence, verdict in zip(about["sentences"], verdicts, strict=True):
             where = f"<strong>{escape(environment)}</strong>: " if several else ""
-            lines.append(f"<li>{where}{escape(sentence)}</li>")
+            sign = _SIGNS.get(verdict, "·")
+            lines.append(f"<li><span class='sign' aria-hidden='true'>{sign}</span>{where}{escape(sentence)}</li>")
     runs = f"{table['runs']} runs of {len(comparison.agents)} agents" + (
         f" in {len(comparison.environments)} environments" if several else f" on {escape(comparison.environments[0])}"
     )
@@ -190,7 +193,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
             )
         )
     names = [f"population_{drawing.file_name(results.folder_name(environment))}", f"population_{stem}"]
-    parts.append(_pictures(comparison.path, names))
+    parts.append(_pictures(comparison.path, names, comparison.agents))
     return "".join(parts) + "</section>"
 
 
@@ -204,11 +207,10 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
     looks = drawing.styles(comparison.agents, comparison.independent)
     headings = [
         "agent",
-        about["score"],
-        "95 % interval",
+        f"{about['score']}, 95 % interval",
         "runs",
         "P(improvement)",
-        *(f"|{m} − theory|" for m in measures),
+        *(f"{m}, off theory" for m in measures),
         "wall",
         "CPU",
         "agent-steps/s",
@@ -224,8 +226,9 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
         rows.append(
             [
                 Mark(name, looks[name].colour, looks[name].filled),
-                summary.number(agent["iqm"], width) if agent["runs"] else "failed",
-                summary.interval(agent["low"], agent["high"]),
+                f"{summary.number(agent['iqm'], width)} {summary.interval(agent['low'], agent['high'])}"
+                if agent["runs"]
+                else "failed",
                 f"{agent['planned']}, {agent['failed']} failed" if agent["failed"] else str(agent["runs"]),
                 chance,
                 *(_distance(agent["theory"].get(m)) for m in measures),
@@ -422,7 +425,7 @@ def _inline(svg: str, title: str) -> str:
     return opening + body[head.end() :]
 
 
-def _pictures(folder: Path, stems: Sequence[str]) -> str:
+def _pictures(folder: Path, stems: Sequence[str], agents: Sequence[str] = ()) -> str:
     """The pictures and films of the populations under `figures/`: those whose name begins so, or any for no stems."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted((folder / "figures").glob("population*")):
@@ -430,10 +433,9 @@ def _pictures(folder: Path, stems: Sequence[str]) -> str:
         if path.suffix in _TYPES and belongs and path.is_file() and not path.is_symlink():
             found.setdefault(path.stem, {})[path.suffix] = path
     parts = []
-    for stem, kinds in found.items():
-        name = next(
-            (stem[len(s) :].strip("_") for s in stems if stem.startswith(s)), stem.removeprefix("population").strip("_")
-        )
+    place = {drawing.file_name(results.folder_name(a)): i for i, a in enumerate(agents)}
+    for stem, kinds in sorted(found.items(), key=lambda item: place.get(_after(item[0], stems), len(place))):
+        name = _after(stem, stems)
         chosen = next(
             (kinds[k] for k in (".gif", ".png") if k in kinds and kinds[k].stat().st_size <= LARGEST_PICTURE), None
         )
@@ -450,6 +452,11 @@ def _pictures(folder: Path, stems: Sequence[str]) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return f"<h3>The population</h3><div class='pictures'>{''.join(parts)}</div>" if parts else ""
+
+
+def _after(stem: str, stems: Sequence[str]) -> str:
+    known = next((s for s in stems if stem.startswith(s)), "population")
+    return stem.removeprefix(known).strip("_")
 
 
 def _page(title: str, body: Iterable[str]) -> str:
