@@ -127,8 +127,8 @@ class Rollout:
         return len(self.steps) >= self.length
 
     def begin(self, rows: int, remember: int | None, key: Key, device: torch.device) -> None:
-        """Choose whose steps are kept until the rollout is full."""
-        self.rows, self.chosen = sample_rows(rows, remember, key, device), True
+        """Choose whose steps are kept until the rollout is full; `remember` None or 0: everybody's."""
+        self.rows, self.chosen = sample_rows(rows, remember or None, key, device), True
 
     def select(self, x: Tensor) -> Tensor:
         return x if self.rows is None else x[:, self.rows]

@@ -1,0 +1,242 @@
+r"""Mean-field proximal policy optimisation; without a field, independent PPO.
+
+$$ J = \Big\langle \min\big(\rho\, A,\ \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon)\, A\big)
+      + T\, H(\pi(\cdot \mid s, \bar a)) \Big\rangle, \qquad \rho = \pi / \pi_{old} $$
+
+Schulman et al. 2017, arXiv 1707.06347, equation 7, with advantages by generalised estimation (arXiv 1506.02438) and
+a policy and value that feel the mean field. J is divided as a whole by the advantages' spread, entropy included:
+dividing the advantages alone, as is usual, would change what the temperature means. So in a game without
+state the policy arrives at the Gibbs distribution exp(A/T), as the other agents do.
+
+The value network predicts returns in units of their running mean and spread, and is corrected whenever those
+move, so that its predictions do not (van Hasselt et al. 2016, arXiv 1602.07714). For a Box the policy is a
+Gaussian carried into it, with a spread that does not depend on what is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from mfmarl import random
+from mfmarl.errors import ConfigError
+from mfmarl.learning.agent import (
+    Agent,
+    AgentConfig,
+    Clip,
+    Discount,
+    Positive,
+    Rate,
+    actor_temperature,
+    finite,
+    logits_as_energy,
+    policy,
+    pooled,
+)
+from mfmarl.learning.gaussian import Squash, draw, log_density
+from mfmarl.learning.memory import advantages
+from mfmarl.learning.networks import Activation, Network, clip_gradients
+from mfmarl.options import Bounds
+from mfmarl.population.spec import Spec
+from mfmarl.random import Key
+from mfmarl.registry import register
+
+
+@dataclass(frozen=True)
+class MFPPOConfig(AgentConfig):
+    """Options of mean-field proximal policy optimisation."""
+
+    gamma: Discount = None
+    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
+    lam: Discount = 0.95
+    """Lambda of the generalised advantages."""
+    rollout: Positive = 16
+    """Environment steps between updates."""
+    epochs: Positive = 4
+    """Passes over each rollout."""
+    minibatches: Positive = 4
+    """Parts of the rollout, one update each."""
+    learning_rate: Rate = 1e-3
+    """Of Adam, for policy and value."""
+    clip: Annotated[float, Bounds(0.0, 10.0, open_low=True)] = 0.2
+    """How far the ratio of probabilities may move before its gradient stops."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Hidden layers, of the policy and of the value."""
+    activation: Activation = "relu"
+    """Between the layers."""
+    gradient_clip: Clip = 0.5
+    """Largest norm of a mind's gradient, of policy and value each; 0: no limit."""
+    remember: Annotated[int, Bounds(0, 1 << 40)] = 4096
+    """Of an exchangeable crowd (agents times copies), those who are learned from; 0: all."""
+
+
+@register("mfppo", independent="ippo")
+class MFPPO(Agent):
+    """Mean-field PPO: a clipped policy gradient on rollouts, given the mean action of the others."""
+
+    Config = MFPPOConfig
+    memory = "rollout"
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, config: MFPPOConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
+        super().__init__(config, spec, slots, minds, key)
+        size, hidden, actions = self.field_size, config.hidden, spec.num_actions
+        if not spec.discrete:
+            self.squash = Squash(spec.action_space)  # type: ignore[arg-type]
+            self.log_std = nn.Parameter(torch.full((minds, 1, actions), -0.5))
+        self.policy = Network(spec, size, hidden, actions, minds, key.fold("policy"), config.activation, out_scale=1e-3)
+        self.worth = Network(spec, size, hidden, 1, minds, key.fold("value"), config.activation)
+        self.optimiser = torch.optim.Adam(self.parameters(), config.learning_rate, foreach=True)
+        self.register_buffer("centre", torch.zeros(minds, 1))  # of the returns
+        self.register_buffer("spread", torch.ones(minds, 1))
+        self.register_buffer("seen", torch.zeros(()))
+
+    # ---------------------------------------------------------------------------------------- acting
+
+    @property
+    def temperature(self) -> float | Tensor:
+        return actor_temperature(super().temperature)
+
+    def energy(self, obs: Tensor, field: Tensor) -> Tensor:
+        if not self.spec.discrete:
+            raise ConfigError("A Box of actions has no list of energies: mfppo draws from a Gaussian there.")
+        return logits_as_energy(self.policy(obs, field), self.temperature)
+
+    def choose(self, obs: Tensor, field: Tensor, legal: Tensor | None, ids: Tensor, key: Key) -> Tensor:
+        if self.spec.discrete:
+            return super().choose(obs, field, legal, ids, key)
+        mean = self.policy(obs, field)
+        return self.squash(draw(mean, self.log_std.expand_as(mean), ids, key))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def value(self, obs: Tensor, field: Tensor) -> Tensor:
+        parts = [self.worth(obs[:, rows], field[:, rows]) for rows in self._chunks(obs.shape[1])]
+        return self.centre + self.spread * torch.cat(parts, 1).squeeze(-1)
+
+    # -------------------------------------------------------------------------------------- learning
+
+    def _judge(self, rows: dict[str, Tensor], key: Key) -> tuple[Tensor, Tensor]:
+        """Log-probability of the action taken, and the entropy of the policy: [M, B] each."""
+        out = self.policy(rows["obs"], rows["field"])
+        if self.spec.discrete:
+            p, log_p = policy(out, rows.get("legal"))
+            chosen = log_p.gather(-1, rows["action"].clamp(min=0).unsqueeze(-1)).squeeze(-1)
+            return chosen, -(p * log_p).sum(-1)
+        log_std = self.log_std.expand_as(out)
+        chosen = log_density(rows["u"], out, log_std)  # the slope of the map cancels in the ratio
+        names = torch.arange(out.shape[1], device=out.device).expand(out.shape[:2])
+        u = draw(out, log_std, names, key)
+        return chosen, self.squash.log_slope(u) - log_density(u, out, log_std)
+
+    def learn(self, batch: tuple[dict[str, Tensor], Key]) -> dict[str, Tensor]:
+        config: MFPPOConfig = self.config
+        steps, key = batch
+        length = len(steps["reward"])
+        last_value = self.value(steps.pop("last_obs"), steps.pop("last_field"))
+        # [T, M, B, ...] -> [M, T x B, ...]: a row is one agent's step.
+        rows = {name: x.transpose(0, 1).flatten(1, 2) for name, x in steps.items()}
+        value = self.value(rows["obs"], rows["field"])
+        by_step = value.unflatten(1, (length, -1)).transpose(0, 1)
+        advantage, returns = advantages(
+            steps["reward"], by_step, last_value, steps["acting"], steps["ended"], steps["bootstrap"],
+            self.gamma, config.lam,
+        )  # fmt: skip
+        acting = rows.pop("acting")
+        everyone = bool(acting.all())
+        if not self.spec.discrete:
+            rows["u"] = self.squash.inverse(rows["action"].nan_to_num())
+        rows = {name: rows[name] for name in ("obs", "field", "legal", "action", "u") if name in rows}
+        rows["advantage"] = advantage.transpose(0, 1).flatten(1, 2)
+        rows["returns"] = returns.transpose(0, 1).flatten(1, 2)
+        rows["acting"] = acting
+        if self.minds == 1 and not everyone:
+            asked = acting[0].nonzero().squeeze(-1)
+            rows = {name: x[:, asked] for name, x in rows.items()}
+            everyone = True
+        count = rows["advantage"].shape[1]
+        if count == 0:
+            return {}
+        weight = None if everyone else rows["acting"]
+        self._rescale(rows["returns"], weight)
+        mean, deviation = _moments(rows["advantage"], weight)
+        temperature = self.temperature
+        scale = deviation + temperature + 1e-8
+        rows["advantage"] = (rows["advantage"] - mean) / scale
+        rows["returns"] = (rows["returns"] - self.centre) / self.spread
+        with torch.no_grad():
+            parts = [self._judge({n: x[:, part] for n, x in rows.items()}, key)[0] for part in self._chunks(count)]
+            rows["log_p"] = torch.cat(parts, 1)
+        numbers: dict[str, list[Tensor]] = {}
+        for epoch in range(config.epochs):
+            order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(value.device)
+            for part in order.chunk(min(config.minibatches, count)):
+                minibatch = {name: x[:, part] for name, x in rows.items()}
+                mask = None if everyone else minibatch["acting"]
+                for name, number in self._update(minibatch, mask, temperature / scale, key.fold("now", epoch)).items():
+                    numbers.setdefault(name, []).append(number)
+        means = {name: torch.stack(values).mean() for name, values in numbers.items()}
+        self.adapt_temperature(means["entropy"])
+        return means
+
+    def _update(self, rows: dict[str, Tensor], mask: Tensor | None, cold: Tensor, key: Key) -> dict[str, Tensor]:
+        config: MFPPOConfig = self.config
+        log_p, entropy = self._judge(rows, key)
+        change = log_p - rows["log_p"]
+        ratio, advantage = change.exp(), rows["advantage"]
+        clipped = torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
+        gain = pooled(clipped + cold * entropy, mask)
+        error = pooled((self.worth(rows["obs"], rows["field"]).squeeze(-1) - rows["returns"]).square(), mask)
+        loss = 0.5 * error - gain
+        finite(loss, "proximal policy optimisation")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        policy_weights = list(self.policy.parameters()) + ([] if self.spec.discrete else [self.log_std])
+        norm = clip_gradients(policy_weights, self.minds, config.gradient_clip)
+        clip_gradients(list(self.worth.parameters()), self.minds, config.gradient_clip)
+        self.optimiser.step()
+        if not self.spec.discrete:
+            with torch.no_grad():
+                self.log_std.clamp_(-5.0, 2.0)
+        with torch.no_grad():
+            divergence = pooled(ratio - 1 - change, mask)
+        minds = self.minds
+        return {
+            "loss": error.detach() / minds,
+            "gain": gain.detach() / minds,
+            "entropy": pooled(entropy.detach(), mask) / minds,
+            "divergence": divergence / minds,
+            "gradient_norm": norm.mean(),
+        }
+
+    @torch.no_grad()
+    def _rescale(self, returns: Tensor, weight: Tensor | None) -> None:
+        """Move the returns' mean and spread towards this rollout's, and the last layer so that values stay."""
+        self.seen += 1
+        rate = torch.clamp(1 / self.seen, min=0.1)
+        mean, deviation = _moments(returns, weight)
+        second = torch.lerp(self.spread.square() + self.centre.square(), deviation.square() + mean.square(), rate)
+        centre = torch.lerp(self.centre, mean, rate)
+        spread = (second - centre.square()).clamp(min=1e-6).sqrt()
+        out = self.worth.out
+        share = (self.spread / spread).unsqueeze(-1)
+        out.weight.mul_(share)
+        out.bias.mul_(share).add_(((self.centre - centre) / spread).unsqueeze(-1))
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"all": self.optimiser}
+
+
+def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each mind's mean and standard deviation over its (valid) rows: [M, B] -> [M, 1] each."""
+    if weight is None:
+        return x.mean(1, keepdim=True), x.std(1, correction=0, keepdim=True)
+    w = weight.to(x.dtype)
+    count = w.sum(1, keepdim=True).clamp(min=1)
+    mean = (x * w).sum(1, keepdim=True) / count
+    return mean, (((x - mean).square() * w).sum(1, keepdim=True) / count).sqrt()
