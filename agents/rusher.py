@@ -85,6 +85,7 @@ class Rusher(Agent):
     Config = RusherConfig
     needs_discrete = True
     memory = "none"
+    side: Tensor
 
     def __init__(self, config: RusherConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         shape = spec.observation_shape

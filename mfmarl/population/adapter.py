@@ -35,6 +35,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -53,7 +54,18 @@ from mfmarl.errors import (
 from mfmarl.population import third_party
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Env
-from mfmarl.population.single import UNLIKE, Layout, Rows, Single, agents_of, check_kind, host, isolated, takes_turns
+from mfmarl.population.single import (
+    UNLIKE,
+    Layout,
+    Rows,
+    Single,
+    agents_of,
+    check_kind,
+    host,
+    isolated,
+    mark,
+    takes_turns,
+)
 from mfmarl.population.spec import Spec
 from mfmarl.population.third_party import Maker
 from mfmarl.population.timestep import Timestep
@@ -463,22 +475,18 @@ class _Threads(_Here):
         self.pool = ThreadPoolExecutor(max_workers=min(copies, os.cpu_count() or 1))
 
     def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> None:
-        import random
-
         with isolated():
-            random.seed(0)
-            np.random.seed(0)  # noqa: NPY002 - a watch, not a source
-            watch = (random.getstate(), np.random.get_state()[1:3])  # noqa: NPY002
+            before = mark()
             jobs = [
                 self.pool.submit(_play, single, int(command[c]), seeds[c], action[c], rows.of(c))
                 for c, single in enumerate(self.singles)
             ]
             faults = [job.exception() for job in jobs]
-            after = (random.getstate(), np.random.get_state()[1:3])  # noqa: NPY002
+            after = mark()
         for fault in faults:
             if fault is not None:
                 raise fault
-        if watch[0] != after[0] or watch[1][1] != after[1][1] or not np.array_equal(watch[1][0], after[1][0]):
+        if before != after:
             raise EnvironmentFault(
                 f"{self.name} draws from the global random generators, which threads share: run its copies in "
                 "processes (workers=2) or in this one (workers=0)."
@@ -507,7 +515,7 @@ class _Processes:
         address = maker.address()
         bounds = [copies * w // workers for w in range(workers + 1)]
         try:
-            for start, end in zip(bounds, bounds[1:], strict=False):
+            for start, end in pairwise(bounds):
                 self.children.append(_Child(layout.name, start, end, first, timeout))
             for child in self.children:
                 child.send(
@@ -549,7 +557,8 @@ class _Processes:
                     for copy in range(child.start, child.end):
                         if command[copy]:
                             for array in rows.of(copy):
-                                child.read(memoryview(array).cast("B") if array.size else memoryview(b""), deadline)
+                                if array.size:
+                                    child.read(array.data.cast("B"), deadline)
                 except MfmarlError as error:
                     fault = fault or error
             if fault is not None:
@@ -604,7 +613,8 @@ class _Child:
 
     def send(self, message: dict[str, Any], arrays: list[np.ndarray], deadline: float) -> None:
         text = json.dumps(message).encode()
-        for part in (len(text).to_bytes(4, "little") + text, *(memoryview(a).cast("B") for a in arrays if a.size)):
+        part: Any
+        for part in (len(text).to_bytes(4, "little") + text, *(a.data.cast("B") for a in arrays if a.size)):
             view = memoryview(part)
             while view:
                 ready = select.select([], [self.out], [], max(0.0, deadline - time.monotonic()))[1]

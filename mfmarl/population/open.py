@@ -39,7 +39,8 @@ def open_env(
     """
     if isinstance(what, str):
         what = registry.lookup("environment", what)
-    target, name = what, ""
+    target: Any = what
+    name = ""
     if isinstance(what, Entry):
         name = what.name
         options = {**dict(what.overrides), **dict(options or {})}
@@ -47,7 +48,7 @@ def open_env(
             return _adapter(third_party.maker(name, options), copies, device, first_copy, workers, grouping, max_steps)
         target = what.load()
     if isinstance(target, type) and issubclass(target, PopulationEnv):
-        if not dataclasses.is_dataclass(target):
+        if not hasattr(target, "__dataclass_fields__"):
             raise ConfigError(f"{target.__name__} must be a frozen dataclass, whose fields are its options.")
         target = from_table(target, dict(options or {}), name)
     elif isinstance(target, PopulationEnv):

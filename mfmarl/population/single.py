@@ -278,7 +278,7 @@ def seed_globals(seed: int, step: int) -> None:
     if getattr(_private, "here", False):
         number = (seed * 0x9E3779B1 + step * 0x85EBCA77 + 1) & 0xFFFFFFFF
         random.seed(number)
-        np.random.seed(number)
+        np.random.seed(number)  # noqa: NPY002 - theirs, not ours
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.default_generator.manual_seed(number)
@@ -291,22 +291,30 @@ def isolated() -> Iterator[None]:
     (numpy's spare normal, the second of the last pair drawn by `np.random.randn`, is dropped: keeping it
     would cost more than many environments' steps.)
     """
-    python, numpy = random.getstate(), np.random.get_bit_generator()
+    python, numpy = random.getstate(), np.random.get_bit_generator()  # type: ignore[attr-defined]
     torch = sys.modules.get("torch")
     tensor = torch.default_generator.get_state() if torch is not None else None
-    np.random.set_bit_generator(_own)
+    np.random.set_bit_generator(_own)  # type: ignore[attr-defined]
     _private.here = True
     try:
         yield
     finally:
         _private.here = False
-        np.random.set_bit_generator(numpy)
+        np.random.set_bit_generator(numpy)  # type: ignore[attr-defined]
         random.setstate(python)
         if torch is not None:
             torch.default_generator.set_state(tensor)
 
 
 _own = np.random.MT19937(0)
+
+
+def mark() -> tuple[Any, ...]:
+    """Where the environments' global generators stand (inside `isolated`): it moves when one draws."""
+    numpy, torch = _own.state["state"], sys.modules.get("torch")
+    tensor = bytes(torch.default_generator.get_state().numpy()) if torch is not None else b""
+    return random.getstate(), int(numpy["pos"]), numpy["key"].tobytes(), tensor
+
 
 # ----------------------------------------------------------------------------------------------- one copy
 
@@ -428,7 +436,7 @@ class Single(ABC):
             numbers = iter(self._classes([v for v, h in zip(values, hot, strict=True) if h], slots[hot]))
             values = [eye[next(numbers), : shape[0]] if h else v for v, h in zip(values, hot, strict=True)]
         try:
-            same = all([value.shape == shape for value in values])
+            same = all(value.shape == shape for value in values)
         except AttributeError:
             values = [np.asarray(value) for value in values]
             same = all(value.shape == shape for value in values)
@@ -450,7 +458,8 @@ class Single(ABC):
                     raise TypeError
                 if len(full) != len(shape):
                     block = block.reshape(len(values), -1)
-                rows.obs[(slots, *(slice(0, size) for size in block.shape[1:]))] = block
+                corner: tuple[Any, ...] = (slots, *(slice(0, size) for size in block.shape[1:]))
+                rows.obs[corner] = block
         except TypeError:
             slot, value = next(
                 ((s, v) for s, v in zip(slots, values, strict=True) if np.asarray(v).dtype.kind not in "fiub"),

@@ -1,5 +1,7 @@
 """Environments that nobody here wrote, by name: `magent2/battle_v4`, `mpe2/simple_spread_v3`,
-`pettingzoo/sisl/pursuit-v5`, a user's class or factory. Imports them only when one is made.
+`pettingzoo/sisl/pursuit-v5`, a user's class or factory.
+
+Each is imported when it is chosen, and gymnasium with it: listing names imports nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, nearest
-from mfmarl.population import magent
-from mfmarl.population.single import Layout, ParallelSingle, Single, TurnSingle, layout_of, takes_turns
+
+if TYPE_CHECKING:
+    from mfmarl.population.single import Layout, Single
 
 _FOLDERS = {"magent2": "magent2/environments", "mpe2": "mpe2"}
 _PIP = {"magent2": "pip install 'mfmarl[magent]'", "mpe2": "pip install mpe2", "pettingzoo": "pip install pettingzoo"}
@@ -53,6 +56,8 @@ class Maker:
     """Play MAgent2 through its arrays, not its dictionaries."""
     instance: Any = None
     """The one environment there is, if a ready-made one was given."""
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    """Every option it has, and its default."""
 
     def __call__(self, **extra: Any) -> Any:
         try:
@@ -78,18 +83,27 @@ class Maker:
         max_steps: int | None = None,
     ) -> Layout:
         """The layout of one made here."""
+        from mfmarl.population import magent
+        from mfmarl.population.single import layout_of
+
         plain = layout_of(env, self.name, agents, grouping, masked, max_steps)
         return magent.array_layout(env, plain) if self.arrays else plain
 
     def arrays_fit(self, env: Any, agents: Sequence[Any], grouping: Mapping[str, str] | None) -> bool:
         """Whether a grouping of one's own keeps the order of MAgent2's arrays."""
+        from mfmarl.population import magent
+        from mfmarl.population.single import layout_of
+
         return magent.fits(env, layout_of(env, self.name, agents, grouping))
 
     def single(self, env: Any, layout: Layout, copy: int) -> Single:
         """The player of one made here."""
+        from mfmarl.population import magent, single
+
         if self.arrays:
             return magent.ArraySingle(env, layout, copy)
-        return TurnSingle(env, layout, copy) if takes_turns(env) else ParallelSingle(env, layout, copy)
+        kind = single.TurnSingle if single.takes_turns(env) else single.ParallelSingle
+        return kind(env, layout, copy)
 
     def address(self) -> dict[str, Any]:
         """JSON from which `maker_at` makes the same Maker in another process. Raises ConfigError if there is none."""
@@ -112,7 +126,7 @@ class Maker:
         return {
             **address,
             "module": module.__name__,
-            "file": str(Path(module.__file__).resolve()) if getattr(module, "__file__", None) else "",
+            "file": str(Path(module.__file__).resolve()) if module.__file__ else "",
             "attribute": qualified,
         }
 
@@ -214,9 +228,13 @@ def _from_folder(name: str, space: str, rest: str, options: dict[str, Any]) -> M
     if space == "magent2":
 
         def make(**given: Any) -> Any:
+            from mfmarl.population import magent
+
             return magent.mended(module.parallel_env(**given))
 
-    return Maker(name, make, options, "render_mode" in signature, arrays=space == "magent2")
+    return Maker(
+        name, make, options, "render_mode" in signature, arrays=space == "magent2", keywords=_defaults(signature)
+    )
 
 
 def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
@@ -228,7 +246,7 @@ def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
     kinds = {"parallel": pettingzoo.parallel_registry, "aec": pettingzoo.aec_registry}
     for kind in ("parallel", "aec"):
         try:
-            spec = pettingzoo.spec(kind, rest)  # type: ignore[call-overload]
+            spec = pettingzoo.spec(kind, rest)
             break
         except PettingZooRegistryError:
             continue
@@ -246,9 +264,11 @@ def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
     options = _options(name, options, signature, _open_ended(target))
 
     def make(**given: Any) -> Any:
-        return pettingzoo.make(kind, rest, **given)  # type: ignore[call-overload]
+        return pettingzoo.make(kind, rest, **given)
 
-    return Maker(name, make, options, pictures="render_mode" in signature or not signature)
+    return Maker(
+        name, make, options, pictures="render_mode" in signature or not signature, keywords=_defaults(signature)
+    )
 
 
 def _imported(name: str, dotted: str) -> Any:
@@ -271,7 +291,7 @@ def maker_of(target: Any, options: Mapping[str, Any] | None = None, name: str = 
     name = name or str(getattr(target, "__name__", type(target).__name__))
     signature = _signature(target)
     options = _options(name, options, signature, _open_ended(target))
-    return Maker(name, target, options, pictures="render_mode" in signature)
+    return Maker(name, target, options, pictures="render_mode" in signature, keywords=_defaults(signature))
 
 
 def maker_at(address: Mapping[str, Any]) -> Maker:
@@ -306,6 +326,10 @@ def _signature(target: Any) -> _Signature:
         return {}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: (p.default, p.annotation) for p in parameters if p.kind in kinds}
+
+
+def _defaults(signature: _Signature) -> dict[str, Any]:
+    return {key: default for key, (default, _) in signature.items() if key not in ("self", "render_mode")}
 
 
 def _open_ended(target: Any) -> bool:

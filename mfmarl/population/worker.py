@@ -100,7 +100,7 @@ def _serve(into: BinaryIO, out: BinaryIO) -> None:
     )
     while True:
         order = _receive(into)
-        if order is None or (action.size and not _exactly(into, memoryview(action).cast("B"))):
+        if order is None or (action.size and not _exactly(into, action.data.cast("B"))):
             break
         with isolated():
             for place, (single, command) in enumerate(zip(made, order["command"], strict=True)):
@@ -113,7 +113,7 @@ def _serve(into: BinaryIO, out: BinaryIO) -> None:
             if command:
                 for array in rows.of(place):
                     if array.size:
-                        out.write(memoryview(array).cast("B"))
+                        out.write(array.data.cast("B"))
         out.flush()
     for single in made:
         single.close()
