@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import warnings
@@ -38,6 +39,8 @@ class OneCopy:
         self.names = self.spec.names
         self.index = {name: i for i, name in enumerate(self.names)}
         self.asks = type(rules).acting is not PopulationEnv.acting
+        self.together = type(rules).alive is PopulationEnv.alive and type(rules).done is PopulationEnv.done
+        """All leave at once, at the horizon."""
         drawn = type(rules).render is not PopulationEnv.render
         self.metadata: dict[str, Any] = {
             "name": f"{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(rules).__name__).lower()}_v0",
@@ -126,29 +129,30 @@ class OneCopy:
 
     def observations(self, timestep: Timestep) -> np.ndarray:
         """[N, *O] in the observation space's own type; not a copy where the type is the rules'."""
-        array = timestep.obs[0].numpy()
+        array = timestep.obs.numpy()[0]
         if array.shape != (self.spec.num_agents, *self.spec.observation_shape):
             raise EnvironmentFault(
                 f"{type(self.rules).__name__}.observe returned shape {tuple(timestep.obs.shape)}; its spec declares "
                 f"{(1, self.spec.num_agents, *self.spec.observation_shape)} (copies, agents, observation)."
             )
         self._finite("an observation", array)
-        return array.astype(self.spec.observation_space.dtype, copy=False)
+        dtype = self.spec.observation_space.dtype
+        return array if array.dtype == dtype else array.astype(dtype)
 
     def rewards(self, timestep: Timestep) -> np.ndarray:
         """[N] float32."""
-        if tuple(timestep.reward.shape) != (1, self.spec.num_agents):
+        if timestep.reward.shape != (1, self.spec.num_agents):
             raise EnvironmentFault(
                 f"{type(self.rules).__name__}.step returned rewards of shape {tuple(timestep.reward.shape)}; "
                 f"expected {(1, self.spec.num_agents)} (copies, agents)."
             )
-        array = timestep.reward[0].numpy()
+        array = timestep.reward.numpy()[0]
         self._finite("a reward", array)
         return array
 
     def _finite(self, what: str, array: np.ndarray) -> None:
         # A sum is not finite if a term is not; the search runs only on a fault.
-        if array.dtype.kind != "f" or np.isfinite(array.sum()):
+        if array.dtype.kind != "f" or math.isfinite(np.add.reduce(array, axis=None)):
             return
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
@@ -159,7 +163,7 @@ class OneCopy:
 
     def masks(self, timestep: Timestep) -> np.ndarray | None:
         """Legal actions as gymnasium's `sample(mask)` wants them, [N, A] int8, fresh; None: all are legal."""
-        return None if timestep.legal is None else timestep.legal[0].numpy().astype(np.int8)
+        return None if timestep.legal is None else timestep.legal.numpy()[0].astype(np.int8)
 
     def state(self) -> np.ndarray:
         """The observations of all agents, the dead included, [N, *O]: a global view for centralised training."""

@@ -68,7 +68,7 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         timestep = self._one.reset(seed)
         self._begun = True
         self._play_with(np.flatnonzero(timestep.alive[0].numpy()))
-        self._asked = timestep.acting[0].numpy() if self._one.asks else None
+        self._asked = timestep.acting.numpy()[0] if self._one.asks else None
         if self.render_mode == "human":
             self.render()
         return self._observations(timestep), self._infos(timestep)
@@ -80,20 +80,22 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         one, keys, rows = self._one, self._keys, self._rows
         timestep = one.simulation.step(tensor(self._chosen(actions)))
         rewards = one.rewards(timestep)
-        terminated, truncated = timestep.terminated[0].numpy(), timestep.truncated[0].numpy()
         values = rewards if rows is None else rewards[rows]
         result = (
             self._observations(timestep),
             dict(zip(keys, values.tolist(), strict=True)),
-            self._flags(terminated),
-            self._flags(truncated),
+            self._nobody.copy(),
+            self._nobody.copy(),
             self._infos(timestep),
         )
-        ended = terminated | truncated
-        if ended.any():
-            playing = np.arange(len(ended)) if rows is None else rows
-            self._play_with(playing[~ended[playing]])
-        self._asked = timestep.acting[0].numpy() if one.asks else None
+        if not one.together or timestep.ended.item():
+            playing = slice(None) if rows is None else rows
+            for flags, told in ((timestep.terminated, result[2]), (timestep.truncated, result[3])):
+                told.update(zip(keys, flags.numpy()[0][playing].tolist(), strict=True))
+            leaving = (timestep.terminated | timestep.truncated).numpy()[0][playing]
+            if leaving.any():
+                self._play_with(np.arange(len(one.names))[playing][~leaving])
+        self._asked = timestep.acting.numpy()[0] if one.asks else None
         if self.render_mode == "human":
             self.render()
         return result
@@ -116,11 +118,6 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         self._nobody = dict.fromkeys(self._keys, False)
         self._asked: np.ndarray | None = None
 
-    def _flags(self, flags: np.ndarray) -> dict[str, bool]:
-        if not flags.any():
-            return self._nobody.copy()
-        return dict(zip(self._keys, (flags if self._rows is None else flags[self._rows]).tolist(), strict=True))
-
     def _observations(self, timestep: Timestep) -> dict[str, Any]:
         array = self._one.observations(timestep)
         array = array.copy() if self._rows is None else array[self._rows]
@@ -137,7 +134,7 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         else:
             infos = {key: {"action_mask": mask} for key, mask in zip(self._keys, list(masks[rows]), strict=True)}
         if self._one.asks:
-            acting = timestep.acting[0].numpy()[rows].tolist()
+            acting = timestep.acting.numpy()[0][rows].tolist()
             for info, asked in zip(infos.values(), acting, strict=True):
                 info["acting"] = asked
         return infos
