@@ -329,15 +329,19 @@ def test_restarting_touches_only_the_copies_that_have_ended() -> None:
     assert (sim.clock <= 5).all()
 
 
-def test_each_episode_begins_from_noise_of_its_own() -> None:
-    sim = Simulation(Spins(num_agents=64, horizon=1), 2)
+@pytest.mark.parametrize("env", [Spins(num_agents=64, horizon=1), Lottery(num_agents=64, horizon=1, death=0, end=0)])
+def test_each_episode_and_each_step_has_noise_of_its_own(env: PopulationEnv) -> None:
+    sim = Simulation(env, 2)
     t = sim.reset(Key.of(0))
-    starts = [t.obs]
-    for _ in range(3):
-        t = sim.restart(sim.step(torch.zeros_like(sim.ids)))
+    starts, rewards = [t.obs], []
+    for _ in range(4):
+        t = sim.step(torch.zeros_like(sim.ids))
+        rewards.append(t.reward)
+        t = sim.restart(t)
         starts.append(t.obs)
-    rows = torch.cat(starts)
-    assert len(torch.unique(rows, dim=0)) == len(rows)
+    for rows in (torch.cat(starts).flatten(1), torch.cat(rewards)):
+        assert len(torch.unique(rows, dim=0)) == len(rows)
+        assert len(torch.unique(rows[:, :8], dim=0)) == len(rows)
 
 
 # ---------------------------------------------------------------------------------------------- resuming
