@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mfmarl.api import compare as compare
+    from mfmarl.api import make as make
+    from mfmarl.api import train as train
     from mfmarl.registry import register as register
 
-_LAZY = {"register": "mfmarl.registry"}
-__all__ = ["__version__", *_LAZY]
+_LAZY = {
+    "register": "mfmarl.registry",
+    "train": "mfmarl.api",
+    "compare": "mfmarl.api",
+    "make": "mfmarl.api",
+}
+__all__ = ["__version__", "compare", "make", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -54,7 +55,7 @@ def seeds_of(text: str) -> list[int]:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     from mfmarl.evaluation.claims import parse_claim
-    from mfmarl.evaluation.comparison import plan
+    from mfmarl.evaluation.comparison import plan, write_plan
     from mfmarl.learning.run_config import Choice
 
     for claim in known.claims:
@@ -68,54 +69,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     folder = known.runs / name
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)
-    _write_plan(folder, name, environments, agents, seeds)
+    write_plan(folder, environments, agents, seeds, "mfmarl " + shlex.join(sys.argv[1:]))
     failed = _carry_out(known, runs)
     return _conclude(known, folder, failed)
-
-
-def _write_plan(folder: Path, name: str, environments: dict[str, Any], agents: dict[str, Any], seeds: list[int]) -> None:
-    """`comparison.json`: what is compared and how to repeat it. A different plan in the same folder is refused."""
-    from mfmarl.learning.build import versions
-    from mfmarl.learning.durable import resource_fault, write_atomic
-    from mfmarl.learning.run_folder import check_name
-
-    check_name(name)
-    table = {
-        "name": name,
-        "environments": [{"label": label, "name": c.name, "options": c.options} for label, c in environments.items()],
-        "agents": [
-            {"label": label, "teams": {g: {"name": c.name, **c.options} for g, c in team.items()}}
-            for label, team in agents.items()
-        ],
-        "seeds": seeds,
-        "command": "mfmarl " + " ".join(_quoted(word) for word in sys.argv[1:]),
-        "versions": versions(),
-    }
-    path = folder / "comparison.json"
-    if path.is_file():
-        from mfmarl.evaluation.results import read_json
-
-        old = read_json(path)
-        for key in ("environments", "agents"):
-            known = {e["label"]: e for e in old.get(key, [])}
-            for entry in table[key]:
-                if entry["label"] in known and known[entry["label"]] != entry:
-                    raise ConfigError(
-                        f"{folder} compares {entry['label']} with other options; choose another --name, or repeat its command."
-                    )
-            table[key] = [*(e for e in old.get(key, []) if e["label"] not in {t["label"] for t in table[key]}), *table[key]]
-        table["seeds"] = sorted({*old.get("seeds", []), *seeds})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
-    except OSError as error:
-        raise resource_fault(error, folder) from error
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
 
 
 def _carry_out(known: argparse.Namespace, runs: list[Any]) -> list[tuple[Any, str]]:

@@ -18,8 +18,11 @@ from queue import Empty, Queue
 from typing import Any
 
 from mfmarl.errors import ConfigError
-from mfmarl.evaluation.results import folder_name
+from mfmarl.evaluation.results import folder_name, read_json
+from mfmarl.learning.build import versions
+from mfmarl.learning.durable import resource_fault, write_atomic
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+from mfmarl.learning.run_folder import check_name
 
 Event = dict[str, Any]
 
@@ -63,6 +66,46 @@ def plan(
         for place, environment in environments.items()
         for label, players in agents.items()
     ]
+
+
+def write_plan(
+    folder: Path, environments: dict[str, Choice], agents: dict[str, dict[str, Choice]], seeds: Sequence[int], command: str
+) -> None:
+    """`comparison.json`: what is compared and how to repeat it; an old plan there is extended.
+
+    Raises ConfigError where the old plan means something else by the same label, ResourceFault.
+    """
+    check_name(folder.name)
+    table: dict[str, Any] = {
+        "name": folder.name,
+        "environments": [{"label": label, "name": c.name, "options": c.options} for label, c in environments.items()],
+        "agents": [
+            {"label": label, "teams": {group: {"name": c.name, **c.options} for group, c in team.items()}}
+            for label, team in agents.items()
+        ],
+        "seeds": list(seeds),
+        "command": command,
+        "versions": versions(),
+    }
+    # Compared as JSON reads back: tuples are lists there.
+    table = json.loads(json.dumps(table))
+    path = folder / "comparison.json"
+    if path.is_file():
+        old = read_json(path)
+        for key in ("environments", "agents"):
+            there = {entry["label"]: entry for entry in old.get(key, [])}
+            for entry in table[key]:
+                if there.get(entry["label"], entry) != entry:
+                    raise ConfigError(
+                        f"{folder} compares {entry['label']} with other options; choose another name, or repeat its command."
+                    )
+            table[key] = list({**there, **{entry["label"]: entry for entry in table[key]}}.values())
+        table["seeds"] = sorted({*old.get("seeds", []), *seeds})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise resource_fault(error, folder) from error
+    write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
 
 
 def execute(

@@ -1,0 +1,178 @@
+"""Training and comparing from Python: the same runs, folders and reports as the command line's.
+
+    import mfmarl
+
+    run = mfmarl.train("ising", "mfq", num_agents=400, temperature="1.0", steps=500)
+    print(run.last["eval/magnetisation"], run.report)
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfmarl.errors import ConfigError, RunsFailed
+from mfmarl.evaluation.comparison import execute, plan, write_plan
+from mfmarl.evaluation.films import film_comparison
+from mfmarl.evaluation.report import report_run, write_report
+from mfmarl.evaluation.results import Comparison, folder_name, read_comparison
+from mfmarl.evaluation.summary import summary
+from mfmarl.learning.run import run_in_folder
+from mfmarl.learning.run_config import RUN_OPTION_NAMES, Choice, RunConfig, RunOptions
+from mfmarl.learning.run_folder import read_metrics
+from mfmarl.options import from_table
+from mfmarl.population.open import open_env
+from mfmarl.population.simulation import Env
+from mfmarl.registry import lookup
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: its folder, its rows of numbers, the last of them, and its report."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    report: Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.rows[-1]
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """A finished comparison: its folder, every number of the report, and the report."""
+
+    path: Path
+    summary: dict[str, Any]
+    report: Path
+    comparison: Comparison
+
+
+def train(
+    environment: Any,
+    agent: str | Mapping[str, str] = "mfq",
+    *,
+    path: str | Path | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> TrainedRun:
+    """Train an agent (or one for each team, by name) on an environment (a name or a class).
+
+    `options` are those of the run, the environment and the agent, as on the command line.
+    Raises ConfigError for an option that is nobody's, and whatever the run raises.
+    """
+    name, label, imports = _named(environment)
+    del imports  # the class is known in this process
+    team = {"all": agent} if isinstance(agent, str) else dict(agent)
+    config = _configure(name, team, options)
+    target = Path(path) if path is not None else Path("runs") / folder_name(f"{label}-{_stamp()}")
+    run_in_folder(config, target, on_row=on_row)
+    return TrainedRun(target, read_metrics(target), report_run(target))
+
+
+def compare(
+    environment: Any,
+    agents: Sequence[str] = ("mfq", "iql"),
+    *,
+    seeds: int | Sequence[int] = 5,
+    jobs: int = 0,
+    path: str | Path | None = None,
+    film: bool = True,
+    **options: Any,
+) -> ComparedRuns:
+    """Compare agents on an environment (a name, or a class that lives in a file) over seeds, in worker processes.
+
+    Raises ConfigError, and RunsFailed when no run succeeded.
+    """
+    name, label, imports = _named(environment)
+    configs = {agent: _configure(name, {"all": agent}, options, strict=False) for agent in agents}
+    _refuse_nobodys(name, agents, options)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    folder = Path(path) if path is not None else Path("runs") / folder_name(f"{label}-{_stamp()}")
+    first = next(iter(configs.values()))
+    environments = {label: first.environment}
+    teams = {agent: config.agents for agent, config in configs.items()}
+    write_plan(folder, environments, teams, chosen, f"mfmarl.compare in {Path(sys.argv[0]).name}")
+    runs = plan(environments, teams, chosen, first.run, folder)
+    failed = execute(runs, jobs or os.cpu_count() or 1, lambda _run, _event: None, imports)
+    if len(failed) == len(runs):
+        raise RunsFailed(f"Every run failed; the first: {failed[0][1]}")
+    comparison = read_comparison(folder)
+    if film:
+        film_comparison(comparison)
+    return ComparedRuns(folder, summary(comparison), write_report(folder), comparison)
+
+
+def make(environment: Any, copies: int = 1, device: str = "cpu", **options: Any) -> Env:
+    """Copies of an environment as batched tensors: what training sees (`mfmarl.population.simulation.Env`)."""
+    return open_env(environment, options, copies, device)
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def _named(environment: Any) -> tuple[str, str, list[str]]:
+    """(name that a worker process understands, label, files that it must import)."""
+    if isinstance(environment, str):
+        entry = lookup("environment", environment)
+        file = _file_of(entry.target) if entry.target is not None and ".py" not in environment else None
+        return environment, environment.rpartition(".py:")[2] or environment, [file] if file else []
+    file = _file_of(environment)
+    if file is None:
+        raise ConfigError(f"{environment!r} must be a name, or a class defined in a Python file (not typed into a shell).")
+    return f"{file}:{environment.__qualname__}", environment.__name__, []
+
+
+def _file_of(target: Any) -> str | None:
+    if str(getattr(target, "__module__", "")).startswith("mfmarl."):
+        return None
+    try:
+        file = inspect.getfile(target)
+    except (TypeError, OSError):
+        return None
+    return str(Path(file).resolve()) if Path(file).is_file() else None
+
+
+def _own(name: str, kind: str) -> set[str]:
+    from mfmarl.cli.choices import agent_config, environment_options
+
+    if kind == "agent":
+        return set(agent_config(name)[1])
+    return set(environment_options(lookup("environment", name))[1])
+
+
+def _configure(name: str, team: Mapping[str, str], options: Mapping[str, Any], strict: bool = True) -> RunConfig:
+    """Give every option to whom it belongs: the run, the environment, each agent that has it."""
+    run = {k: v for k, v in options.items() if k in RUN_OPTION_NAMES}
+    rest = {k: v for k, v in options.items() if k not in RUN_OPTION_NAMES}
+    of_environment = _own(name, "environment")
+    environment = {k: v for k, v in rest.items() if k in of_environment}
+    players = {}
+    for group, agent in team.items():
+        fixed = dict(lookup("agent", agent).overrides)
+        known = _own(agent, "agent") - set(fixed)
+        players[group] = Choice(agent, {k: _plain(v) for k, v in rest.items() if k in known and k not in of_environment})
+    if strict:
+        _refuse_nobodys(name, list(team.values()), options)
+    return RunConfig(Choice(name, {k: _plain(v) for k, v in environment.items()}), players, from_table(RunOptions, run))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refuse_nobodys(name: str, agents: Sequence[str], options: Mapping[str, Any]) -> None:
+    from mfmarl.errors import nearest
+
+    known = {*RUN_OPTION_NAMES, *_own(name, "environment"), *(o for a in agents for o in _own(a, "agent"))}
+    wrong = sorted(set(options) - known)
+    if wrong:
+        raise ConfigError(f"Unknown option {wrong[0]!r}.{nearest(wrong[0], known)}")
