@@ -34,7 +34,8 @@ from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.one_copy import OneCopy, tensor
 from mfmarl.population.timestep import Timestep
 
-_PATIENCE = 100_000
+PATIENCE = 10_000
+"""Steps without anybody being asked until the rules are said to be at fault."""
 
 
 class PopulationAECEnv(AECEnv[str, Any, Any]):
@@ -87,11 +88,11 @@ class PopulationAECEnv(AECEnv[str, Any, Any]):
 
     @property
     def state_space(self) -> gymnasium.spaces.Box:
-        """The observations of all agents, one below the other: a Box of shape [N, *O]."""
+        """The observations of all agents, one after the other: a flat Box."""
         return self._one.state_space
 
     def state(self) -> np.ndarray:
-        """The observations of all agents, the dead included, [N, *O]."""
+        """The observations of all agents, the dead included, one after the other: flat."""
         return self._one.state()
 
     def observe(self, agent: str) -> Any:
@@ -189,7 +190,7 @@ class PopulationAECEnv(AECEnv[str, Any, Any]):
     def _ask(self) -> None:
         """Fill the order of turns: everybody alive, or those that the rules ask."""
         one = self._one
-        for _ in range(_PATIENCE):
+        for _ in range(PATIENCE):
             if not self._live:
                 return
             self._order.extend(self._live)
@@ -200,7 +201,7 @@ class PopulationAECEnv(AECEnv[str, Any, Any]):
             if self._order:
                 return
             self._play()  # nobody is asked: time passes
-        raise EnvironmentFault(f"{type(one.rules).__name__}.acting asked nobody in {_PATIENCE} steps.")
+        raise EnvironmentFault(f"{type(one.rules).__name__}.acting asked nobody in {PATIENCE} steps.")
 
     def _move(self, agent: str) -> None:
         """One agent moves; all others hold their action in force."""

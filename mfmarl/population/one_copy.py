@@ -94,7 +94,7 @@ class OneCopy:
 
     @property
     def state_space(self) -> gymnasium.spaces.Box:
-        """The observations of all agents, one below the other: a Box of shape [N, *O]."""
+        """The observations of all agents, one after the other: a flat Box."""
         if self._state_space is None:
             space, n = self.spec.observation_space, self.spec.num_agents
             if isinstance(space, gymnasium.spaces.Discrete):
@@ -102,7 +102,7 @@ class OneCopy:
                 high = low + (space.n - 1)
             else:
                 assert isinstance(space, gymnasium.spaces.Box)
-                low, high = (np.broadcast_to(bound, (n, *bound.shape)) for bound in (space.low, space.high))
+                low, high = (np.tile(bound.ravel(), n) for bound in (space.low, space.high))
             self._state_space = gymnasium.spaces.Box(low, high, dtype=low.dtype.type)
         return self._state_space
 
@@ -166,11 +166,11 @@ class OneCopy:
         return None if timestep.legal is None else timestep.legal.numpy()[0].astype(np.int8)
 
     def state(self) -> np.ndarray:
-        """The observations of all agents, the dead included, [N, *O]: a global view for centralised training."""
+        """The observations of all agents, the dead included, one after the other: for centralised training."""
         timestep = self.simulation.timestep
         if timestep is None:
             raise EnvironmentFault("state() was called before reset().")
-        return self.observations(timestep).copy()
+        return self.observations(timestep).flatten()
 
     # --------------------------------------------------------------------------------------- actions
 
@@ -204,7 +204,9 @@ class OneCopy:
         if array is None and isinstance(value, bool | np.bool_):
             array = self.actions((int(value),))
         if array is None:
-            raise ConfigError(f"Agent {agent!r} chose {value!r}, which is not in its action space {self.spec.action_space}.")
+            raise ConfigError(
+                f"Agent {agent!r} chose {value!r}, which is not in its action space {self.spec.action_space}."
+            )
         return array[0]
 
     def refuse_strangers(self, actions: Mapping[str, Any], agents: Sequence[str]) -> None:

@@ -54,11 +54,11 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
 
     @property
     def state_space(self) -> gymnasium.spaces.Box:
-        """The observations of all agents, one below the other: a Box of shape [N, *O]."""
+        """The observations of all agents, one after the other: a flat Box."""
         return self._one.state_space
 
     def state(self) -> np.ndarray:
-        """The observations of all agents, the dead included, [N, *O]."""
+        """The observations of all agents, the dead included, one after the other: flat."""
         return self._one.state()
 
     def reset(
@@ -114,7 +114,9 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         self._rows = None if everyone else rows
         self._keys = names if everyone else tuple(names[i] for i in rows.tolist())
         self.agents = list(self._keys)
-        self._pick = itemgetter(*self._keys) if len(self._keys) > 1 else lambda actions: [actions[k] for k in self._keys]
+        self._pick = (
+            itemgetter(*self._keys) if len(self._keys) > 1 else lambda actions: [actions[k] for k in self._keys]
+        )
         self._nobody = dict.fromkeys(self._keys, False)
         self._asked: np.ndarray | None = None
 

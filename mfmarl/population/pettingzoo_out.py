@@ -11,11 +11,12 @@ or, for every registered environment, one's own and installed plugins' included,
     env = pettingzoo.make("parallel", "mfmarl/ising-v0", num_agents=100)
 
 PettingZoo 1.27 loads no plugins by itself, hence the import. `parallel` and `aec` say what the faces are
-and how the two games differ. This module imports neither PettingZoo nor torch's users until a face is asked for.
+and how the two games differ. Importing this module imports neither PettingZoo nor torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -27,10 +28,10 @@ import numpy as np
 from mfmarl import registry
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.options import from_table
-from mfmarl.population.environment import PopulationEnv
 
 if TYPE_CHECKING:
     from mfmarl.population.aec import PopulationAECEnv
+    from mfmarl.population.environment import PopulationEnv
     from mfmarl.population.parallel import PopulationParallelEnv
 
 NAMESPACE = "mfmarl"
@@ -88,14 +89,17 @@ def with_options(rules: type[PopulationEnv], options: dict[str, Any]) -> Populat
     if missing:
         raise ConfigError(f"{rules.__name__} needs the option {missing[0]!r}.")
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
-    if all(isinstance(v, bool | int | float | str | tuple | list | None) for v in plain.values()):
-        return from_table(rules, {k: v for k, v in plain.items()}, rules.__name__)
+    is_table = dataclasses.is_dataclass(rules) and set(parameters) == {f.name for f in dataclasses.fields(rules)}
+    if is_table and all(isinstance(v, bool | int | float | str | tuple | list | None) for v in plain.values()):
+        return from_table(rules, plain, rules.__name__)
     # A graph, a function: only Python can give it, and only the rules can judge it.
     return rules(**plain)
 
 
 def open_face(order: Literal["parallel", "aec"], name: str, **options: Any) -> Any:
     """The registered environment of that name as PettingZoo knows it; imported now."""
+    from mfmarl.population.environment import PopulationEnv
+
     target = registry.lookup("environment", name).load()
     if isinstance(target, type) and issubclass(target, PopulationEnv):
         made = faces(target)
