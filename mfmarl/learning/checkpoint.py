@@ -83,13 +83,19 @@ class Checkpoint:
                 told.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(want.shape)}")
             if want is not None and tensor.dtype != want.dtype:
                 told.append(f"{name} is {_short(tensor.dtype)}, expected {_short(want.dtype)}")
-        told += [f"{name} holds NaN or infinity" for name in _nonfinite(self.tensors, nonfinite)]
         if told:
-            more = [f"and {len(told) - _TOLD_AT_ONCE} more"] if len(told) > _TOLD_AT_ONCE else []
             raise CheckpointError(
-                f"{self.path} does not fit this run: {'; '.join(told[:_TOLD_AT_ONCE] + more)}. "
+                f"{self.path} does not fit this run: {_list(told)}. "
                 "It was made by another agent, environment or population; start a new run for these options."
             )
+        wrong = [f"{name} holds NaN or infinity" for name in _nonfinite(self.tensors, nonfinite)]
+        if wrong:
+            raise CheckpointError(f"{self.path} is of a run that diverged: {_list(wrong)}. Use an older checkpoint.")
+
+
+def _list(told: list[str]) -> str:
+    more = [f"and {len(told) - _TOLD_AT_ONCE} more"] if len(told) > _TOLD_AT_ONCE else []
+    return "; ".join(told[:_TOLD_AT_ONCE] + more)
 
 
 def save(
@@ -109,6 +115,7 @@ def save(
     Raises NumericFault for NaN or infinity (the older checkpoints stay good), CheckpointError for what cannot be
     stored, ResourceFault for a full or failing disk. `nonfinite`: see `Checkpoint.check_fit`.
     """
+    _check_storable(tensors)
     wrong = _nonfinite(tensors, nonfinite)
     if wrong:
         raise NumericFault(f"NaN or infinity at step {step} in {', '.join(wrong[:10])}: this is not saved.")
@@ -181,6 +188,14 @@ def _checked_step(step: int) -> int:
     return step
 
 
+def _check_storable(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TAGS or tensor.layout != torch.strided:
+            raise CheckpointError(f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.")
+        if name == "__metadata__":
+            raise CheckpointError("A tensor cannot be called '__metadata__': the file format uses that name.")
+
+
 def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[str]:
     spared = tuple(allowed)
     return [
@@ -191,9 +206,6 @@ def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[st
 
 
 def _serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _TAGS or tensor.layout != torch.strided:
-            raise CheckpointError(f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.")
     # Copies, because the format knows no strides and no shared storage.
     copies = {
         name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
@@ -281,16 +293,15 @@ def _read_latest(folder: Path) -> dict[str, Any] | str:
         return f"{path} is missing."
     try:
         entry = _json(read_limited(path, 2**20, _Refused).decode())
-        if not isinstance(entry, dict):
-            raise _Refused("is not a table")
-        name, digest, size = entry.get("file"), entry.get("sha256"), entry.get("bytes")
-        if not (isinstance(name, str) and isinstance(digest, str) and isinstance(size, int) and _NAME.fullmatch(name)):
-            raise _Refused("names no checkpoint")
-    except (_Refused, UnicodeDecodeError) as error:
-        return f"{path} is damaged ({error})."
+    except (_Refused, ValueError, RecursionError) as error:
+        return f"{path} is damaged ({str(error)[:100]})."
+    known = entry if isinstance(entry, dict) else {}
+    name, digest, size = known.get("file"), known.get("sha256"), known.get("bytes")
+    if not (isinstance(name, str) and isinstance(digest, str) and isinstance(size, int) and _NAME.fullmatch(name)):
+        return f"{path} is damaged: it names no checkpoint."
     if not (folder / name).is_file():
         return f"{path} points to {name}, which is missing."
-    return entry
+    return known
 
 
 def _parse(path: Path) -> Checkpoint:
@@ -298,8 +309,8 @@ def _parse(path: Path) -> Checkpoint:
     try:
         content = _read(path)
         _check_digest(path, content)
-        arrays = dict(safetensors.deserialize(content))
         document = _document(content)
+        arrays = dict(safetensors.deserialize(content))
         del content
         tensors = _tensors(document, arrays)
     except _Refused as error:
