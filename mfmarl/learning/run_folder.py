@@ -358,9 +358,8 @@ def check_name(name: str) -> str:
 
 def as_name(text: str) -> str:
     """A name near to `text` that `check_name` accepts: `magent2/battle_v4` is `magent2_battle_v4`."""
-    name = _FORBIDDEN.sub("_", text).strip("_ ").rstrip(". ").lstrip(".- ")
-    name = name.encode()[: MAX_NAME - 1].decode(errors="ignore").rstrip(". ")
-    return f"{name}_" if _RESERVED.fullmatch(name) else name or "run"
+    name = _FORBIDDEN.sub("_", text).strip("_-. ").encode()[: MAX_NAME - 4].decode(errors="ignore").rstrip("_-. ")
+    return f"run_{name}" if _RESERVED.fullmatch(name) else name or "run"
 
 
 def inside(root: Path, *names: str) -> Path:
