@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LARGEST_PICTURE = 12_000_000
 """Bytes; a larger film is named and not taken in."""
 _SIGNS = {"better": "▲", "worse": "▼", "not separable": "≈", "no result": "✕"}
-_TYPES = {".png": "image/png", ".gif": "image/gif"}
+_TYPES = {".gif": "image/gif", ".png": "image/png"}
 
 
 def write_report(
@@ -88,7 +88,7 @@ def report_run(path: Path) -> Path:
         f"<header><h1>{escape(title)}</h1><p class='lead'>{escape(state)}. "
         f"{summary.count(run.agent_steps)} agent-steps in {summary.duration(run.wall)} "
         f"({summary.duration(run.cpu)} of CPU), {summary.count(run.rate)} agent-steps per second.</p></header>",
-        _pictures(path, []),
+        _pictures(path),
         _figure(
             path,
             "run",
@@ -128,7 +128,7 @@ def report_tournament(path: Path) -> Path:
         _figure(path, "elo", figures.elo(found), "Elo ratings by maximum likelihood, mean 1500."),
         _figure(path, "win_matrix", figures.win_matrix(found), "Points per game, ties counting half to each side."),
         "</section>",
-        _pictures(path, []),
+        _pictures(path),
         _settings([], about),
         _command(str(about.get("command", ""))),
     ]
@@ -192,8 +192,11 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
                 "Every run, and what the runs of each agent say together.",
             )
         )
-    names = [f"population_{drawing.file_name(results.folder_name(environment))}", f"population_{stem}"]
-    parts.append(_pictures(comparison.path, names, comparison.agents))
+    films = {
+        f"population_{results.folder_name(environment)}_{results.folder_name(agent)}": agent
+        for agent in comparison.agents
+    }
+    parts.append(_pictures(comparison.path, films))
     return "".join(parts) + "</section>"
 
 
@@ -425,38 +428,26 @@ def _inline(svg: str, title: str) -> str:
     return opening + body[head.end() :]
 
 
-def _pictures(folder: Path, stems: Sequence[str], agents: Sequence[str] = ()) -> str:
-    """The pictures and films of the populations under `figures/`: those whose name begins so, or any for no stems."""
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted((folder / "figures").glob("population*")):
-        belongs = not stems or any(path.stem == s or path.stem.startswith(f"{s}_") for s in stems)
-        if path.suffix in _TYPES and belongs and path.is_file() and not path.is_symlink():
-            found.setdefault(path.stem, {})[path.suffix] = path
+def _pictures(folder: Path, captions: dict[str, str] | None = None) -> str:
+    """The pictures and films of populations under `figures/`, by file stem; None: whatever there is."""
+    shelf = folder / "figures"
+    if captions is None:
+        stems = sorted({p.stem for p in shelf.glob("population*")})
+        captions = {s: s.removeprefix("population").strip("_").replace("_", " ") or "the population" for s in stems}
     parts = []
-    place = {drawing.file_name(results.folder_name(a)): i for i, a in enumerate(agents)}
-    for stem, kinds in sorted(found.items(), key=lambda item: place.get(_after(item[0], stems), len(place))):
-        name = _after(stem, stems)
-        chosen = next(
-            (kinds[k] for k in (".gif", ".png") if k in kinds and kinds[k].stat().st_size <= LARGEST_PICTURE), None
-        )
-        caption = escape(name.replace("_", " ") or "the population")
-        if chosen is None:
-            left = next(iter(kinds.values()))
-            parts.append(
-                f"<figure class='picture'><figcaption>{caption}: too large, see figures/{escape(left.name)}</figcaption></figure>"
-            )
-            continue
-        data = base64.b64encode(chosen.read_bytes()).decode()
-        parts.append(
-            f"<figure class='picture'><img alt='The population played by {caption}' src='data:{_TYPES[chosen.suffix]};base64,{data}'>"
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+    for stem, caption in captions.items():
+        kinds = [shelf / f"{stem}{kind}" for kind in _TYPES]
+        there = [p for p in kinds if p.is_file() and not p.is_symlink()]
+        chosen = next((p for p in there if p.stat().st_size <= LARGEST_PICTURE), None)
+        words = escape(caption, quote=True)
+        if chosen is not None:
+            data = base64.b64encode(chosen.read_bytes()).decode()
+            image = f"<img alt='The population: {words}' src='data:{_TYPES[chosen.suffix]};base64,{data}'>"
+            parts.append(f"<figure class='picture'>{image}<figcaption>{words}</figcaption></figure>")
+        elif there:
+            where = escape(f"figures/{there[0].name}")
+            parts.append(f"<figure class='picture'><figcaption>{words}: too large, see {where}</figcaption></figure>")
     return f"<h3>The population</h3><div class='pictures'>{''.join(parts)}</div>" if parts else ""
-
-
-def _after(stem: str, stems: Sequence[str]) -> str:
-    known = next((s for s in stems if stem.startswith(s)), "population")
-    return stem.removeprefix(known).strip("_")
 
 
 def _page(title: str, body: Iterable[str]) -> str:
