@@ -21,7 +21,7 @@ in which neighbours are correlated only through third parties: on an even lattic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -125,8 +125,8 @@ class PopulationAECEnv(AECEnv[str, Any, Any]):
         self.truncations = dict.fromkeys(self.agents, False)
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
-        self.infos = {agent: {} for agent in self.agents}
-        self._paid: Iterable[str] = ()
+        self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
+        self._paid: Sequence[str] = ()
         self._leaving: deque[str] = deque()
         self._order: deque[str] = deque()
         self._cycles = self._turns = 0
@@ -231,7 +231,7 @@ class PopulationAECEnv(AECEnv[str, Any, Any]):
             self._next_cycle()
         self._draw()
 
-    def _pay(self, agents: Iterable[str], rewards: Iterable[float]) -> None:
+    def _pay(self, agents: Sequence[str], rewards: Iterable[float]) -> None:
         for agent, reward in zip(agents, rewards, strict=True):
             self.rewards[agent] += reward
             self._cumulative_rewards[agent] += reward

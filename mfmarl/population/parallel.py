@@ -35,6 +35,7 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         self.possible_agents = list(one.names)
         self.agents: list[str] = []
         self._begun = False
+        self._asked: np.ndarray | None = None
         self._play_with(np.zeros(0, np.int64))
 
     @property
@@ -118,7 +119,7 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
             itemgetter(*self._keys) if len(self._keys) > 1 else lambda actions: [actions[k] for k in self._keys]
         )
         self._nobody = dict.fromkeys(self._keys, False)
-        self._asked: np.ndarray | None = None
+        self._asked = None
 
     def _observations(self, timestep: Timestep) -> dict[str, Any]:
         array = self._one.observations(timestep)

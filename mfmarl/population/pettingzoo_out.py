@@ -69,17 +69,18 @@ def faces(rules: type[PopulationEnv]) -> Faces:
         return PopulationAECEnv(with_options(rules, options), max_cycles, render_mode)
 
     summary = (inspect.getdoc(rules) or rules.__name__).split("\n")[0]
-    for face, order in ((parallel_env, "everybody moves at once"), (env, "agent by agent")):
+    made: tuple[tuple[Any, str], ...] = ((parallel_env, "everybody moves at once"), (env, "agent by agent"))
+    for face, order in made:
         given = [p for p in inspect.signature(face).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
-        face.__signature__ = inspect.Signature([*options, *given])  # type: ignore[attr-defined]
+        face.__signature__ = inspect.Signature([*options, *given])
         face.__doc__ = f"{summary} As a PettingZoo environment: {order}."
         face.__module__ = rules.__module__
     return Faces(parallel_env, env)
 
 
-def with_options(rules: type[PopulationEnv], options: dict[str, Any]) -> PopulationEnv:
-    """An instance of the rules. Raises ConfigError for an unknown, missing or ill-typed option."""
+def with_options(rules: Any, options: dict[str, Any]) -> PopulationEnv:
+    """An instance of the class of rules. Raises ConfigError for an unknown, missing or ill-typed option."""
     parameters = inspect.signature(rules).parameters
     for name in options:
         if name not in parameters:

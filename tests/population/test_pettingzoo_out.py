@@ -86,7 +86,7 @@ class Ring(PopulationEnv):
 class SynchronousRing(Ring):
     """The same spins, which all turn at once in agent-by-agent order too."""
 
-    aec_order = "simultaneous"
+    aec_order = "simultaneous"  # type: ignore[assignment]
 
 
 class Crowd(NamedTuple):
@@ -215,7 +215,11 @@ OWN = [entry.name for entry in registry.entries("environment").values() if entry
 
 # What PettingZoo's tests say of environments that are as they should be: a Discrete observation is no array,
 # one number may be an observation, zeros may be observed.
-FINE = ("Observation is not a NumPy array", "Observation is a single number", "Observation numpy array is all zeros")
+FINE: tuple[str, ...] = (
+    "Observation is not a NumPy array",
+    "Observation is a single number",
+    "Observation numpy array is all zeros",
+)
 FINE += (
     "There is no display",
     "maximum observation space value is infinity",
@@ -236,7 +240,8 @@ def made(request: pytest.FixtureRequest) -> Any:
     """A module-like thing with `parallel_env` and `env`, for every small environment and every registered one."""
     rules = request.param
     if isinstance(rules, str):
-        cls, options = registry.lookup("environment", rules).load(), {}
+        cls = registry.lookup("environment", rules).load()
+        options: dict[str, Any] = {}
         # Their default populations are large, and PettingZoo's tests walk through every agent.
         if "num_agents" in inspect.signature(cls).parameters:
             options["num_agents"] = 16
@@ -408,8 +413,8 @@ def test_who_is_not_asked_is_told_so_and_not_heard():
         assert [infos[a]["acting"] for a in env.agents] == [i == turn % 3 for i in range(3)]
         mover = env.agents[turn % 3]
         # Left out, given, or nonsense: it is ignored all the same.
-        others = [{}, {a: 3 for a in env.agents}, {a: None for a in env.agents}][turn % 3]
-        _, rewards, _, _, infos = env.step({**others, mover: 2})
+        variants: list[dict[str, Any]] = [{}, dict.fromkeys(env.agents, 3), dict.fromkeys(env.agents)]
+        _, rewards, _, _, infos = env.step({**variants[turn % 3], mover: 2})
         assert rewards == {a: 2.0 * (a == mover) for a in env.agents}
     with pytest.raises(ConfigError, match="no action for 'agent_0'"):
         env.step({"agent_1": 1})
@@ -453,7 +458,7 @@ def test_ten_thousand_agents_play():
     assert all(truncations.values())
     one_by_one = PopulationAECEnv(SynchronousRing(10_000), max_cycles=1)
     one_by_one.reset(seed=0)
-    count = Counter()
+    count: Counter[str] = Counter()
     for agent in one_by_one.agent_iter():
         count[agent] += 1
         one_by_one.step(None if one_by_one.truncations[agent] else 1)
@@ -466,7 +471,7 @@ def test_ten_thousand_agents_play():
 
 def played(env: Any, seeds: list[int | None]) -> list[Any]:
     rng = np.random.default_rng(0)
-    story = []
+    story: list[Any] = []
     for seed in seeds:
         observations, _ = env.reset(seed=seed)
         story.append([np.array(o).tolist() for o in observations.values()])
@@ -544,14 +549,14 @@ def test_missing_unknown_and_departed_agents_are_named():
     env.reset(seed=0)
     with pytest.raises(ConfigError, match="no action for 'red_1' and 2 more agents"):
         env.step({"red_0": 1})
-    with pytest.raises(ConfigError, match="no agent 'rod_1'. Did you mean 'red_1'"):
+    with pytest.raises(ConfigError, match=r"no agent 'rod_1'\. Did you mean 'red_1'"):
         env.step({**dict.fromkeys(env.agents, 1), "rod_1": 1})
-    with pytest.raises(ConfigError, match="no agent 'rod_1'. Did you mean 'red_1'"):
+    with pytest.raises(ConfigError, match=r"no agent 'rod_1'\. Did you mean 'red_1'"):
         env.action_space("rod_1")
     env.step({a: int(a != "red_0") for a in env.agents})
     with pytest.raises(ConfigError, match="'red_0' has left"):
         env.step(dict.fromkeys(env.possible_agents, 1))
-    env.step({a: 0 for a in env.agents})
+    env.step(dict.fromkeys(env.agents, 0))
     assert not env.agents
     with pytest.raises(EnvironmentFault, match="episode is over"):
         env.step({})
@@ -620,7 +625,7 @@ def test_an_environment_that_breaks_its_contract_is_named():
 
 def turn_by_turn(env: Any, steps: int, seed: int) -> list[Any]:
     rng = np.random.default_rng(seed)
-    story = []
+    story: list[Any] = []
     for agent in env.agent_iter(steps):
         observation, reward, terminated, truncated, info = env.last()
         space = env.action_space(agent)
@@ -663,14 +668,15 @@ def test_the_rules_horizon_counts_steps_at_once_and_cycles_one_by_one():
     for rules, turns in ((InTurn(3, horizon=7), 7), (SynchronousRing(3, horizon=7), 21), (Ring(3, horizon=7), 21)):
         env = PopulationAECEnv(rules)
         env.reset(seed=0)
-        taken = sum(1 for _ in itertools.takewhile(lambda a: not env.truncations[a], stepping(env)))
-        assert taken == turns
+        assert sum(not over for over in stepping(env)) == turns
 
 
 def stepping(env: Any) -> Any:
+    """Play 1 to the end; at each step, whether the agent only left."""
     for agent in env.agent_iter():
-        yield agent
-        env.step(None if env.truncations[agent] or env.terminations[agent] else 1)
+        over = env.truncations[agent] or env.terminations[agent]
+        yield over
+        env.step(None if over else 1)
 
 
 def test_rules_that_never_ask_anybody_are_named(monkeypatch):
@@ -705,7 +711,7 @@ def test_in_sequence_each_sees_those_before_and_the_mover_alone_is_paid():
 def test_sequential_rules_hold_the_actions_of_those_who_wait():
     @dataclass(frozen=True)
     class Forgetful(Ring):
-        def standing(self, state: Spin) -> None:
+        def standing(self, state: Spin) -> None:  # type: ignore[override]
             return None
 
     with pytest.raises(EnvironmentFault, match="no standing"):
@@ -713,7 +719,7 @@ def test_sequential_rules_hold_the_actions_of_those_who_wait():
 
     @dataclass(frozen=True)
     class Misspelt(Ring):
-        aec_order = "one by one"
+        aec_order = "one by one"  # type: ignore[assignment]
 
     with pytest.raises(EnvironmentFault, match="expected 'simultaneous' or 'sequential'"):
         PopulationAECEnv(Misspelt())
@@ -742,7 +748,7 @@ class Fragile(Mortal):
 def test_who_dies_before_its_turn_leaves_without_one():
     env = PopulationAECEnv(Fragile(3, horizon=None), max_cycles=5)
     env.reset(seed=0)
-    story = []
+    story: list[Any] = []
     for agent in env.agent_iter():
         over = env.terminations[agent] or env.truncations[agent]
         story.append((agent, over))
@@ -860,13 +866,14 @@ def test_options_are_keyword_arguments_and_the_nearest_is_suggested():
     assert len(env(num_agents=np.int64(7)).possible_agents) == 7
     assert list(inspect.signature(env).parameters) == ["num_agents", "horizon", "max_cycles", "render_mode"]
     assert "agent by agent" in (env.__doc__ or "")
-    for wrong, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"num_agent": 3}, "Ring has no option 'num_agent'. Did you mean 'num_agents'"),
         ({"max_cycle": 3}, "Did you mean 'max_cycles'"),
         ({"num_agents": "many"}, "num_agents"),
         ({"num_agents": 0}, "num_agents must be at least 1"),
         ({"render_mode": "rgb"}, "render_mode 'rgb'. Did you mean 'rgb_array'"),
-    ]:
+    ]
+    for wrong, message in cases:
         for face in (parallel_env, env):
             with pytest.raises(ConfigError, match=message):
                 face(**wrong)
@@ -878,7 +885,7 @@ def test_what_only_python_can_give_passes_and_what_is_needed_is_asked_for():
         weights: Any = None
 
     given = faces(Given).parallel_env(weights=np.ones(3), num_agents=3)
-    assert given.rules.weights.tolist() == [1, 1, 1]
+    assert given.rules.weights.tolist() == [1, 1, 1]  # type: ignore[attr-defined]
 
     class Needy(Ring):
         def __init__(self, sites: int) -> None:
