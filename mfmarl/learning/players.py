@@ -24,7 +24,8 @@ class Player:
     name: str
     agent: Agent
     slots: slice
-    memory: Replay | Rollout | None
+    memory: Replay | Rollout | Any
+    """None: it does not learn. Of an agent that another library trains: whatever that has gathered."""
 
     @property
     def remember(self) -> int | None:
@@ -70,10 +71,12 @@ def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) 
     return players
 
 
-def make_memory(agent: Agent) -> Replay | Rollout | None:
+def make_memory(agent: Agent) -> Replay | Rollout | Any:
     """The memory an agent asks for."""
     if agent.memory == "replay":
         return Replay(agent.minds, agent.config.capacity)
     if agent.memory == "rollout":
         return Rollout(agent.config.rollout)
+    if agent.memory == "self":
+        return getattr(agent, "past", None)
     return None

@@ -32,9 +32,13 @@ class Episode:
 
     def __init__(self, env: Env, players: list[Player], key: Key) -> None:
         self.env, self.players, self.key = env, players, key
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin at the beginning, as the key has it."""
         self.tick = 0
-        self.timestep: Timestep = env.reset(key.fold("environment"))
-        self.felt = [self._feel(p, self.timestep) for p in players]
+        self.timestep: Timestep = self.env.reset(self.key.fold("environment"))
+        self.felt = [self._feel(p, self.timestep) for p in self.players]
 
     def _feel(self, player: Player, timestep: Timestep) -> Tensor:
         key = self.key.fold("field", self.tick)
@@ -49,9 +53,12 @@ class Episode:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def play(self) -> tuple[Timestep, Tensor, Timestep, list[Tensor]]:
-        """One step: (before, action, after, what is felt after), without beginning new episodes."""
-        before, action = self.timestep, self.act()
+    def play(self, action: Tensor | None = None) -> tuple[Timestep, Tensor, Timestep, list[Tensor]]:
+        """One step: (before, action, after, what is felt after), without beginning new episodes.
+
+        `action` is somebody else's choice for everybody, instead of the players'.
+        """
+        before, action = self.timestep, self.act() if action is None else action
         after = self.env.step(action)
         self.tick += 1
         now = []
