@@ -80,6 +80,7 @@ class GaussianSqueeze(PopulationEnv):
             observation_space=Box(1.0, 1.0, (1,), np.float32),
             action_space=Discrete(self.actions),
             horizon=self.horizon,
+            discount=0.0,
         )
 
     def reset(self, ids: Tensor, key: Key) -> State:
@@ -165,20 +166,20 @@ class GaussianSqueeze(PopulationEnv):
     def reference(self, temperature: float = 0.0) -> dict[str, Known]:
         """At temperature 0 the optimum; else the symmetric logit equilibrium that uniform play leads to.
 
-        Above N = 5,000 the equilibrium is left out (one action moves the mean too little to matter), and the optimum
-        stands as a bound.
+        Above N = 1,000 and below a ten-thousandth of the optimum's reward the equilibrium is left out (slow or stiff),
+        and the optimum stands as a bound.
         """
-        if temperature and self.num_agents <= 5_000:
+        total, best = self.optimum()
+        if temperature >= 1e-4 * best and temperature > 0 and self.num_agents <= 1_000:
             p = self.logit_equilibrium(temperature)
             mean, value = float(p @ np.arange(self.actions)), self.expected_reward(p)
             source = "symmetric logit equilibrium reached from uniform play, expectation by convolution"
             values = {"reward": value, "objective": value, "mean_action": mean, "total": mean * self.num_agents}
             return {name: Known(v, source, "equilibrium") for name, v in values.items()}
-        total, value = self.optimum()
         source = "best whole total, next to x* = (mu + sqrt(mu^2 + 2 sigma^2))/2"
         if temperature:
-            return {name: Known(value, source, "bound") for name in ("reward", "objective")}
-        values = {"reward": value, "objective": value, "mean_action": total / self.num_agents, "total": float(total)}
+            return {name: Known(best, source, "bound") for name in ("reward", "objective")}
+        values = {"reward": best, "objective": best, "mean_action": total / self.num_agents, "total": float(total)}
         return {name: Known(v, source, "optimum") for name, v in values.items()}
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import optimize, special
 
 from mfmarl.errors import ConfigError, NumericFault
 
 Array = NDArray[np.float64]
-_HALVINGS = 110  # of an interval of width 1: down to the last bit
+_HALVINGS = 60  # of an interval of width 1: below the rounding of a share
 
 
 def _temperature(temperature: float) -> None:
@@ -57,7 +57,7 @@ def _shares_at(cost: Callable[[Array], Array], links: int, temperature: float, l
         g = cost(middle) + (temperature * np.log(np.maximum(middle, 1e-300)) if temperature else 0.0)
         below = g < level
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2 if temperature else np.where(high < 1e-30, 0.0, high)
+    return (low + high) / 2 if temperature else np.where(high < 1e-17, 0.0, high)
 
 
 def equilibrium(
@@ -83,27 +83,31 @@ def equilibrium(
     def levels(x: Array) -> Array:
         return cost(x) + temperature * np.log(np.maximum(x, 1e-300)) if temperature else cost(x)
 
-    for _ in range(20_000 * routes):
+    for _ in range(1_000 * routes):
         g = levels(x)
         dear = int(np.where(x > 0, g, -np.inf).argmax())
         cheap = int(g.argmin())
         if g[dear] - g[cheap] <= tolerance * max(1.0, float(np.abs(g).max())):
             return x
-        low, high = 0.0, float(x[dear])
-        whole = x.copy()
-        whole[cheap] += whole[dear]
-        whole[dear] = 0.0
-        if not temperature and cost(whole)[dear] >= cost(whole)[cheap]:
-            x = whole
+        both = float(x[dear] + x[cheap])
+
+        def shared(z: float, x: Array = x, dear: int = dear, cheap: int = cheap, both: float = both) -> Array:
+            # In log(x_cheap/x_dear): shares of any smallness keep all their digits.
+            moved = x.copy()
+            moved[cheap], moved[dear] = both * special.expit(z), both * special.expit(-z)
+            return moved
+
+        alone = x.copy()
+        alone[cheap], alone[dear] = both, 0.0
+        if not temperature and cost(alone)[dear] >= cost(alone)[cheap]:
+            x = alone
             continue
+        low, high = -700.0, 700.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            moved = x.copy()
-            moved[dear] -= middle
-            moved[cheap] += middle
-            gap = levels(moved)
+            gap = levels(shared(middle))
             low, high = (middle, high) if gap[dear] > gap[cheap] else (low, middle)
-        x[dear], x[cheap] = max(x[dear] - low, 0.0), x[cheap] + low
+        x = shared((low + high) / 2)
     raise NumericFault(f"No equilibrium found at temperature {temperature:g}: the costs have no convex potential.")
 
 
@@ -112,12 +116,13 @@ def softmax_fixed_point(
     temperature: float,
     start: ArrayLike,
     damping: float = 0.5,
-    steps: int = 20_000,
-    tolerance: float = 1e-12,
+    steps: int = 1_000,
+    tolerance: float = 1e-11,
 ) -> Array:
     """p = softmax(payoff(p)/T) reached from `start` [A] by damped steps, smaller ones where these go round in circles.
 
-    Of several solutions, the one in whose basin `start` lies. Raises NumericFault where none is reached.
+    Stiff ones (low temperatures) are finished by Powell's hybrid method from where the steps have led. Of several
+    solutions, the one in whose basin `start` lies. Raises NumericFault where none is reached.
     """
     _temperature(temperature)
     if temperature == 0:
@@ -129,8 +134,18 @@ def softmax_fixed_point(
         gap = float(np.abs(best - p).max())
         if gap < tolerance:
             return np.asarray(best)
-        # Judged over a hundred steps, since a spiral inwards may widen for a few: a cycle needs smaller ones.
-        if step % 100 == 99:
+        # Judged over fifty steps, since a spiral inwards may widen for a few: a cycle needs smaller ones.
+        if step % 50 == 49:
             damping, last = (max(damping / 2, 1e-3) if gap > 0.95 * last else damping), gap
         p = (1 - damping) * p + damping * best
-    raise NumericFault(f"No logit equilibrium reached at temperature {temperature:g} in {steps} steps.")
+
+    # In the payoffs instead of the probabilities: no bounds to keep, and of moderate size at every temperature.
+    def residual(u: Array) -> Array:
+        return u - payoff(special.softmax(u / temperature))
+
+    found = optimize.root(residual, payoff(p), method="hybr", tol=1e-15)
+    p = special.softmax(payoff(special.softmax(found.x / temperature)) / temperature)
+    gap = float(np.abs(special.softmax(payoff(p) / temperature) - p).max())
+    if gap < 1e-7:
+        return np.asarray(p)
+    raise NumericFault(f"No logit equilibrium reached at temperature {temperature:g}: the last step still moved by {gap:.1g}.")
