@@ -96,7 +96,7 @@ format: venv
 	$(BIN)/ruff format .
 
 coverage: venv
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not verify" --cov $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/python -m pytest --cov -n $(WORKERS) -m "not verify" $(PYTEST_FLAGS) $(TESTS)
 
 docs: venv
 	@$(PIP) -c requirements/lock.txt --no-build-isolation -e '.[docs]'
