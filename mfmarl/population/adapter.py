@@ -355,19 +355,24 @@ class Adapter(Env):
             twin = self.maker.single(env, self.layout, self._first + copy)
             self._viewer = (copy, -1, 0, twin, self.layout.empty(1).of(0))
         _, shown, played, twin, rows = self._viewer
-        if shown != episode or played > len(log):
-            twin.reset(self._seeds()[copy], rows)
-            played = 0
-        for action in log[played:]:
-            twin.step(action.astype(np.int64) if self.spec.discrete else action, rows)
-        self._viewer = (copy, episode, len(log), twin, rows)
+        if shown == episode and played <= len(log):
+            self._catch_up(twin, log[played:], rows)
         assert self.rows is not None
+        if shown != episode or played > len(log) or not np.array_equal(rows.obs, self.rows.obs[copy]):
+            # A new episode; or drawing itself moved the twin's generator: then it plays from the beginning.
+            twin.reset(self._seeds()[copy], rows)
+            self._catch_up(twin, log, rows)
+        self._viewer = (copy, episode, len(log), twin, rows)
         if not np.array_equal(rows.obs, self.rows.obs[copy]):
             raise EnvironmentFault(
                 f"{self.layout.name}: the same seed and actions led elsewhere in copy {self._first + copy} at step "
                 f"{self.clock[copy]}: it is not a function of its seed, so it cannot be drawn."
             )
         return twin
+
+    def _catch_up(self, twin: Single, log: list[np.ndarray], rows: Rows) -> None:
+        for action in log:
+            twin.step(action.astype(np.int64) if self.spec.discrete else action, rows)
 
     # ------------------------------------------------------------------------------------------- resuming
 

@@ -349,7 +349,8 @@ def _options(name: str, options: Mapping[str, Any], signature: _Signature, open_
             continue
         if key not in signature:
             known = ", ".join(sorted(signature))
-            hint = re.sub(r" Known: .*", "", nearest(key, signature))
+            alike = [own for own in signature if own.lower() == key.lower()]
+            hint = f" Did you mean {alike[0]!r}?" if alike else re.sub(r" Known: .*", "", nearest(key, signature))
             raise ConfigError(f"{name} has no option {key!r}.{hint} It has: {known or 'none'}.")
         checked[key] = _typed(name, key, value, signature[key][0])
     return checked
