@@ -86,6 +86,10 @@ class Congestion(PopulationEnv):
             raise ConfigError(
                 "intercepts and slopes must be finite and at least 0: a road never gets faster with traffic."
             )
+        if (self.incidence @ (a + b) == 0).any():
+            raise ConfigError(
+                "A route that is free at any load leaves nothing to choose: give it an intercept or a slope."
+            )
         if not (math.isfinite(self.power) and self.power > 0):
             raise ConfigError(f"power must be positive and finite, not {self.power:g}.")
 

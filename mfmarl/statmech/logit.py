@@ -30,18 +30,19 @@ def _temperature(temperature: float) -> None:
 def split(cost: Callable[[Array], Array], links: int, temperature: float = 0.0) -> Array:
     """Shares [K] of parallel links: `cost` maps shares [K] to costs [K], each rising with its own share alone.
 
-    Bisection on the common value of g_k, and within it on every share: exact to rounding.
+    A root in the common value of g_k, and within it a bisection for every share: exact to rounding.
     """
     _temperature(temperature)
     free, full = cost(np.zeros(links)), cost(np.ones(links))
     # With T > 0, at x = 1/K each g_k is at least free - T log K, and at most full.
     low = float(free.min()) - temperature * (math.log(links) + 1)
     high = float(full.max()) + 1e-12
-    for _ in range(_HALVINGS):
-        level = (low + high) / 2
-        low, high = (level, high) if _shares_at(cost, links, temperature, level).sum() < 1 else (low, level)
-    shares = _shares_at(cost, links, temperature, high)
-    at_low = _shares_at(cost, links, temperature, low)
+    level = optimize.brentq(
+        lambda g: _shares_at(cost, links, temperature, g).sum() - 1, low, high, xtol=1e-15, rtol=1e-15
+    )
+    margin = 4e-15 * max(1.0, abs(level))
+    shares = _shares_at(cost, links, temperature, level + margin)
+    at_low = _shares_at(cost, links, temperature, level - margin)
     # A link of constant cost takes any share at its level: the rest goes to those that jumped between the two.
     jump = shares - at_low
     if jump.sum() > 0:
@@ -148,4 +149,6 @@ def softmax_fixed_point(
     gap = float(np.abs(special.softmax(payoff(p) / temperature) - p).max())
     if gap < 1e-7:
         return np.asarray(p)
-    raise NumericFault(f"No logit equilibrium reached at temperature {temperature:g}: the last step still moved by {gap:.1g}.")
+    raise NumericFault(
+        f"No logit equilibrium reached at temperature {temperature:g}: the last step still moved by {gap:.1g}."
+    )
