@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--json", action="store_true", help="print one JSON object on standard output, and nothing else there")
         module.configure(sub)
-        sub.set_defaults(run=module.run, parser=sub)
+        sub.set_defaults(carry_out=module.run)
     return parser
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given[0].startswith("-") and given[0] not in COMMANDS:
             raise ConfigError(f"Unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
         known, rest = parser.parse_known_args(given)
-        code: int = known.run(known, rest)
+        code: int = known.carry_out(known, rest)
         sys.stdout.flush()
         return code
     except MfmarlError as error:

@@ -161,8 +161,10 @@ def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ..
                 run = orders.get_nowait()
             except Empty:
                 break
-            if process is None or process.poll() is not None:
-                process = _start()
+            if process is not None and process.poll() is not None:
+                _dismiss(process)
+                process = None
+            process = process or _start()
             order = {"path": str(run.path), "config": run.config.to_table(), "imports": list(imports)}
             assert process.stdin is not None and process.stdout is not None
             finished = False
@@ -183,11 +185,17 @@ def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ..
                 events.put((run, {"event": "failed", "error": f"the process of this run died ({reason})"}))
     finally:
         if process is not None:
-            with contextlib.suppress(OSError):
-                if process.stdin is not None:
-                    process.stdin.close()
-            process.wait()
+            _dismiss(process)
         events.put(None)
+
+
+def _dismiss(process: subprocess.Popen[str]) -> None:
+    """No more orders: the worker leaves by itself."""
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+    process.wait()
 
 
 def _start() -> subprocess.Popen[str]:
