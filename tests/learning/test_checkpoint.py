@@ -609,6 +609,28 @@ def test_every_single_bit_of_a_file_counts(tmp_path: Path) -> None:
             load(path)
 
 
+def test_each_of_the_three_proofs_refuses_on_its_own(tmp_path: Path) -> None:
+    """Size and sha256 in latest.json, the digest in the name: even for a change that alters no value."""
+    path = _save(tmp_path, 2)
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    padded = struct.pack("<Q", size + 8) + content[8 : 8 + size] + b" " * 8 + content[8 + size :]
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(padded)
+    _assert_is(load(copy), 2)
+
+    path.write_bytes(padded)
+    assert f"has {len(padded):,} bytes, expected {len(content):,}" in _refused(path)
+    (tmp_path / LATEST).rename(tmp_path / "away.json")
+    assert "as in its name" in _refused(path)
+    path.write_bytes(content)
+    entry = json.loads((tmp_path / "away.json").read_text())
+    (tmp_path / LATEST).write_text(json.dumps({**entry, "sha256": "0" * 64}))
+    assert f"sha256 is {entry['sha256']}, expected 000" in _refused(path)
+    (tmp_path / LATEST).write_text(json.dumps(entry))
+    _assert_is(load(path), 2)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
