@@ -126,11 +126,11 @@ def standings(players: Sequence[str], matches: Sequence[Match], *, draws: int = 
     Where run k of one player met only run k of the other, seeds are drawn for all players together.
     """
     points, games = win_matrix(players, matches)
+    if not games.any():
+        raise ConfigError("No games were played between two different players, so there is nobody to rate.")
     rating = maximum_likelihood(points, games)
     place = {name: i for i, name in enumerate(players)}
     kept = [m for m in matches if m.first != m.second and m.games > 0]
-    if not kept:
-        raise ConfigError("No games were played between two different players, so there is nobody to rate.")
     seeds = [
         sorted({r for m in kept for name, r in ((m.first, m.first_run), (m.second, m.second_run)) if name == p})
         for p in players

@@ -129,11 +129,14 @@ def intervals(comparison: Comparison, environment: str) -> Figure:
 
 
 @themed
-def improvement(comparison: Comparison) -> Figure:
-    """Probability that a run of the first agent beats one of the second, per environment, with its interval."""
+def improvement(comparison: Comparison, table: dict[str, Any] | None = None) -> Figure:
+    """Probability that a run of the first agent beats one of the second, per environment, with its interval.
+
+    `table` is the comparison's summary, if it is at hand.
+    """
     rows = [
         (environment, p)
-        for environment, about in summary.summary(comparison)["environments"].items()
+        for environment, about in (table or summary.summary(comparison))["environments"].items()
         for p in about["pairs"]
         if p["improvement"] is not None
     ]
@@ -372,8 +375,9 @@ def win_matrix(found: Standings) -> Figure:
     figure, [[axes]] = canvas(2.6 + size, 1.6 + size)
     width, height = figure.get_size_inches()
     figure.subplots_adjust(left=1.9 / width, right=1 - 0.5 / width, top=1 - 1.3 / height, bottom=0.2 / height)
-    colours = LinearSegmentedColormap.from_list("wins", ["#c8702f", "#f3e3d3", "#f4f5f7", "#cfe2ef", "#1f77b0"])
-    colours.set_bad(GRID)
+    colours = LinearSegmentedColormap.from_list(
+        "wins", ["#c8702f", "#f3e3d3", "#f4f5f7", "#cfe2ef", "#1f77b0"], bad=GRID
+    )
     axes.imshow(np.ma.masked_invalid(rate), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(rate):
         if math.isfinite(value):

@@ -279,7 +279,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
             _figure(
                 comparison.path,
                 "improvement",
-                figures.improvement(comparison),
+                figures.improvement(comparison, table),
                 "Above one half the first of the two is the better; 0.5 is a coin toss.",
             )
         )

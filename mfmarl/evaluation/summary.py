@@ -264,7 +264,7 @@ def number(value: float | None, scale: float = 0.0) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if scale and math.isfinite(scale):
-        digits = min(8, max(0, 2 - math.ceil(math.log10(abs(scale)))))
+        digits = min(8, max(0, 1 - math.floor(math.log10(abs(scale)))))
         if abs(value) < 1e7 and (digits <= 5 or abs(value) > 10**-digits):
             return _minus(f"{value:,.{digits}f}")
     return _minus(f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}")

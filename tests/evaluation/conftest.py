@@ -41,7 +41,7 @@ def write_run(
     rows = []
     for i, reward in enumerate(rewards):
         step = (i + 1) * every
-        row = {"step": step, "agent_steps": step * 1600, "wall": 0.9 * (i + 1), "cpu": 0.8 * (i + 1)}
+        row: dict[str, float] = {"step": step, "agent_steps": step * 1600, "wall": 0.9 * (i + 1), "cpu": 0.8 * (i + 1)}
         row |= {
             "train/reward": float(reward) - 0.02,
             "eval/reward": float(reward),
@@ -58,7 +58,7 @@ def write_run(
     }
     (folder / "config.toml").write_text(tomli_w.dumps(config))
     last = rows[-1] if rows else {"step": 0, "wall": 0.0, "cpu": 0.0, "agent_steps": 0}
-    status = {"state": state, "error": error, "exit_code": 5 if state == "failed" else 0}
+    status: dict[str, Any] = {"state": state, "error": error, "exit_code": 5 if state == "failed" else 0}
     status |= {k: last[k] for k in ("step", "wall", "cpu", "agent_steps")}
     (folder / "status.json").write_text(json.dumps(status))
     if references:

@@ -28,7 +28,7 @@ def coverage(scores: str, runs: int, interval: s.Interval, trials: int, draws: i
     truth = float(s.interquartile_mean(SCORES[scores](noise, (100, 40_000))).mean())
     hits = 0
     for trial in range(trials):
-        found = s.estimate(SCORES[scores](noise, (tasks, runs)), interval=interval, draws=draws, seed=trial)
+        found = s.estimate(list(SCORES[scores](noise, (tasks, runs))), interval=interval, draws=draws, seed=trial)
         hits += found.low <= truth <= found.high
     return hits / trials
 
