@@ -22,6 +22,7 @@ from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
 
 RENDER_MODES = ("human", "rgb_array")
+_INT64 = np.dtype(np.int64)
 
 
 class OneCopy:
@@ -41,6 +42,8 @@ class OneCopy:
         self.asks = type(rules).acting is not PopulationEnv.acting
         self.together = type(rules).alive is PopulationEnv.alive and type(rules).done is PopulationEnv.done
         """All leave at once, at the horizon."""
+        self._observed = (self.spec.num_agents, *self.spec.observation_shape)
+        self._dtype = np.dtype(self.spec.observation_space.dtype)
         drawn = type(rules).render is not PopulationEnv.render
         self.metadata: dict[str, Any] = {
             "name": f"{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(rules).__name__).lower()}_v0",
@@ -130,14 +133,13 @@ class OneCopy:
     def observations(self, timestep: Timestep) -> np.ndarray:
         """[N, *O] in the observation space's own type; not a copy where the type is the rules'."""
         array = timestep.obs.numpy()[0]
-        if array.shape != (self.spec.num_agents, *self.spec.observation_shape):
+        if array.shape != self._observed:
             raise EnvironmentFault(
                 f"{type(self.rules).__name__}.observe returned shape {tuple(timestep.obs.shape)}; its spec declares "
-                f"{(1, self.spec.num_agents, *self.spec.observation_shape)} (copies, agents, observation)."
+                f"{(1, *self._observed)} (copies, agents, observation)."
             )
         self._finite("an observation", array)
-        dtype = self.spec.observation_space.dtype
-        return array if array.dtype == dtype else array.astype(dtype)
+        return array if array.dtype is self._dtype else array.astype(self._dtype)
 
     def rewards(self, timestep: Timestep) -> np.ndarray:
         """[N] float32."""
@@ -185,11 +187,14 @@ class OneCopy:
         try:
             if isinstance(space, gymnasium.spaces.Discrete):
                 array = np.array(values)
-                if array.ndim != 1 or array.dtype.kind not in "iu":
+                if array.dtype is not _INT64:
+                    if array.dtype.kind not in "iu":
+                        return None
+                    array = array.astype(np.int64)
+                if array.ndim != 1:
                     return None
-                array = array.astype(np.int64, copy=False)
                 # Read as unsigned, a negative number is a huge one: one comparison for both ends.
-                return array if array.view(np.uint64).max() < self.spec.num_actions else None
+                return array if np.maximum.reduce(array.view(np.uint64)) < space.n else None
             assert isinstance(space, gymnasium.spaces.Box)
             array = np.array(values, np.float32)
             if array.shape[1:] != space.shape or not ((array >= space.low) & (array <= space.high)).all():

@@ -127,9 +127,9 @@ class PopulationParallelEnv(ParallelEnv[str, Any, Any]):
         return dict(zip(self._keys, list(array), strict=True))
 
     def _infos(self, timestep: Timestep) -> dict[str, dict[str, Any]]:
-        masks = self._one.masks(timestep)
-        if masks is None and not self._one.asks:
+        if timestep.legal is None and not self._one.asks:
             return {key: {} for key in self._keys}
+        masks = self._one.masks(timestep)
         rows = slice(None) if self._rows is None else self._rows
         infos: dict[str, dict[str, Any]]
         if masks is None:

@@ -394,6 +394,23 @@ def test_every_agent_has_spaces_of_its_own():
     assert np.array_equal(alone, mixed)
 
 
+def test_spaces_that_the_rules_have_drawn_from_are_still_each_agents_own():
+    space = Discrete(1000, seed=1)
+    space.sample()
+
+    @dataclass(frozen=True)
+    class Used(Walkers):
+        def spec(self) -> Spec:
+            return Spec(3, Discrete(5), space)
+
+    env = PopulationParallelEnv(Used())
+    draws = []
+    for others in (0, 2):
+        env.action_space("agent_0").seed(3)
+        draws.append([[env.action_space(f"agent_{i}").sample() for i in range(others + 1)][0] for _ in range(4)])
+    assert draws[0] == draws[1]
+
+
 def test_masks_show_what_is_legal_where_the_agent_stands():
     env, rng = PopulationParallelEnv(Walkers(50)), np.random.default_rng(2)
     observations, infos = env.reset(seed=1)
@@ -646,6 +663,18 @@ def test_simultaneous_moves_are_pettingzoos_own_conversion_of_the_parallel_game(
     assert [x for x in mine[::2] if not (x[3] or x[4])] == [x for x in other[::2] if not (x[3] or x[4])]
     assert sorted(x for x in mine[::2] if x[3] or x[4]) == sorted(x for x in other[::2] if x[3] or x[4])
     assert any(x[3] or x[4] for x in mine[::2])
+
+
+def test_a_choice_changes_nothing_before_the_round_is_played():
+    env = PopulationAECEnv(SynchronousRing(4), render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(1)
+    for _ in range(3):
+        env.step(0)
+        assert env.render().min() == 255  # type: ignore[union-attr]
+    env.step(0)
+    assert env.render().max() == 0  # type: ignore[union-attr]
 
 
 def test_only_those_asked_are_selected_and_a_cycle_is_a_turn_each():
