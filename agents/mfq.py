@@ -189,9 +189,9 @@ class MFQ(Agent):
         cell = table.cell(batch.obs, batch.field[..., self.field_size - self.columns :])
         q = table(batch.obs, batch.field[..., self.field_size - self.columns :])
         weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
-        error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
-        # Rows that are not valid may hold an action of -1.
-        table.pull(cell, batch.action.clamp(min=0), target, weight, self.config.learning_rate)
+        action = batch.action.clamp(min=0)  # rows that are not valid may hold -1
+        error = q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target
+        table.pull(cell, action, target, weight, self.config.learning_rate)
         share = weight.sum().clamp(min=1)
         entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
         self.adapt_temperature(entropy)

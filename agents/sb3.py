@@ -299,8 +299,8 @@ class Past:
         self.agent.globals.numpy = ("MT19937", numbers[:-1].astype(np.uint32), int(numbers[-1]), 0, 0.0)
         steps, updates, calls, position, is_full = state["counts"].tolist()
         algorithm.num_timesteps, algorithm._n_updates = steps, updates
-        if hasattr(algorithm, "_n_calls"):
-            algorithm._n_calls = calls
+        if isinstance(algorithm, DQN):
+            algorithm._n_calls, algorithm.exploration_rate = calls, algorithm.exploration_schedule(0.0)
         algorithm._last_episode_starts = state["starts"].numpy()
         buffer, columns = _buffer(algorithm)
         for name in columns:

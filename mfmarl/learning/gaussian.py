@@ -2,7 +2,7 @@ r"""A Gaussian carried into a Box, for continuous actions.
 
 $$ u \sim N(\mu, \sigma^2), \qquad a = c + h \tanh u, \qquad \log p(a) = \log N(u) - \log |da/du| $$
 
-with centre c and half-width h of the Box; an unbounded dimension is left as it is (a = u). Actions are so
+with centre c and half-width h (`reach`) of the Box; an unbounded dimension is left as it is (a = u). Actions are so
 always inside the space, the map is one to one, and the density is that of the action itself: the entropy is
 measured in the units of the action (Haarnoja et al. 2018, arXiv 1801.01290, appendix C).
 """
@@ -26,7 +26,7 @@ class Squash(nn.Module):
     """The map between the line and the Box, by dimension: u [..., D] <-> a [..., D]."""
 
     centre: Tensor
-    half: Tensor
+    reach: Tensor
     bounded: Tensor
 
     def __init__(self, space: gymnasium.spaces.Box) -> None:
@@ -36,22 +36,22 @@ class Squash(nn.Module):
         if bool((torch.isfinite(low) ^ torch.isfinite(high)).any()):
             raise ConfigError(f"Actions in {space} are bounded on one side only; give both bounds or none.")
         self.register_buffer("centre", torch.where(bounded, (low + high) / 2, 0.0), persistent=False)
-        self.register_buffer("half", torch.where(bounded, (high - low) / 2, 1.0), persistent=False)
+        self.register_buffer("reach", torch.where(bounded, (high - low) / 2, 1.0), persistent=False)
         self.register_buffer("bounded", bounded, persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
         """The action of u."""
-        return torch.where(self.bounded, self.centre + self.half * torch.tanh(u), u)
+        return torch.where(self.bounded, self.centre + self.reach * torch.tanh(u), u)
 
     def inverse(self, action: Tensor) -> Tensor:
         """The u of an action; the very edge is taken as just inside it."""
-        unit = ((action - self.centre) / self.half.clamp(min=1e-12)).clamp(-_LARGEST, _LARGEST)
+        unit = ((action - self.centre) / self.reach.clamp(min=1e-12)).clamp(-_LARGEST, _LARGEST)
         return torch.where(self.bounded, torch.atanh(unit), action)
 
     def log_slope(self, u: Tensor) -> Tensor:
         """log |da/du|, summed over the dimensions: [...]."""
         # log(1 - tanh^2 u) without cancellation.
-        slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)) + self.half.clamp(min=1e-12).log()
+        slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)) + self.reach.clamp(min=1e-12).log()
         return torch.where(self.bounded, slope, torch.zeros_like(u)).sum(-1)
 
 

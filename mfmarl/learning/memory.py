@@ -34,6 +34,7 @@ class Replay:
         self.size = torch.zeros(minds, dtype=torch.int64)
         self.least = 0  # the least size over minds, on the host
         self.added = 0
+        self.even = True  # whether every mind has written as many rows as the others
 
     def add(self, new: Transition, key: Key, remember: int | None = None) -> None:
         """Append the valid rows of `new` [M, B, ...]; of one shared mind at most `remember`, drawn at random."""
@@ -56,6 +57,8 @@ class Replay:
                     shape = (self.minds, self.capacity, *value.shape[2:])
                     self.ring[name] = torch.zeros(shape, dtype=value.dtype, device=value.device)
             self.at, self.size = self.at.to(new.reward.device), self.size.to(new.reward.device)
+        if valid is None and not self.even:
+            valid = torch.ones(new.reward.shape, dtype=torch.bool, device=new.reward.device)
         if valid is None:
             if rows > self.capacity:
                 new = Transition(*(None if x is None else x[:, -self.capacity :] for x in new[:-1]))
@@ -74,12 +77,16 @@ class Replay:
             self.size.fill_(self.least)
             return
         # Masked rows of many minds: each mind's k-th valid row goes to its own k-th free place.
+        self.even = False
         rank = valid.long().cumsum(1) - 1
+        if rows > self.capacity:
+            # No place is written twice: of more than fit, the last.
+            valid = valid & (rank > rank[:, -1:] - self.capacity)
         place = (self.at.unsqueeze(1) + rank) % self.capacity
         mind, row = valid.nonzero(as_tuple=True)
         for name, store in self.ring.items():
             store[mind, place[mind, row]] = getattr(new, name)[mind, row]
-        count = valid.sum(1)
+        count = rank[:, -1] + 1
         self.at = (self.at + count) % self.capacity
         self.size = (self.size + count).clamp(max=self.capacity)
         self.least = int(self.size.min())
@@ -96,11 +103,18 @@ class Replay:
         rows = max(1, int(self.size.max()))
         # A ring that is not yet full is written without its empty part.
         state = {f"ring.{name}": store[:, :rows].contiguous() for name, store in self.ring.items()}
-        return {**state, "at": self.at, "size": self.size, "added": torch.tensor(self.added)}
+        return {
+            **state,
+            "at": self.at,
+            "size": self.size,
+            "added": torch.tensor(self.added),
+            "even": torch.tensor(self.even),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
         self.at, self.size = state["at"].to(device), state["size"].to(device)
         self.added, self.least = int(state["added"]), int(state["size"].min())
+        self.even = bool(state["even"])
         self.ring = {}
         for name, value in state.items():
             if name.startswith("ring."):

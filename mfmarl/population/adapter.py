@@ -123,6 +123,7 @@ class Adapter(Env):
             group_sizes=layout.group_sizes,
             agent_names=tuple(str(agent) for agent in layout.agents),
         )
+        self.turns = layout.turns
         self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
         self._place: _Place
         if workers == "threads":

@@ -95,6 +95,8 @@ class Simulation(Env):
         self._zero = torch.zeros(self.ids.shape, device=self.device)
         # Rules without `alive` and `done` keep all copies in step: their clock is a number on the host.
         self._lockstep = type(env).done is PopulationEnv.done and type(env).alive is PopulationEnv.alive
+        self.turns = type(env).acting is not PopulationEnv.acting
+        self.lockstep = self._lockstep and not self.turns
         self.state: Any = None
         self.key = Key(0)
         self.tick = 0  # steps since the simulation began: names the noise

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError
+from mfmarl.learning.run_config import Choice
+from mfmarl.learning.training import Training, load_player_state, player_state
+from mfmarl.population.environment import PopulationEnv
+from mfmarl.population.simulation import Simulation
+from mfmarl.statmech import gibbs
+from tests.learning.mini import Aim, Arms, Corridor, Lattice, finish, train
+
+# Small enough that every one of them learns, wraps its memory and begins new episodes within forty steps.
+QUICK: dict[str, dict[str, Any]] = {
+    "mfq": {"hidden": (8,), "warm_up": 8, "batch_size": 8, "capacity": 40},
+    "mfac": {"hidden": (8,), "warm_up": 8, "batch_size": 8, "capacity": 40},
+    "mfppo": {"hidden": (8,), "rollout": 6, "epochs": 2, "minibatches": 2},
+    "sb3": {"hidden": (8,), "n_steps": 6, "epochs": 2, "warm_up": 8, "batch_size": 8, "exploration_steps": 20},
+    "random": {},
+}
+QUICK |= {"iql": QUICK["mfq"], "iac": QUICK["mfac"], "ippo": QUICK["mfppo"]}
+
+
+def weights(training: Training) -> dict[str, Tensor]:
+    tensors, _ = training.state_dict()
+    return tensors
+
+
+def assert_resumes(rules: PopulationEnv, agent: str | dict[str, Choice], options: dict[str, Any], **run: Any) -> None:
+    """Stopped at a report, in the middle of rollouts and episodes, and gone on with elsewhere: the same bits."""
+
+    def begin() -> Training:
+        return train(rules, agent, options, steps=44, report_every=5, evaluation_steps=3, **run)
+
+    whole = begin()
+    rows, saved = [], None
+    for number, row in enumerate(whole.rows()):
+        rows.append({k: v for k, v in row.items() if k not in ("wall", "cpu")})
+        if number == 3:
+            tensors, plain = whole.state_dict()
+            saved = {k: v.clone() for k, v in tensors.items()}, dict(plain)
+    assert saved is not None
+    torch.manual_seed(123)  # nothing may depend on the global generators
+    np.random.seed(123)
+    again = begin()
+    again.load_state_dict(*saved)
+    assert finish(again) == rows[4:]
+    expected, found = weights(whole), weights(again)
+    assert set(expected) == set(found)
+    assert [k for k in expected if not torch.equal(expected[k], found[k])] == []
+
+
+@pytest.mark.parametrize("agent", ["mfq", "iql", "mfac", "iac", "mfppo", "ippo", "random"])
+@pytest.mark.parametrize("sharing", ["all", "none"])
+def test_a_resumed_run_is_the_run_that_never_stopped(agent: str, sharing: str) -> None:
+    """With turns, deaths and cut episodes, in the middle of rollouts."""
+    assert_resumes(Lattice(risk=0.03, horizon=17), agent, QUICK[agent], sharing=sharing)
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
+def test_a_resumed_run_is_the_run_that_never_stopped_in_lockstep(agent: str) -> None:
+    assert_resumes(Arms(6, horizon=7), agent, {**QUICK[agent], "remember": 5}, sharing="all")
+
+
+def test_a_resumed_table_is_the_table_that_never_stopped() -> None:
+    options = {"values": "table", "learning_rate": 0.1, "temperature": "entropy(0.3)"}
+    assert_resumes(Lattice(risk=0.03, horizon=17), "mfq", options, sharing="none")
+
+
+@pytest.mark.parametrize("agent", ["mfac", "mfppo", "random"])
+def test_a_resumed_run_with_continuous_actions_is_the_run_that_never_stopped(agent: str) -> None:
+    assert_resumes(Aim(4, horizon=7), agent, QUICK[agent])
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
+def test_a_resumed_library_is_the_library_that_never_stopped(algorithm: str) -> None:
+    assert_resumes(Corridor(5, horizon=8), "sb3", {**QUICK["sb3"], "algorithm": algorithm})
+
+
+def test_a_resumed_library_with_continuous_actions_is_the_library_that_never_stopped() -> None:
+    assert_resumes(Aim(4, horizon=7), "sb3", QUICK["sb3"])
+
+
+def test_a_changing_temperature_is_resumed() -> None:
+    assert_resumes(Arms(6), "mfq", {**QUICK["mfq"], "temperature": "geometric(1, 0.1)"})
+    assert_resumes(Arms(6), "mfac", {**QUICK["mfac"], "temperature": "entropy(0.4)"})
+
+
+def test_teams_are_played_by_different_agents_each_in_its_slots() -> None:
+    rules = Lattice(groups=("red", "blue"), horizon=17, risk=0.03)
+    agents = {"red": Choice("mfq", QUICK["mfq"]), "blue": Choice("ippo", QUICK["ippo"])}
+    training = train(rules, agents, steps=40, report_every=20)
+    assert [(p.name, p.slots) for p in training.players] == [("red", slice(0, 8)), ("blue", slice(8, 16))]
+    before = [{k: v.clone() for k, v in p.agent.state_dict().items()} for p in training.players]
+    rows = finish(training)
+    assert {"train/reward/red", "train/reward/blue", "red/loss", "blue/loss", "eval/reward/red"} <= set(rows[-1])
+    for player, old in zip(training.players, before, strict=True):
+        assert any(not torch.equal(old[k], v) for k, v in player.agent.state_dict().items())
+    assert_resumes(rules, agents, {})
+
+
+@pytest.mark.parametrize(("sharing", "players", "minds"), [("all", 1, 1), ("group", 2, 1), ("none", 2, 8)])
+def test_sharing_says_how_many_minds_there_are(sharing: str, players: int, minds: int) -> None:
+    training = train(Lattice(groups=("red", "blue")), "mfq", QUICK["mfq"], steps=20, sharing=sharing)
+    assert len(training.players) == players
+    assert all(p.agent.minds == minds for p in training.players)
+    finish(training)
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3", "random"])
+@pytest.mark.parametrize("agents", [1, 2])
+def test_one_agent_and_two_can_play(agent: str, agents: int) -> None:
+    rows = finish(train(Arms(agents), agent, QUICK[agent], steps=20, report_every=10, copies=1))
+    assert rows[-1]["agent_steps"] == 20 * agents
+    assert np.isfinite(rows[-1]["eval/reward"])
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
+def test_a_million_slots_need_no_loop(agent: str) -> None:
+    training = train(Arms(100_000), agent, QUICK[agent], steps=7, report_every=7, copies=1, evaluation_steps=1)
+    assert finish(training)[-1]["agent_steps"] == 700_000
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
+def test_a_checkpoint_is_the_whole_agent(agent: str) -> None:
+    """Loaded into a player of another seed, it acts as the original does."""
+    training = train(Lattice(turns=False), agent, QUICK[agent], steps=30, report_every=30)
+    finish(training)
+    other = train(Lattice(turns=False), agent, QUICK[agent], steps=30, seed=1)
+    state = {k: v.clone() for k, v in player_state(training.players[0]).items()}
+    episode, agents = training.episode, [t.players[0].agent for t in (training, other)]
+    agents[1].progress = agents[0].progress
+    obs, felt = agents[0].by_mind(episode.timestep.obs), agents[0].by_mind(episode.felt[0])
+    action, energy = episode.act(), agents[0].energy(obs, felt)
+    assert not torch.equal(agents[1].energy(obs, felt), energy)
+    load_player_state(other.players[0], state, torch.device("cpu"), memory=False)
+    episode.players = other.players
+    assert torch.equal(agents[1].energy(obs, felt), energy)
+    assert torch.equal(episode.act(), action)
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
+def test_being_evaluated_changes_nothing(agent: str) -> None:
+    """Neither weights nor what happens in training: evaluation has its own population and its own noise."""
+    watched = train(Arms(6), agent, QUICK[agent], steps=30, report_every=5)
+    alone = train(Arms(6), agent, QUICK[agent], evaluate=False, steps=30, report_every=5)
+    a, b = finish(watched), finish(alone)
+    assert [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in a] == b
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
+def test_how_often_it_reports_changes_nothing(agent: str) -> None:
+    often, seldom = (train(Corridor(5, horizon=9), agent, QUICK[agent], steps=42, report_every=n) for n in (4, 42))
+    finish(often), finish(seldom)
+    a, b = (t.players[0].agent.state_dict() for t in (often, seldom))
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not() -> None:
+    a, b, c = (finish(train(Arms(6), "mfq", QUICK["mfq"], steps=20, seed=s)) for s in (0, 0, 1))
+    assert a == b
+    assert a != c
+
+
+def test_a_library_that_trains_itself_cannot_share_the_environment() -> None:
+    agents = {"red": Choice("sb3"), "blue": Choice("mfq")}
+    with pytest.raises(ConfigError, match="cannot share"):
+        train(Lattice(groups=("red", "blue")), agents)
+
+
+def test_who_waits_for_its_turn_is_taught_all_that_it_earned_meanwhile() -> None:
+    """Every step pays 1 to everyone, and each colour acts every second step: a decision earns 2, and 1 at a cut."""
+
+    class Wages(Lattice):
+        def step(self, state: Any, action: Tensor, ids: Tensor, key: Any) -> Any:
+            following, reward = super().step(state, action, ids, key)
+            return following, torch.ones_like(reward)
+
+    training = train(
+        Wages(horizon=5), "mfq", {**QUICK["mfq"], "capacity": 1000, "warm_up": 900}, steps=50, evaluate=False
+    )
+    finish(training)
+    ring = training.players[0].memory
+    size = int(ring.size[0])
+    reward, ended = ring.ring["reward"][0, :size], ring.ring["obs"][0, :size, 1]
+    # An episode of 5 steps: colour 0 decides at 0, 2, 4 (the last earns 1), colour 1 at 1, 3.
+    early, late = reward[ended < 0], reward[ended > 0]
+    assert early.mean() == pytest.approx(5 / 3, abs=1e-6)
+    assert (late == 2).all()
+    assert not ring.ring["terminated"][0, :size].any()
+    assert len(reward) == 10 * 2 * (8 * 3 + 8 * 2)
+
+
+def test_the_dead_are_taught_their_last_step_and_nothing_after_it() -> None:
+    training = train(Corridor(4, horizon=50), "mfq", {**QUICK["mfq"], "capacity": 4000, "warm_up": 4000}, steps=100)
+    finish(training)
+    ring, size = training.players[0].memory, int(training.players[0].memory.size[0])
+    cell, action, reward, ended = (ring.ring[n][0, :size] for n in ("obs", "action", "reward", "terminated"))
+    left = (cell == 2) & (action == 1)
+    assert left.any()
+    assert torch.equal(ended, left)
+    assert (reward[left] == 1).all()
+    assert (reward[~left] <= 0).all()
+    assert training.agent_steps == size
+
+
+def test_training_knows_who_takes_turns_and_who_moves_in_step() -> None:
+    turns, mortal, plain = Lattice(), Lattice(turns=False), Arms(4)
+    assert Simulation(turns).turns
+    assert not Simulation(turns).lockstep
+    assert not Simulation(mortal).lockstep
+    assert Simulation(plain).lockstep
+    assert not Simulation(plain).turns
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+def test_the_temperature_of_exploration_is_the_gibbs_temperature(temperature: float) -> None:
+    """The frequencies of what is played in training against exp(Q/T)/Z: 5 sigma."""
+    options = {"values": "table", "temperature": str(temperature), "field": "nothing", "learning_rate": 0.0}
+    training = train(Arms(2000, pay=(0.0, 1.0, 2.0)), "mfq", options, evaluate=False, steps=10)
+    q = torch.tensor([0.0, 0.5, -0.3])
+    agent: Any = training.players[0].agent
+    agent.values.value[:] = q
+    counts = torch.zeros(3)
+    for _ in range(10):
+        counts += torch.bincount(training.episode.act().flatten(), minlength=3)
+        training.step()
+    p = gibbs.probabilities(-q, temperature)
+    n = counts.sum()
+    assert ((counts / n - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
