@@ -27,6 +27,7 @@ from mfmarl.errors import ConfigError, nearest
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
+from mfmarl.population.pettingzoo_out import faces
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
@@ -259,3 +260,6 @@ def _own_moment(load: Array, drivers: int, power: int) -> Array:
         total = total + stirling[power + 1][j + 1] * falling * load**j
         falling *= drivers - 1 - j
     return total
+
+
+parallel_env, env = faces(Congestion)

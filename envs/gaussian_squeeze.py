@@ -28,6 +28,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
+from mfmarl.population.pettingzoo_out import faces
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
@@ -188,3 +189,6 @@ def _convolve(one: Array, other: Array) -> Array:
         return np.convolve(one, other)
     # Rounding leaves tails of either sign around 1e-17.
     return np.maximum(signal.fftconvolve(one, other), 0.0)
+
+
+parallel_env, env = faces(GaussianSqueeze)

@@ -33,6 +33,7 @@ from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.graph import Graph
 from mfmarl.population.known import Known
 from mfmarl.population.named_graph import GraphName, named_graph, torus_sides
+from mfmarl.population.pettingzoo_out import faces
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
@@ -368,3 +369,6 @@ class Ising(PopulationEnv):
         else:
             return {}
         return {name: Known(value, source, "optimum") for name, value in values.items()}
+
+
+parallel_env, env = faces(Ising)

@@ -86,7 +86,6 @@ class OneCopy:
             self.row(agent)
             # Each agent's own, so that seeding one leaves the others; the bounds are shared.
             found = made[agent] = copy.copy(space)
-            found.__dict__["_np_random"] = None
         return found
 
     def row(self, agent: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import subprocess
@@ -310,6 +311,11 @@ def test_pettingzoo_counts_max_cycles(rules):
     )
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_module_is_what_pettingzoos_users_expect(name):
+    max_cycles_test(importlib.import_module(registry.entries("environment")[name].where.partition(":")[0]))
+
+
 # --------------------------------------------------------------------------------- the parallel face
 
 
@@ -392,23 +398,6 @@ def test_every_agent_has_spaces_of_its_own():
     other.seed(5)
     mixed = [(one.sample(), other.sample())[0] for _ in range(3)]
     assert np.array_equal(alone, mixed)
-
-
-def test_spaces_that_the_rules_have_drawn_from_are_still_each_agents_own():
-    space = Discrete(1000, seed=1)
-    space.sample()
-
-    @dataclass(frozen=True)
-    class Used(Walkers):
-        def spec(self) -> Spec:
-            return Spec(3, Discrete(5), space)
-
-    env = PopulationParallelEnv(Used())
-    draws = []
-    for others in (0, 2):
-        env.action_space("agent_0").seed(3)
-        draws.append([[env.action_space(f"agent_{i}").sample() for i in range(others + 1)][0] for _ in range(4)])
-    assert draws[0] == draws[1]
 
 
 def test_masks_show_what_is_legal_where_the_agent_stands():
