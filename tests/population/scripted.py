@@ -299,8 +299,16 @@ class Auction(AECEnv):
 
     metadata = {"name": "auction", "render_modes": ["rgb_array"]}
 
-    def __init__(self, bidders: int = 3, rounds: int = 4, masks: bool = False, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        bidders: int = 3,
+        rounds: int = 4,
+        masks: bool = False,
+        leavers_are_cut: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
         super().__init__()
+        self.leavers_are_cut = leavers_are_cut
         self.possible_agents = [f"bidder_{i}" for i in range(bidders)]
         self.rounds, self.masks, self.render_mode = rounds, masks, render_mode
 
@@ -333,6 +341,7 @@ class Auction(AECEnv):
         if self.terminations[agent] or self.truncations[agent]:
             self._was_dead_step(action)
             return
+        assert action is not None
         self._cumulative_rewards[agent] = 0.0
         self._clear_rewards()
         self.turns[agent] += 1
@@ -342,8 +351,8 @@ class Auction(AECEnv):
             if other != agent:
                 self.rewards[other] += action
         if action == 0:
-            self.terminations[agent] = True
-        left = [a for a in self.agents if not self.terminations[a]]
+            (self.truncations if self.leavers_are_cut else self.terminations)[agent] = True
+        left = [a for a in self.agents if not (self.terminations[a] or self.truncations[a])]
         if len(left) == 1:
             self.rewards[left[0]] += 100
             self.terminations[left[0]] = True

@@ -419,6 +419,15 @@ def test_who_leaves_an_aec_game_is_buried_within_the_step() -> None:
     )
 
 
+def test_a_turn_taker_that_is_cut_off_lives_in_its_last_moment_only() -> None:
+    env = adapter(scripted.Auction, {"rounds": 9, "leavers_are_cut": True})
+    env.reset(Key.of(0))
+    cut = env.step(torch.zeros_like(env.ids))
+    assert cut.truncated[0].tolist() == [True, False, False] and cut.alive.all() and not cut.terminated.any()
+    after = env.step(torch.ones_like(env.ids))
+    assert after.alive[0].tolist() == [False, True, True] and not after.truncated.any()
+
+
 def test_only_the_selected_agents_action_comes_into_force() -> None:
     env = adapter(scripted.Auction, {"bidders": 3})
     env.reset(Key.of(0))
@@ -588,15 +597,15 @@ def test_where_copies_run_changes_nothing(target: Any, options: dict[str, Any]) 
 
 def test_global_generators_belong_to_the_environment_while_it_runs() -> None:
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    torch.manual_seed(1)
-    before = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())  # type: ignore[index,union-attr]  # noqa: NPY002
+    np.random.seed(1)
+    torch.default_generator.manual_seed(1)
+    before = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())  # type: ignore[index]
     here = adapter(scripted.GlobalNoise, copies=3)
     first = roll(here, 8)
-    after = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())  # type: ignore[index,union-attr]  # noqa: NPY002
+    after = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())  # type: ignore[index]
     assert before == after
     random.seed(2)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
     assert same(first, roll(here, 8))
     apart = adapter(scripted.GlobalNoise, copies=3, workers=2)
     assert same(first, roll(apart, 8))

@@ -14,6 +14,7 @@ from mfmarl.population import magent, third_party
 from mfmarl.population.adapter import Adapter
 from mfmarl.population.field import parse_field
 from mfmarl.population.open import open_env
+from mfmarl.population.simulation import Env
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key, uniform
 
@@ -38,7 +39,7 @@ def dictionaries(maker: third_party.Maker, **kinds: Any) -> Adapter:
     return Adapter(dataclasses.replace(maker, arrays=False), **kinds)
 
 
-def roll(env: Adapter, steps: int, key: int = 0) -> list[Timestep]:
+def roll(env: Env, steps: int, key: int = 0) -> list[Timestep]:
     timestep = env.reset(Key.of(key))
     seen = [timestep]
     for t in range(steps):
@@ -126,7 +127,7 @@ def test_positions_and_counts_are_the_engines() -> None:
     timestep = env.reset(Key.of(0))
     for t in range(40):
         timestep = env.step(
-            torch.where(timestep.legal, uniform(Key.of(t), env.ids, env.spec.num_actions), -1.0).argmax(-1)
+            torch.where(legal, uniform(Key.of(t), env.ids, env.spec.num_actions), -1.0).argmax(-1)
         )
         if timestep.ended.any():
             break
