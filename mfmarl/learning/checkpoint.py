@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def load(path: Path, strict: bool = False) -> Checkpoint:
     if not list_checkpoints(folder):
         raise CheckpointError(f"There is no checkpoint in {folder}: expected step-....safetensors and {LATEST}.")
     if strict:
-        raise CheckpointError(f"{entry}{_advice(_newest_valid(folder, None))}")
+        raise CheckpointError(f"{entry}{_advice(_newest_valid(folder, None), None)}")
     good = _newest_valid(folder, None)
     if good is None:
         raise CheckpointError(f"{entry} None of the checkpoints beside it is whole.")
@@ -268,13 +269,18 @@ def _load_file(path: Path) -> Checkpoint:
     try:
         return _parse(path)
     except _Refused as error:
-        raise CheckpointError(f"{error}{_advice(_newest_valid(path.parent, path))}") from error
+        raise CheckpointError(f"{error}{_advice(_newest_valid(path.parent, path), path)}") from error
 
 
-def _advice(good: Path | None) -> str:
+def _advice(good: Path | None, bad: Path | None) -> str:
+    """Which checkpoint is good, and the command that goes on from it."""
     if good is None:
         return " There is no other good checkpoint beside it."
-    return f" The last good one is {good.name}; to go on from it: mfmarl train --resume {good}"
+    run = good.parent.parent if good.parent.name == "checkpoints" else good.parent
+    command = f"mfmarl train --resume {shlex.quote(str(run))}"
+    if bad is not None and bad.parent == good.parent:
+        command = f"rm {shlex.quote(str(bad))} && {command}"
+    return f" The last good one is {good.name}; to go on from it: {command}"
 
 
 def _newest_valid(folder: Path, but: Path | None) -> Path | None:

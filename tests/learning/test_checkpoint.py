@@ -16,6 +16,7 @@ import os
 import pickle  # noqa: TID251 - to make hostile files
 import random
 import resource
+import shlex
 import signal
 import struct
 import tarfile
@@ -550,10 +551,23 @@ def test_truncated_at_any_byte_it_is_refused_and_the_good_one_named(tmp_path: Pa
     for size in range(len(content)):
         path.write_bytes(content[:size])
         text = _refused(tmp_path)
-        assert str(path) in text and text.endswith(f"mfmarl train --resume {good}")
+        assert str(path) in text and f"The last good one is {good.name}" in text
         elsewhere.write_bytes(content[:size])
         _refused(elsewhere)
-    _assert_is(load(Path(text.split("--resume ")[1])), 1)
+
+
+def test_the_command_that_is_offered_goes_on_from_the_good_one(tmp_path: Path) -> None:
+    folder = tmp_path / "a run" / "checkpoints"
+    folder.mkdir(parents=True)
+    _save(folder, 1)
+    path = _save(folder, 2)
+    path.write_bytes(b"x")
+    command = _refused(tmp_path / "a run").split("to go on from it: ")[1]
+    rm, file, then, *train = shlex.split(command)
+    assert (rm, then, train) == ("rm", "&&", ["mfmarl", "train", "--resume", str(tmp_path / "a run")])
+    Path(file).unlink()
+    with pytest.warns(CheckpointWarning, match="Going on from step-000000000001"):
+        _assert_is(load(Path(train[-1])), 1)
 
 
 def _mutated(content: bytes, random_: random.Random) -> bytes:
