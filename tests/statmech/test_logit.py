@@ -31,7 +31,9 @@ def test_equal_constant_costs_may_be_shared_in_any_way_that_adds_up():
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2), st.sampled_from([0.5, 1.0, 2.0, 4.0])), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.floats(0, 2), st.floats(0, 2), st.sampled_from([0.5, 1.0, 2.0, 4.0])), min_size=1, max_size=6
+    ),
     st.sampled_from([0.0, 0.01, 0.1, 1.0, 30.0]),
 )
 def test_a_split_equalises_what_it_should(links, temperature):
@@ -73,8 +75,12 @@ def test_a_coupled_network_reaches_the_minimum_of_its_potential():
         uses = (rng.random((5, 7)) < 0.5) * 1.0
         a, b = rng.random(7), rng.random(7)
         for temperature in (0.0, 0.1):
-            x = logit.equilibrium(lambda x, u=uses, a=a, b=b: u @ (a + b * (x @ u)), 5, temperature)
-            level = uses @ (a + b * (x @ uses)) + (temperature * np.log(x) if temperature else 0)
+
+            def cost(x: np.ndarray, uses: np.ndarray = uses, a: np.ndarray = a, b: np.ndarray = b) -> np.ndarray:
+                return np.asarray(uses @ (a + b * (x @ uses)))
+
+            x = logit.equilibrium(cost, 5, temperature)
+            level = cost(x) + (temperature * np.log(x) if temperature else 0)
             assert x.sum() == pytest.approx(1)
             assert level[x > 0].max() - level.min() < 1e-8
 
