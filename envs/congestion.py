@@ -116,7 +116,7 @@ class Congestion(PopulationEnv):
     def spec(self) -> Spec:
         return Spec(
             num_agents=self.num_agents,
-            observation_space=Box(1.0, 1.0, (1,), np.float32),
+            observation_space=Box(0.0, 1.0, (1,), np.float32),
             action_space=Discrete(len(self.incidence)),
             horizon=self.horizon,
             discount=0.0,

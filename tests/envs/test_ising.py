@@ -149,7 +149,7 @@ def _near(samples: Tensor, value: float, slack: float = 0.0) -> bool:
 @pytest.mark.parametrize(("tau", "published", "error"), [(1.0, 0.911, 5e-4), (1.1346, 0.691, 7e-3), (1.2, 0.460, 6e-3)])
 def test_the_checkerboard_heat_bath_has_the_published_magnetisation_and_kaufmans_energy(tau, published, error):
     game = Ising(400, start="ordered")
-    seen = _heat_bath(game, tau, copies=64, burn=400, steps=1_200)
+    seen = _heat_bath(game, tau, copies=64, burn=300, steps=900)
     assert _near(seen["magnetisation"], published, slack=5 * error)
     known = game.reference(tau)
     assert known["magnetisation"].value == pytest.approx(published, abs=5e-4)
