@@ -12,7 +12,7 @@ from typing import Any
 from mfmarl.evaluation import results
 from mfmarl.evaluation.results import Comparison, Run, write_text
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def write_marl_eval(comparison: Comparison, path: Path | None = None) -> Path:
@@ -58,7 +58,7 @@ def _cell(value: Any) -> Any:
         return repr(value) if math.isfinite(value) else ""
     if isinstance(value, str):
         text = "".join(c if c.isprintable() else " " for c in value)
-        return f"'{text}" if value.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else text
+        return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
     return value
 
 

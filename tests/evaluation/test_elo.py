@@ -93,6 +93,17 @@ def test_runs_that_disagree_widen_the_interval_more_than_games_do() -> None:
     assert (wide.high - wide.low)[0] > 100 > (narrow.high - narrow.low)[0]
 
 
+def test_the_interval_is_students_over_the_runs() -> None:
+    # Seeds are drawn together, so two players' rating is a function of the mean win rate of four runs:
+    # half width = t(3) * d rating / d p * sd / sqrt(4), to first order.
+    wins = np.array([48, 55, 52, 45])
+    found = elo.standings(
+        ["a", "b"], [Match("a", "b", int(w), 0, 100 - int(w), k, k) for k, w in enumerate(wins)], draws=4000
+    )
+    expected = 3.182 * 0.5 * elo.SCALE / 0.25 * wins.std(ddof=1) / 100 / 2
+    assert (found.high - found.low)[0] / 2 == pytest.approx(expected, rel=0.08)
+
+
 def test_players_who_never_met_are_refused() -> None:
     with pytest.raises(ConfigError, match="never met"):
         elo.standings(["a", "b", "c", "d"], [Match("a", "b", 1), Match("c", "d", 1)])

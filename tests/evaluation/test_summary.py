@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,6 @@ from mfmarl.evaluation.results import read_comparison, scores
 from mfmarl.evaluation.summary import count, duration, interval, number, print_table, summary
 
 Make = Callable[..., Path]
-HOSTILE = "<script>alert(1)</script>[bold]$x^2$ \x1b[31m"
 
 
 def test_the_summary_holds_the_statistics_of_the_runs(make_comparison: Make) -> None:
@@ -38,6 +38,19 @@ def test_verdicts_say_better_and_not_separable_where_it_is_so(make_comparison: M
     assert equal["verdict"] == "not separable" and equal["equal_within"] is not None
     assert "not separable at 6 runs" in equal["sentence"] and "equal within 5%" in equal["sentence"]
     assert "Theory gives both the same answer" in equal["sentence"]
+
+
+def test_runs_of_the_same_seed_are_compared_with_each_other(tmp_path: Path, make_run: Make) -> None:
+    for seed, luck in enumerate([0.0, 5.0, -3.0, 9.0, 2.0]):
+        for agent, level in (("mfq", 0.1 + 0.01 * seed), ("iql", 0.0)):
+            make_run(tmp_path / "ising" / agent / f"seed-{seed}", np.full(4, luck + level), agent=agent, seed=seed)
+    [pair] = summary(read_comparison(tmp_path, baseline="iql"))["environments"]["ising"]["pairs"]
+    assert pair["difference"]["paired"] and pair["verdict"] == "better"
+    for seed in range(5):  # other seeds: nothing to pair, and the luck hides the difference
+        (tmp_path / "ising" / "mfq" / f"seed-{seed}").rename(tmp_path / "ising" / "mfq" / f"seed-{seed + 100}")
+        (tmp_path / "ising" / "mfq" / f"seed-{seed + 100}" / "config.toml").unlink()
+    [pair] = summary(read_comparison(tmp_path, baseline="iql"))["environments"]["ising"]["pairs"]
+    assert not pair["difference"]["paired"] and pair["verdict"] == "not separable"
 
 
 def test_holm_is_taken_over_every_pair_of_every_environment(make_comparison: Make) -> None:
