@@ -670,20 +670,23 @@ def test_closing_leaves_no_process() -> None:
             os.kill(pid, 0)
 
 
-def test_a_process_ends_with_its_parent() -> None:
+def test_a_process_ends_with_its_parent_even_when_it_hangs() -> None:
     program = (
-        "import os, sys\n"
+        "import os, threading, torch\n"
         "from mfmarl.population.adapter import Adapter\n"
         "from mfmarl.population.third_party import maker_of\n"
+        "from mfmarl.random import Key\n"
         "from tests.population import scripted\n"
-        "env = Adapter(maker_of(scripted.Counting), workers=1)\n"
+        "env = Adapter(maker_of(scripted.Faulty, {'fault': 'hangs', 'at': 1}), workers=1)\n"
+        "env.reset(Key.of(0))\n"
         "print(env._place.children[0].process.pid, flush=True)\n"
-        "os.kill(os.getpid(), 9)\n"
+        "threading.Timer(0.3, os.kill, (os.getpid(), 9)).start()\n"
+        "env.step(torch.zeros_like(env.ids))\n"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=60)
     pid = int(done.stdout)
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             break

@@ -126,9 +126,9 @@ def test_positions_and_counts_are_the_engines() -> None:
     assert isinstance(env, Adapter)
     timestep = env.reset(Key.of(0))
     for t in range(40):
-        timestep = env.step(
-            torch.where(legal, uniform(Key.of(t), env.ids, env.spec.num_actions), -1.0).argmax(-1)
-        )
+        legal = timestep.legal
+        assert legal is not None
+        timestep = env.step(torch.where(legal, uniform(Key.of(t), env.ids, env.spec.num_actions), -1.0).argmax(-1))
         if timestep.ended.any():
             break
         raw = env._place.singles[0].env.unwrapped  # type: ignore[attr-defined]
