@@ -79,6 +79,11 @@ class Picky:
             raise ValueError("unlucky")
 
 
+@dataclass(frozen=True)
+class Dimension:
+    dimension: Literal[1, 2] = 1
+
+
 BAD_VALUES = [
     ({"num_agents": True}, "num_agents must be int in [1, 1000000], not true"),
     ({"num_agents": "10"}, "num_agents must be int in [1, 1000000], not '10'"),
@@ -341,6 +346,14 @@ def test_what_is_typed_reads_back_equal(value: Lattice) -> None:
         for part in name.split("."):
             item = getattr(item, part)
         assert parse_value(Lattice, name, as_text(item)) == item
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", 3, None, [1]])
+def test_a_choice_between_numbers_takes_those_numbers_only(value: Any) -> None:
+    assert from_table(Dimension, {"dimension": 1}) == Dimension(1)
+    assert parse_value(Dimension, "dimension", "2") == 2
+    with pytest.raises(ConfigError, match=r"dimension must be 1 \| 2, not"):
+        from_table(Dimension, {"dimension": value})
 
 
 def test_tuples_of_tuples_are_typed_with_brackets() -> None:

@@ -314,7 +314,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     content = read_limited(file, _MAX_METRICS, CheckpointError)
-    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+    lines = content.split(b"\n")[:-1]  # the last is torn, or empty
     rows = []
     for number, line in enumerate(lines, 1):
         try:

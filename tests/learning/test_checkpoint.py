@@ -743,6 +743,11 @@ def _document(**changes: Any) -> dict[str, Any]:
     return {"__metadata__": {"state": json.dumps({**body, "contents": hashlib.sha256(text.encode()).hexdigest()})}}
 
 
+def _twice(state: str) -> dict[str, Any]:
+    """The same document with a key that strict readers see twice and lax ones once."""
+    return {"__metadata__": {"state": '{"schema": 1, ' + state[1:]}}
+
+
 def _zip(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -825,6 +830,7 @@ def _corpus(marker: Path) -> dict[str, bytes]:
         "dtype unknown": _forged({**_document(), "x": {**ONE, "dtype": "PICKLE"}}, b"1234"),
         "dtype complex": _forged({**_document(), "x": {**ONE, "dtype": "C64", "data_offsets": [0, 8]}}, b"12345678"),
         "a key twice": _forged(b'{"__metadata__": {"state": "1"}, "__metadata__": {"state": "2"}}'),
+        "a key twice inside": _forged(_twice(meta["state"])),
         "20,000 tensors": _forged({f"t{i}": {**ONE, "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}),
         "safetensors of another": safetensors.torch.save({"x": torch.ones(1)}, {"format": "pt"}),
     }

@@ -286,9 +286,9 @@ def test_a_file_system_without_locks_is_told_at_the_start(tmp_path: Path, monkey
 def test_looking_whether_a_run_is_running_changes_nothing(tmp_path: Path) -> None:
     assert not is_running(tmp_path / "nowhere")
     create(tmp_path / "run", CONFIG).close()
-    before = (tmp_path / "run" / MARKER).read_bytes()
+    (tmp_path / "run" / MARKER).write_bytes(b"someone else's")
     assert not is_running(tmp_path / "run") and not is_running(tmp_path)
-    assert (tmp_path / "run" / MARKER).read_bytes() == before
+    assert (tmp_path / "run" / MARKER).read_bytes() == b"someone else's"
     assert not (tmp_path / MARKER).exists()
 
 
