@@ -29,6 +29,7 @@ from mfmarl.population.field import (
     Nothing,
     Sampled,
     States,
+    _sum,
     default_field,
     parse_field,
 )
@@ -364,6 +365,23 @@ def test_numbers_far_from_zero_lose_nothing_to_a_million_others() -> None:
     assert float((felt.double() - wanted).abs().max()) <= 1e4 * 2**-24 * 1.01
 
 
+def test_long_sums_have_the_same_bits_for_any_number_of_threads_and_copies() -> None:
+    # Of all sizes, or double precision would add single ones without a rounding.
+    size = (15 * normal(Key.of(2), agent_ids(3, 200_001))).exp()
+    x = normal(Key.of(3), agent_ids(3, 200_001)) * size
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = _sum(x)
+        torch.set_num_threads(2)
+        assert torch.equal(_sum(x), one)
+        assert torch.equal(_sum(x[:1]), one[:1])
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(one, x.double().sum(1), rtol=1e-12, atol=0)
+    assert _sum(x[:, :0]).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("text", ["states over everyone", "states over team", "states over nearby(1.0)"])
 def test_float_fields_depend_on_neither_copies_nor_threads(text: str) -> None:
     n = 100_000
@@ -411,6 +429,14 @@ def test_cells_and_radii_agree_at_every_scale(dims: int) -> None:
         field = Field(Function(shifted, 1), Nearby(radius))
         wanted = written_out(field, t, spec, ids)
         torch.testing.assert_close(field(t, spec, ids, KEY).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_distance_that_rounds_to_the_radius_counts_across_two_cells() -> None:
+    """2 - 0.99999994 is 1 in single precision, though floor puts the two in cells 0 and 2."""
+    spec = Spec(2, Box(-9, 9, (1,)), Discrete(2))
+    t, ids = moment(spec, 1, 0)
+    t = t._replace(position=torch.tensor([[[0.99999994], [2.0]]]), action=torch.tensor([[0, 1]]))
+    assert parse_field("actions over nearby(1)")(t, spec, ids, KEY).tolist() == [[[0, 1], [1, 0]]]
 
 
 def test_positions_that_cannot_be_sorted_are_refused() -> None:
