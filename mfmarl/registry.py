@@ -223,3 +223,16 @@ def load_file(path: Path) -> Any:
         del sys.modules[name]
         raise EnvironmentFault(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def import_user_code(name: str) -> Any:
+    """Import what a user named: a path to a Python file, or an installed module."""
+    if name.endswith(".py"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path} to import.")
+        return load_file(path)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"The module {name!r} cannot be imported: {error}") from error
