@@ -228,10 +228,11 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 def _canonical(value: Any) -> str:
     try:
+        _check_depth(value)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (_Refused, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"The state cannot be stored as JSON: {error}. It may hold numbers that are finite, text, lists and tables."
+            f"The state cannot be stored as JSON ({error}); it may hold finite numbers, text, lists and tables."
         ) from error
 
 
@@ -476,8 +477,10 @@ def _check_depth(value: Any) -> None:
     layer, depth = [value], 0
     while layer:
         if depth > MAX_DEPTH:
-            raise _Refused(f"is damaged: its state is nested deeper than {MAX_DEPTH}.")
-        tables = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list)]
+            raise _Refused(f"is nested deeper than {MAX_DEPTH}")
+        tables = [
+            item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list | tuple)
+        ]
         layer, depth = [inner for table in tables for inner in table], depth + 1
 
 
