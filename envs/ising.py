@@ -298,6 +298,18 @@ class Ising(PopulationEnv):
             return self._mean_field(temperature, "mean field of the complete graph, exact as N grows (Wu 1982)")
         return self._heat_bath(temperature) if self.states == 2 else {}
 
+    def reference_independent(self, temperature: float = 0.0) -> dict[str, Known]:
+        """The mean-field law, in every order of moves: who knows only the average of its neighbours leans on that.
+
+        A shared mind that sees at most its own spin earns lambda/2 a <sum of neighbours>, so its spins are independent
+        given m: exactly naive mean field. It orders up to tau = z lambda / 2, where the lattice is long disordered.
+        """
+        if temperature == 0 or self.sight == "neighbours":
+            return self.reference(temperature)
+        return self._mean_field(
+            temperature, "mean-field law of learners that do not feel their neighbours, m = tanh((z lambda m + 2h)/2tau)"
+        )
+
     def _known(self, moments: ising_exact.Moments, source: str) -> dict[str, Known]:
         """From moments of Ising spins to the measured names; what is NaN is not known."""
         bond, z = self.coupling / 2 * moments.correlation, self._mean_degree

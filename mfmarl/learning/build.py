@@ -97,7 +97,10 @@ def known_answers(env: Env, players: list[Player]) -> dict[str, Known]:
     schedules = {p.agent.schedule for p in players}
     if len(schedules) != 1 or next(iter(schedules)).kind == "entropy":
         return {}
-    return env.env.reference(next(iter(schedules)).at(1.0))
+    temperature = next(iter(schedules)).at(1.0)
+    if all(p.agent.field.is_nothing for p in players):
+        return env.env.reference_independent(temperature)
+    return env.env.reference(temperature)
 
 
 def agent_label(config: RunConfig) -> str:

@@ -89,6 +89,10 @@ class PopulationEnv(ABC):
         """
         return {}
 
+    def reference_independent(self, temperature: float = 0.0) -> dict[str, Known]:
+        """Known answers for agents that feel no field, where theirs is another law; the default: the same."""
+        return self.reference(temperature)
+
 
 def agent_ids(copies: int, num_agents: int, device: torch.device | str = "cpu", first_copy: int = 0) -> Tensor:
     """Ids [E, N] for keyed noise: the copy's number in the high 32 bits, the agent's in the low ones."""
