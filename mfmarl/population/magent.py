@@ -56,7 +56,6 @@ class ArraySingle(Single):
         self.engine, self.handles = self.raw.env, self.raw.handles
         self.sizes = np.array(layout.group_sizes)
         self.team = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        self.padded = len(layout.shapes) > 1
         self.possible = layout.possible[:, : layout.legal_width]
         self.slots: list[np.ndarray] = []
         """The living of each of the engine's groups."""
@@ -116,7 +115,7 @@ class ArraySingle(Single):
         for array in rows[1:]:
             array[...] = 0
         rows.legal[...] = self.possible
-        if self.padded or sum(map(len, self.slots)) < len(self.layout.agents):
+        if sum(map(len, self.slots)) < len(self.layout.agents):
             rows.obs[...] = 0
         living = np.zeros(len(self.layout.agents), bool)
         for handle, slots in zip(self.handles, self.slots, strict=True):

@@ -25,7 +25,10 @@ from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, NumericFau
 
 
 class Rows(NamedTuple):
-    """What copies show after a step, arrays that lead with E; without it in the rows of one copy."""
+    """What copies show after a step, arrays that lead with E; without it in the rows of one copy.
+
+    They begin as zeros, and nobody writes where an agent's observation is padded.
+    """
 
     obs: np.ndarray  # [E, N, *O] float32, or [E, N] int64
     reward: np.ndarray  # [E, N] float32
@@ -545,7 +548,7 @@ class ParallelSingle(Single):
         """Empty rows, but for observations that are about to be written in full."""
         for array in rows[1:]:
             array[...] = 0
-        if len(self.layout.shapes) > 1 or written < len(self.layout.agents):
+        if written < len(self.layout.agents):
             rows.obs[...] = 0
 
     def _seat(self, agents: Sequence[Any]) -> None:
@@ -683,7 +686,7 @@ class TurnSingle(Single):
         if not self.listed:
             raise self.fault("there are no agents after reset()")
         self._settle()
-        if not self.env.agents:
+        if not self.listed:
             raise self.fault("every agent is over right after reset()")
         self._publish(rows)
 
@@ -698,7 +701,7 @@ class TurnSingle(Single):
         seed_globals(self.seed, self.clock)
         self._call(self.env.step, played, who=f" of agent {agent}")
         self._settle()
-        if not self.env.agents:
+        if not self.listed:
             own.ended[...] = True
         elif self._late():
             self._cut()
