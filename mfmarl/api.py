@@ -1,9 +1,9 @@
 """Training and comparing from Python: the same runs, folders and reports as the command line's.
 
-    import mfmarl
+import mfmarl
 
-    run = mfmarl.train("ising", "mfq", num_agents=400, temperature="1.0", steps=500)
-    print(run.last["eval/magnetisation"], run.report)
+run = mfmarl.train("ising", "mfq", num_agents=400, temperature="1.0", steps=500)
+print(run.last["eval/magnetisation"], run.report)
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def _named(environment: Any) -> tuple[str, str, list[str]]:
         return environment, environment.rpartition(".py:")[2] or environment, [file] if file else []
     file = _file_of(environment)
     if file is None:
-        raise ConfigError(f"{environment!r} must be a name, or a class defined in a Python file (not typed into a shell).")
+        raise ConfigError(
+            f"{environment!r} must be a name, or a class defined in a Python file (not typed into a shell)."
+        )
     return f"{file}:{environment.__qualname__}", environment.__name__, []
 
 
@@ -159,7 +161,9 @@ def _configure(name: str, team: Mapping[str, str], options: Mapping[str, Any], s
     for group, agent in team.items():
         fixed = dict(lookup("agent", agent).overrides)
         known = _own(agent, "agent") - set(fixed)
-        players[group] = Choice(agent, {k: _plain(v) for k, v in rest.items() if k in known and k not in of_environment})
+        players[group] = Choice(
+            agent, {k: _plain(v) for k, v in rest.items() if k in known and k not in of_environment}
+        )
     if strict:
         _refuse_nobodys(name, list(team.values()), options)
     return RunConfig(Choice(name, {k: _plain(v) for k, v in environment.items()}), players, from_table(RunOptions, run))

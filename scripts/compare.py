@@ -1,6 +1,6 @@
 """`mfmarl compare` as a script: run it as it stands, or copy it and make it yours.
 
-    python scripts/compare.py --help
+python scripts/compare.py --help
 """
 
 import sys

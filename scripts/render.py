@@ -1,6 +1,6 @@
 """`mfmarl render` as a script: run it as it stands, or copy it and make it yours.
 
-    python scripts/render.py --help
+python scripts/render.py --help
 """
 
 import sys

@@ -1,6 +1,6 @@
 """`mfmarl report` as a script: run it as it stands, or copy it and make it yours.
 
-    python scripts/report.py --help
+python scripts/report.py --help
 """
 
 import sys

@@ -1,6 +1,6 @@
 """`mfmarl tournament` as a script: run it as it stands, or copy it and make it yours.
 
-    python scripts/tournament.py --help
+python scripts/tournament.py --help
 """
 
 import sys

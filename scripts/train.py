@@ -1,6 +1,6 @@
 """`mfmarl train` as a script: run it as it stands, or copy it and make it yours.
 
-    python scripts/train.py --help
+python scripts/train.py --help
 """
 
 import sys

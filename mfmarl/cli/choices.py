@@ -193,7 +193,9 @@ def _unknown(
     scope, dot, option = name.rpartition(".")
     if dot and scope not in scopes:
         return ConfigError(f"Nobody is called {scope!r} in --{name}.{nearest(scope, scopes)}")
-    known = {o for _, options in classes.values() for o in options} | {o for _, options in configs.values() for o in options}
+    known = {o for _, options in classes.values() for o in options} | {
+        o for _, options in configs.values() for o in options
+    }
     known |= set(RUN_OPTION_NAMES)
     hint = nearest(option, known) if len(known) else ""
     if "Did you mean" not in hint:

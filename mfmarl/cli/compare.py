@@ -24,16 +24,44 @@ EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environments", help="names from `mfmarl list`, separated by commas, or path/to/file.py:Class")
-    parser.add_argument("--agents", default="mfq,iql", help="agents to compare; teams as red=mfq+blue=iql; variants as mfq:bins=9 (default: mfq,iql)")
+    parser.add_argument(
+        "--agents",
+        default="mfq,iql",
+        help="agents to compare; teams as red=mfq+blue=iql; variants as mfq:bins=9 (default: mfq,iql)",
+    )
     parser.add_argument("--seeds", default="5", help="how many seeds (5), or which (3,7,11) (default: 5)")
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time (default: one for each core)")
-    parser.add_argument("--name", help="the comparison is kept in RUNS/NAME; an old one goes on (default: environments-time)")
+    parser.add_argument(
+        "--name", help="the comparison is kept in RUNS/NAME; an old one goes on (default: environments-time)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers names of your own",
+    )
     parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
-    parser.add_argument("--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)")
-    parser.add_argument("--assert", dest="claims", action="append", default=[], metavar="CLAIM", help="exit with 9 unless this holds, e.g. 'mfq > iql'")
-    parser.add_argument("--export", choices=("marl-eval", "csv"), action="append", default=[], help="also write marl_eval.json or runs.csv")
+    parser.add_argument(
+        "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
+    )
+    parser.add_argument(
+        "--assert",
+        dest="claims",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help="exit with 9 unless this holds, e.g. 'mfq > iql'",
+    )
+    parser.add_argument(
+        "--export",
+        choices=("marl-eval", "csv"),
+        action="append",
+        default=[],
+        help="also write marl_eval.json or runs.csv",
+    )
     parser.add_argument("--no-film", dest="film", action="store_false", help="no animated picture of the populations")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_run_options(parser, skip=("seed",))
@@ -109,9 +137,12 @@ def _conclude(known: argparse.Namespace, folder: Path, failed: list[tuple[Any, s
     from mfmarl.evaluation.claims import evaluate, parse_claim
     from mfmarl.evaluation.films import film_comparison
     from mfmarl.evaluation.report import write_report
-    from mfmarl.evaluation.results import read_comparison
+    from mfmarl.evaluation.results import note_failures, read_comparison
     from mfmarl.evaluation.summary import print_table, summary
 
+    if failed:
+        # A process that died could not write that it did.
+        note_failures(folder, {(r.environment, r.agent, r.seed): error for r, error in failed})
     comparison = read_comparison(folder, column=known.metric, burn_in=known.burn_in)
     if known.film:
         film_comparison(comparison)

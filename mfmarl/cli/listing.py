@@ -18,7 +18,14 @@ EXAMPLES = """  mfmarl list                # everything
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", help="environments, agents, or one name")
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers names of your own",
+    )
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -53,7 +60,7 @@ def _everything(known: argparse.Namespace) -> int:
 def _third_party() -> dict[str, str]:
     from mfmarl.population.third_party import names
 
-    found = {name: "" for name in names()}
+    found = dict.fromkeys(names(), "")
     for space, text in NAMESPACES.items():
         if not any(name.startswith(f"{space}/") for name in found):
             found[f"{space}/..."] = text
@@ -84,7 +91,11 @@ def _one(known: argparse.Namespace) -> int:
         if getattr(o, "settable", True)
     ]
     if known.json:
-        print(json.dumps({"name": known.what, "kind": entry.kind, "summary": entry.summary, "from": entry.where, "options": rows}))
+        print(
+            json.dumps(
+                {"name": known.what, "kind": entry.kind, "summary": entry.summary, "from": entry.where, "options": rows}
+            )
+        )
         return 0
     from rich.console import Console
     from rich.table import Table

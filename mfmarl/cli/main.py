@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mfmarl {__version__}")
     import shtab
 
-    shtab.add_argument_to(parser, "--print-completion", help="print the completion script of a shell: bash, zsh or tcsh")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print the completion script of a shell: bash, zsh or tcsh"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"mfmarl.cli.{name.replace('list', 'listing')}")
@@ -55,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        sub.add_argument("--json", action="store_true", help="print one JSON object on standard output, and nothing else there")
+        sub.add_argument(
+            "--json", action="store_true", help="print one JSON object on standard output, and nothing else there"
+        )
         module.configure(sub)
         sub.set_defaults(carry_out=module.run)
     return parser

@@ -19,7 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1, help="environment steps between pictures (default: 1)")
     parser.add_argument("--fps", type=float, default=12.0, help="pictures per second (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode that is drawn (default: 0)")
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers names of your own",
+    )
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -33,7 +40,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     from mfmarl.learning.run_folder import is_run
 
     if not is_run(known.run):
-        raise ConfigError(f"There is no run in {known.run}; a comparison keeps its runs at <environment>/<agent>/seed-<k>/.")
+        raise ConfigError(
+            f"There is no run in {known.run}; a comparison keeps its runs at <environment>/<agent>/seed-<k>/."
+        )
     frames = film(known.run, known.frames, known.every, known.seed)
     figures = known.run / "figures"
     png = write_png(frames[-1], figures / "population.png")

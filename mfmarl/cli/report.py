@@ -16,9 +16,17 @@ EXAMPLES = """  mfmarl report runs/ising-20260101-120000
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="a run, comparison or tournament folder")
     parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
-    parser.add_argument("--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)")
+    parser.add_argument(
+        "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
+    )
     parser.add_argument("--allow-unequal", action="store_true", help="cut runs of unequal length to the shortest")
-    parser.add_argument("--export", choices=("marl-eval", "csv"), action="append", default=[], help="also write marl_eval.json or runs.csv")
+    parser.add_argument(
+        "--export",
+        choices=("marl-eval", "csv"),
+        action="append",
+        default=[],
+        help="also write marl_eval.json or runs.csv",
+    )
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:

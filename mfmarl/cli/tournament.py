@@ -18,15 +18,26 @@ EXAMPLES = """  mfmarl tournament runs/battle                      # every train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", type=Path, nargs="+", help="run or comparison folders, of one environment of two teams")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="run or comparison folders, of one environment of two teams"
+    )
     parser.add_argument("--against", default="", help="also enter untrained agents by name: random,rusher")
     parser.add_argument("--games", type=int, default=20, help="games of each pair of runs on each side (default: 20)")
-    parser.add_argument("--horizon", type=int, default=1000, help="steps after which a game that nothing ends is over (default: 1000)")
+    parser.add_argument(
+        "--horizon", type=int, default=1000, help="steps after which a game that nothing ends is over (default: 1000)"
+    )
     parser.add_argument("--copies", type=int, default=10, help="games played at a time (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the games (default: 0)")
     parser.add_argument("--name", help="results are kept in RUNS/NAME (default: tournament-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where results are kept (default: runs)")
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers names of your own",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -68,7 +79,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     page = report_tournament(folder)
     rows = [
         {"player": n, "elo": float(r), "low": float(lo), "high": float(hi)}
-        for n, r, lo, hi in sorted(zip(found.players, found.rating, found.low, found.high, strict=True), key=lambda x: -x[1])
+        for n, r, lo, hi in sorted(
+            zip(found.players, found.rating, found.low, found.high, strict=True), key=lambda x: -x[1]
+        )
     ]
     if known.json:
         print(json.dumps({"standings": rows, "matches": [vars(m) for m in matches], "report": str(page)}))

@@ -29,7 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: environment-agent-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE", help="a Python file or module that registers names of your own")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers names of your own",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_run_options(parser)
 
@@ -64,7 +71,11 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
 
     page = report_run(path)
     if known.json:
-        print(json.dumps({"run": str(path), "report": str(page), "status": status, "last": _plain(rows[-1]) if rows else {}}))
+        print(
+            json.dumps(
+                {"run": str(path), "report": str(page), "status": status, "last": _plain(rows[-1]) if rows else {}}
+            )
+        )
     else:
         last = rows[-1] if rows else {}
         for name in ("eval/reward", "train/reward"):
@@ -98,7 +109,9 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
     if known.agent and known.agents:
         raise ConfigError("Give either --agent (one for everybody) or --agents (one for each team).")
     if known.environment is None and stored is None:
-        raise ConfigError("Which environment? Write for example `mfmarl train ising --agent mfq`; `mfmarl list` shows them.")
+        raise ConfigError(
+            "Which environment? Write for example `mfmarl train ising --agent mfq`; `mfmarl list` shows them."
+        )
     environment = Choice(known.environment) if known.environment else stored.environment  # type: ignore[union-attr]
     if known.agent or known.agents or stored is None:
         text = (known.agents or known.agent or "mfq").replace(",", "+") if known.agents else known.agent or "mfq"
@@ -107,7 +120,10 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
         team = stored.agents
     environments, agents = assign(pairs_of(rest), {"here": environment}, {"here": team})
     config = RunConfig(environments["here"], agents["here"], run_options(known, base))
-    name = known.name or f"{_safe(short(environment.name))}-{_safe('-'.join(c.name for c in team.values()))}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = (
+        known.name
+        or f"{_safe(short(environment.name))}-{_safe('-'.join(c.name for c in team.values()))}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
     return config, known.runs / name, False
 
 
@@ -122,7 +138,9 @@ def _resumed(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, boo
     from mfmarl.learning.run_folder import read_config
 
     if known.environment or known.agent or known.agents or known.config:
-        raise ConfigError("--resume goes on as the run's own config says: leave the environment, agents and --config out.")
+        raise ConfigError(
+            "--resume goes on as the run's own config says: leave the environment, agents and --config out."
+        )
     table = {k: v for k, v in read_config(known.resume).items() if k != "versions"}
     stored = RunConfig.from_table(table, str(known.resume))
     if ".py" in stored.environment.name and not known.imports:

@@ -69,7 +69,11 @@ def plan(
 
 
 def write_plan(
-    folder: Path, environments: dict[str, Choice], agents: dict[str, dict[str, Choice]], seeds: Sequence[int], command: str
+    folder: Path,
+    environments: dict[str, Choice],
+    agents: dict[str, dict[str, Choice]],
+    seeds: Sequence[int],
+    command: str,
 ) -> None:
     """`comparison.json`: what is compared and how to repeat it; an old plan there is extended.
 
@@ -161,7 +165,15 @@ def mark_failed(path: Path, error: str, exit_code: int) -> None:
         path.mkdir(parents=True, exist_ok=True)
         # The marker makes the folder one of ours, so that the run can be tried again in it.
         (path / MARKER).touch()
-        status = {"state": "failed", "error": error, "exit_code": exit_code, "step": 0, "wall": 0.0, "cpu": 0.0, "agent_steps": 0}
+        status = {
+            "state": "failed",
+            "error": error,
+            "exit_code": exit_code,
+            "step": 0,
+            "wall": 0.0,
+            "cpu": 0.0,
+            "agent_steps": 0,
+        }
         write_atomic(path / STATUS, json.dumps(status).encode())
 
 

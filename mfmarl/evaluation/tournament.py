@@ -49,7 +49,9 @@ def load_entrant(entrant: Entrant, stage: RunConfig) -> dict[str, Player]:
         config, built = load_training(entrant.path)
         if config.environment != stage.environment:
             built.close()
-            raise ConfigError(f"{entrant.path} was trained on {config.environment.name} with other options than the tournament's.")
+            raise ConfigError(
+                f"{entrant.path} was trained on {config.environment.name} with other options than the tournament's."
+            )
     else:
         assert entrant.agent is not None
         built = build(replace(stage, agents={"all": entrant.agent}, run=replace(stage.run, evaluation_copies=0)))
@@ -82,7 +84,7 @@ def play(env: Env, players: Sequence[Player], games: int, key: Key, horizon: int
         living = episode.timestep.alive.clone()
         over = torch.zeros(env.copies, dtype=torch.bool, device=env.device)
         for _ in range(horizon):
-            before, _, after, now = episode.play()
+            _, _, after, now = episode.play()
             total += torch.where(over.unsqueeze(-1), 0.0, after.reward.to(torch.float64))
             # An agent whose episode was cut off by the clock survived it.
             survived = (after.alive | after.truncated) & ~after.terminated

@@ -44,7 +44,9 @@ def make_agent(choice: Choice, spec: Spec, slots: slice, minds: int, key: Key, d
     options = {**dict(entry.overrides), **choice.options}
     clash = [k for k, v in entry.overrides if choice.options.get(k, v) != v]
     if clash:
-        raise ConfigError(f"{choice.name} is {entry.twin} with {clash[0]} = {dict(entry.overrides)[clash[0]]!r}; use {entry.twin} to change it.")
+        raise ConfigError(
+            f"{choice.name} is {entry.twin} with {clash[0]} = {dict(entry.overrides)[clash[0]]!r}; use {entry.twin} to change it."
+        )
     config = from_table(kind.Config, options, f"agent {choice.name}")
     return kind(config, spec, slots, minds, key).to(device)
 
@@ -54,7 +56,9 @@ def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) 
     chosen = dict(config.agents)
     unknown = [group for group in chosen if group != "all" and group not in spec.groups]
     if unknown:
-        raise ConfigError(f"There is no group {unknown[0]!r} in {config.environment.name}.{nearest(unknown[0], spec.groups)}")
+        raise ConfigError(
+            f"There is no group {unknown[0]!r} in {config.environment.name}.{nearest(unknown[0], spec.groups)}"
+        )
     missing = [group for group in spec.groups if group not in chosen]
     if "all" not in chosen and missing:
         raise ConfigError(f"Nobody plays {missing[0]!r}; write for example --agents {missing[0]}=mfq.")

@@ -83,7 +83,11 @@ def _refuse_changes(config: RunConfig, path: Path) -> None:
     wanted = config.to_table()
     old = {k: v for k, v in stored.items() if k in wanted}
     # Compared as complete values, so that a default written out is no change.
-    told = [line for line in difference(RunConfig.from_table(old, str(path)).to_table(), wanted) if not line.startswith(_FREE)]
+    told = [
+        line
+        for line in difference(RunConfig.from_table(old, str(path)).to_table(), wanted)
+        if not line.startswith(_FREE)
+    ]
     if told:
         raise ConfigError(
             f"{path} was begun with another configuration ({'; '.join(told[:8])}); go on with the old one, or start a new run."

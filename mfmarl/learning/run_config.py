@@ -67,7 +67,7 @@ class RunConfig:
     environment: Choice
     agents: dict[str, Choice]
     """By group; the single key `all` stands for every group."""
-    run: RunOptions = RunOptions()  # noqa: RUF009 - frozen
+    run: RunOptions = RunOptions()
 
     def __post_init__(self) -> None:
         if not self.agents:
@@ -86,16 +86,18 @@ class RunConfig:
         """The inverse of `to_table`. Raises ConfigError naming every wrong key."""
         unknown = sorted(set(table) - {"run", "environment", "agents", "versions", "command"})
         if unknown:
-            raise ConfigError(f"{where}: unknown table [{unknown[0]}]; expected [run], [environment] and [agents.<group>].")
+            raise ConfigError(
+                f"{where}: unknown table [{unknown[0]}]; expected [run], [environment] and [agents.<group>]."
+            )
 
         def choice(part: Any, name: str) -> Choice:
             if not isinstance(part, dict) or not isinstance(part.get("name"), str):
-                raise ConfigError(f"{where}: [{name}] needs a name, for example name = \"ising\".")
+                raise ConfigError(f'{where}: [{name}] needs a name, for example name = "ising".')
             return Choice(part["name"], {k: v for k, v in part.items() if k != "name"})
 
         agents = table.get("agents")
         if not isinstance(agents, dict):
-            raise ConfigError(f"{where}: [agents.all] is missing; write for example [agents.all] with name = \"mfq\".")
+            raise ConfigError(f'{where}: [agents.all] is missing; write for example [agents.all] with name = "mfq".')
         return cls(
             choice(table.get("environment"), "environment"),
             {group: choice(part, f"agents.{group}") for group, part in agents.items()},

@@ -1,6 +1,6 @@
 """Everything on another device: each agent learns on each environment there, equals the CPU's environment, and how fast.
 
-    python scripts/bench/bench_device.py cuda
+python scripts/bench/bench_device.py cuda
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def main() -> None:
         for agent in ("mfq", "mfac", "mfppo"):
             for agents in (1024, 1_048_576):
                 rate = learn(environment, agent, device, agents, 150)
-                print(f"{environment:<12} {agent:<6} N = {agents:>9,}: {rate / 1e6:8.2f} million agent-steps/s", flush=True)
+                print(
+                    f"{environment:<12} {agent:<6} N = {agents:>9,}: {rate / 1e6:8.2f} million agent-steps/s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

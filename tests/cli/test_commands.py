@@ -36,7 +36,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 def test_a_run_is_trained_and_leaves_its_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["train", "ising", "--agent", "mfq", "--num-agents", "36", "--steps", "40", "--name", "a", "--json", *QUICK])
+    code = main(
+        ["train", "ising", "--agent", "mfq", "--num-agents", "36", "--steps", "40", "--name", "a", "--json", *QUICK]
+    )
     told = json.loads(capsys.readouterr().out)
     assert code == 0
     assert told["status"]["state"] == "done"
@@ -113,7 +115,19 @@ def test_bad_input_gets_one_sentence(
 def test_a_faulty_environment_is_named_and_what_was_done_is_kept(
     here: Path, capsys: pytest.CaptureFixture[str], fault: str, code: int, words: list[str]
 ) -> None:
-    arguments = ["train", FAULTY, "--fault", fault, "--steps", "100", "--name", "a", "--checkpoint-seconds", "0", *QUICK]
+    arguments = [
+        "train",
+        FAULTY,
+        "--fault",
+        fault,
+        "--steps",
+        "100",
+        "--name",
+        "a",
+        "--checkpoint-seconds",
+        "0",
+        *QUICK,
+    ]
     found, line = refused(capsys, *arguments)
     assert found == code, line
     for word in words:
@@ -190,7 +204,9 @@ def test_a_run_that_is_stopped_and_goes_on_is_bitwise_the_run_that_never_stopped
 
 def test_a_run_that_is_killed_loses_nothing_that_was_acknowledged(here: Path) -> None:
     arguments = ["train", "congestion", "--steps", "800", "--checkpoint-seconds", "0", *QUICK]
-    process = subprocess.Popen([sys.executable, "-m", "mfmarl", *arguments, "--name", "a"], cwd=here, env=_environment())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mfmarl", *arguments, "--name", "a"], cwd=here, env=_environment()
+    )
     run = here / "runs" / "a"
     deadline = time.monotonic() + 60
     while len(read_metrics(run)) < 5 and time.monotonic() < deadline:
