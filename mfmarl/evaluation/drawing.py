@@ -143,6 +143,13 @@ def to_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
     return out.getvalue()
 
 
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure of that size in inches, without axes."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, NDArray[Any]]:
     from matplotlib.figure import Figure
 
@@ -190,11 +197,11 @@ def subtitle(axes: Axes, text: str) -> None:
 
 
 def curve_limits(axes: Axes, centres: list[Any], lows: list[Any], highs: list[Any]) -> None:
-    # A band of three runs can be ten times as wide as the curves: it may double the picture, not more.
+    # A band of three runs can be ten times as wide as the curves: it may add a quarter of their range on either side, no more.
     low, high = min(float(c.min()) for c in centres), max(float(c.max()) for c in centres)
     span = (high - low) or abs(high) or 1.0
-    low = max(low - 0.5 * span, min([low, *(float(b.min()) for b in lows)]))
-    high = min(high + 0.5 * span, max([high, *(float(b.max()) for b in highs)]))
+    low = max(low - 0.25 * span, min([low, *(float(b.min()) for b in lows)]))
+    high = min(high + 0.25 * span, max([high, *(float(b.max()) for b in highs)]))
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 

@@ -24,6 +24,7 @@ from mfmarl.evaluation.drawing import (
     curve_limits,
     draw_interval,
     empty,
+    empty_figure,
     end_labels,
     label,
     spread_out,
@@ -62,10 +63,13 @@ def learning_curves(comparison: Comparison, environment: str, column: str = "") 
         if len(steps) == 1:
             axes.plot(steps, band.value, color=look.colour, marker="o", zorder=3)
         if band.runs > 1:
-            axes.fill_between(steps, band.low, band.high, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
+            shade = 0.14 if look.filled else 0.07
+            axes.fill_between(steps, band.low, band.high, color=look.colour, alpha=shade, linewidth=0, zorder=2)
+            if band.runs <= 10:
+                axes.plot(steps, values.T, color=look.colour, linestyle=look.dash, linewidth=0.6, alpha=0.45, zorder=2)
             lows.append(band.low)
             highs.append(band.high)
-        centres.append(band.value)
+        centres.append(values)
         last = max(last, int(steps[-1]))
         drawn.append((agent, float(band.value[-1])))
     if not centres:
@@ -86,7 +90,7 @@ def learning_curves(comparison: Comparison, environment: str, column: str = "") 
     axes.set_title(f"{label(environment)}: {label(column)}", pad=20)
     subtitle(
         axes,
-        f"interquartile mean and 95 % band, {runs} run{'s' if runs != 1 else ''} per agent; the grey bar marks what is scored",
+        f"interquartile mean, 95 % band and each of {runs} run{'s' if runs != 1 else ''} per agent; grey bar: what is scored",
     )
     axes.grid(axis="x", visible=False)
     axes.axvspan(comparison.burn_in * last, last, ymin=0, ymax=0.012, color=SOFT, alpha=0.5, linewidth=0)
@@ -218,24 +222,17 @@ def theory(comparison: Comparison) -> Figure:
         rows = {a: summary.theory(comparison, environment, a) for a in comparison.agents}
         for measure in dict.fromkeys(m for found in rows.values() for m in found):
             panels.append((environment, measure, {a: f[measure] for a, f in rows.items() if measure in f}))
-    panels = panels[:12]
-    heights = [0.62 + 0.34 * len(found) for _, _, found in panels] or [1.5]
-    total = sum(heights) + 0.9
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.4, total))
-    grid = figure.add_gridspec(
-        len(heights),
-        1,
-        height_ratios=heights,
-        left=0.2,
-        right=0.76,
-        top=1 - 0.95 / total,
-        bottom=0.35 / total,
-        hspace=0.55,
-    )
+    if len(panels) > 6:  # share/0, share/1 and the like have their lines in the table
+        panels = [p for p in panels if "/" not in p[1]][:12] or panels[:12]
+    rows_high = [0.32 * len(found) for _, _, found in panels] or [0.6]
+    gap, top = 0.72, 1.0
+    total = top + sum(rows_high) + gap * len(rows_high)
+    figure, edge = empty_figure(7.4, total), total - top
     for place, (environment, measure, found) in enumerate(panels):
-        axes = figure.add_subplot(grid[place])
+        edge -= rows_high[place]
+        axes = figure.add_axes((0.2, edge / total, 0.54, rows_high[place] / total))
+        edge -= gap
+        axes.locator_params(axis="x", nbins=6)
         for row, (agent, m) in enumerate(found.items()):
             estimate = statistics.Estimate(m["measured"], m["low"], m["high"], m["runs"])
             draw_interval(axes, row, estimate, style[agent])
@@ -266,7 +263,7 @@ def theory(comparison: Comparison) -> Figure:
             pad=6,
         )
     if not panels:
-        return empty(figure, figure.add_subplot(grid[0]), "No environment here publishes a known answer.")
+        return empty(figure, figure.add_axes((0, 0, 1, 0.6)), "No environment here publishes a known answer.")
     figure.text(0.02, 1 - 0.3 / total, "Measured against theory", fontsize=11, fontweight="bold")
     figure.text(
         0.02, 1 - 0.5 / total, "dashed: the known answer; time average over runs, 95 % interval", fontsize=9, color=SOFT
@@ -347,15 +344,8 @@ def single_run(run: Run, columns: Sequence[str] = ()) -> Figure:
         known = run.references.get(column.partition("/")[2])
         if known is not None and there.any() and _near(known.value, list(values[there])):
             axes.axhline(known.value, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
-            axes.annotate(
-                f"{known.kind} {summary.number(known.value)}",
-                (1, known.value),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8.5,
-            )
+            text = f"{known.kind} {summary.number(known.value)}"
+            axes.set_title(text, loc="right", fontsize=8.5, fontweight="normal", pad=6)
         axes.set_title(label(column), fontsize=10, pad=6)
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_formatter(lambda value, _: summary.count(value).replace(" ", "\u2009"))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LARGEST_PICTURE = 12_000_000
 """Bytes; a larger film is named and not taken in."""
+MOST_CURVES = 2
+"""Learning curves of measures per environment, beside that of the score."""
 _SIGNS = {"better": "▲", "worse": "▼", "not separable": "≈", "no result": "✕"}
 _TYPES = {".gif": "image/gif", ".png": "image/png"}
 
@@ -171,18 +173,23 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
                 + _source(about["references"], about["score"]),
             )
         )
-    measures = list(dict.fromkeys(m for a in about["agents"].values() for m in a["theory"]))
-    for measure in measures:
-        column = next(a["theory"][measure]["column"] for a in about["agents"].values() if measure in a["theory"])
-        if column != about["score"]:
-            parts.append(
-                _figure(
-                    comparison.path,
-                    f"curves_{stem}_{drawing.file_name(measure)}",
-                    figures.learning_curves(comparison, environment, column),
-                    f"{column}, as the agents learn." + _source(about["references"], measure),
-                )
+    films = {
+        f"population_{results.folder_name(environment)}_{results.folder_name(agent)}": agent
+        for agent in comparison.agents
+    }
+    parts.append(_pictures(comparison.path, films))
+    measures = {m: known["column"] for m, known, _ in summary.theory_rows(about)}
+    # One of many alike (share/0, share/1, ...) has its line in the table and in the figure against theory only.
+    curves = [(m, column) for m, column in measures.items() if "/" not in m and column != about["score"]]
+    for measure, column in curves[:MOST_CURVES]:
+        parts.append(
+            _figure(
+                comparison.path,
+                f"curves_{stem}_{drawing.file_name(measure)}",
+                figures.learning_curves(comparison, environment, column),
+                f"{column}, as the agents learn." + _source(about["references"], measure),
             )
+        )
     if any(a["runs"] for a in about["agents"].values()):
         parts.append(
             _figure(
@@ -192,11 +199,6 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
                 "Every run, and what the runs of each agent say together.",
             )
         )
-    films = {
-        f"population_{results.folder_name(environment)}_{results.folder_name(agent)}": agent
-        for agent in comparison.agents
-    }
-    parts.append(_pictures(comparison.path, films))
     return "".join(parts) + "</section>"
 
 
@@ -206,21 +208,18 @@ def _source(references: dict[str, Any], measure: str) -> str:
 
 
 def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
-    measures = list(dict.fromkeys(m for a in about["agents"].values() for m in a["theory"]))
     looks = drawing.styles(comparison.agents, comparison.independent)
     headings = [
         "agent",
         f"{about['score']}, 95 % interval",
         "runs",
         "P(improvement)",
-        *(f"{m}, off theory" for m in measures),
         "wall",
         "CPU",
         "agent-steps/s",
     ]
     rows = []
     for name, agent in about["agents"].items():
-        width = 0.0 if agent["low"] is None else (agent["high"] - agent["low"]) / 2
         pair = next((p for p in about["pairs"] if p["first"] == name and p["improvement"]), None)
         chance = ""
         if pair:
@@ -229,24 +228,22 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
         rows.append(
             [
                 Mark(name, looks[name].colour, looks[name].filled),
-                f"{summary.number(agent['iqm'], width)} {summary.interval(agent['low'], agent['high'])}"
-                if agent["runs"]
-                else "failed",
-                f"{agent['planned']}, {agent['failed']} failed" if agent["failed"] else str(agent["runs"]),
+                summary.measured_text(agent["iqm"], agent["low"], agent["high"]) if agent["runs"] else "failed",
+                summary.runs_text(agent),
                 chance,
-                *(_distance(agent["theory"].get(m)) for m in measures),
                 summary.duration(agent["wall"]),
                 summary.duration(agent["cpu"]),
                 summary.count(agent["agent_steps_per_second"]),
             ]
         )
-    return _table(headings, rows, numbers=range(1, len(headings)))
-
-
-def _distance(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "–"
-    return f"{summary.number(found['distance'], found['distance'])}{' ✓' if found['agrees'] else ''}"
+    scores = _table(headings, rows, numbers=range(1, len(headings)))
+    known = summary.theory_rows(about)
+    if not known:
+        return scores
+    lines = [[m, summary.number(answer["theory"]), *(cell or "–" for cell in cells)] for m, answer, cells in known]
+    headings = ["distance to theory", "known", *about["agents"]]
+    note = "<p class='note'>Distance of the runs' mean from the known answer, ± half its 95 % interval.</p>"
+    return scores + _table(headings, lines, numbers=range(1, len(headings))) + note
 
 
 def _across(comparison: Comparison, table: dict[str, Any]) -> str:
@@ -259,7 +256,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
                 comparison.path,
                 "theory",
                 figures.theory(comparison),
-                "Time averages beside the known answers. ✓ in the tables: the interval holds the answer.",
+                "Time averages beside the known answers.",
             )
         )
     option = figures.varied_option(comparison)

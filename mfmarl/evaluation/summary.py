@@ -208,14 +208,17 @@ def _sentence(
 
 
 def _same_by_theory(entry: dict[str, Any], agents: dict[str, Any]) -> str:
-    if entry["verdict"] != "not separable":
+    # Not separable is not equal: an interval that is wide enough holds any answer.
+    if entry["equal_within"] is None:
         return ""
     one, two = agents[entry["first"]]["theory"], agents[entry["second"]]["theory"]
     shared = [m for m in one if m in two and one[m]["kind"] in ("law", "equilibrium")]
     agreeing = [m for m in shared if one[m]["agrees"] and two[m]["agrees"]]
     if not agreeing:
         return ""
-    stated = ", ".join(f"{m} {number(one[m]['theory'])}" for m in agreeing)
+    agreeing.sort(key=lambda m: "/" in m)  # share/0, share/1 and the like last
+    stated = ", ".join(f"{m} {number(one[m]['theory'])}" for m in agreeing[:3])
+    stated += f" and {len(agreeing) - 3} more" if len(agreeing) > 3 else ""
     return f" Theory gives both the same answer ({stated}), and the intervals of both hold it."
 
 
@@ -271,7 +274,7 @@ def number(value: float | None, scale: float = 0.0) -> str:
 
 
 def signed(value: float, low: float, high: float) -> str:
-    text = number(value, high - low)
+    text = number(value, (high - low) / 2)
     return text if value < 0 or not math.isfinite(value) else f"+{text}"
 
 
@@ -279,7 +282,7 @@ def interval(low: float | None, high: float | None) -> str:
     """`[low, high]`, or `(no interval)` for a single run."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return "(no interval)"
-    return f"[{number(low, high - low)}, {number(high, high - low)}]"
+    return f"[{number(low, (high - low) / 2)}, {number(high, (high - low) / 2)}]"
 
 
 def p_value(p: float) -> str:
@@ -327,50 +330,74 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(table: dict[str, Any], console: Console) -> None:
-    """The summary in a terminal: a table per environment, then its sentences. Names are shown as they are, never as markup."""
+    """The summary in a terminal: tables per environment, then sentences. Names are shown as they are, never as markup."""
     from rich.table import Table
     from rich.text import Text
 
+    def empty(title: str, headings: Sequence[str]) -> Table:
+        shown = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None)
+        for place, heading in enumerate(headings):
+            shown.add_column(Text(heading), justify="right" if place else "left", no_wrap=place < 2)
+        return shown
+
     for environment, about in table["environments"].items():
-        measures = list(dict.fromkeys(m for a in about["agents"].values() for m in a["theory"]))
-        shown = Table(title=Text(environment), title_justify="left", title_style="bold", header_style="dim", box=None)
-        shown.add_column("agent")
-        for heading in (
-            about["score"],
-            "95 % interval",
-            "runs",
-            "P(improves)",
-            *(f"|{m} − theory|" for m in measures),
-            "wall",
-            "CPU",
-            "agent-steps/s",
-        ):
-            shown.add_column(Text(heading), justify="right")
+        headings = ["agent", f"{about['score']}, 95 %", "runs", "P(impr.)", "wall", "CPU", "agent-steps/s"]
+        shown = empty(environment, headings)
         for name, agent in about["agents"].items():
             chance = improvement_of(about, name)
-            runs = str(agent["runs"]) if not agent["failed"] else f"{agent['planned']}, {agent['failed']} failed"
-            distances = [agent["theory"].get(m, {}).get("distance") for m in measures]
             shown.add_row(
                 Text(name, style="bold"),
-                number(agent["iqm"], _width(agent)),
-                Text(interval(agent["low"], agent["high"])),
-                Text(runs, style="red" if agent["failed"] else ""),
+                Text(measured_text(agent["iqm"], agent["low"], agent["high"]) if agent["runs"] else "failed"),
+                Text(runs_text(agent), style="red" if agent["failed"] else ""),
                 "" if chance is None else f"{chance['value']:.2f}",
-                *(number(d) if d is not None else "" for d in distances),
                 duration(agent["wall"]),
                 duration(agent["cpu"]),
                 count(agent["agent_steps_per_second"]),
             )
         console.print(shown)
-        for sentence in about["sentences"]:
-            console.print(Text(f"  {sentence}"))
+        known = theory_rows(about)
+        if known:
+            console.print()
+            shown = empty("", ["against theory", "known", *about["agents"]])
+            for measure, answer, cells in known:
+                shown.add_row(Text(measure), number(answer["theory"]), *(f"off {c}" if c else "–" for c in cells))
+            console.print(shown)
         console.print()
+        for sentence in about["sentences"]:
+            console.print(Text(f"{sentence}"))
+        console.print()
+
+
+def theory_rows(about: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[str]]]:
+    """Per measure with a known answer: its name, the answer, and each agent's distance (empty where not measured)."""
+    agents = about["agents"].values()
+    measures = dict.fromkeys(m for a in agents for m in a["theory"])
+    rows = []
+    for m in measures:
+        found = [a["theory"].get(m) for a in agents]
+        cells = ["" if f is None else _off(f) for f in found]
+        rows.append((m, next(f for f in found if f is not None), cells))
+    return rows
+
+
+def _off(found: dict[str, Any]) -> str:
+    # The half width stands beside it: at three runs nearly any answer lies within the interval.
+    if found["low"] is None or not math.isfinite(found["low"]):
+        return number(found["distance"])
+    half = (found["high"] - found["low"]) / 2
+    return f"{number(found['distance'], half or found['distance'])} ± {number(half, half)}"
+
+
+def measured_text(value: float | None, low: float | None, high: float | None) -> str:
+    """A value with its interval, in the digits that the interval makes meaningful."""
+    width = 0.0 if low is None or high is None else (high - low) / 2
+    return f"{number(value, width)} {interval(low, high)}"
+
+
+def runs_text(agent: dict[str, Any]) -> str:
+    return f"{agent['planned']}, {agent['failed']} failed" if agent["failed"] else str(agent["runs"])
 
 
 def improvement_of(about: dict[str, Any], agent: str) -> dict[str, Any] | None:
     """The probability of improvement of an agent over the one it is compared with first; None where it is not."""
     return next((p["improvement"] for p in about["pairs"] if p["first"] == agent), None)
-
-
-def _width(agent: dict[str, Any]) -> float:
-    return (agent["high"] - agent["low"]) if agent["low"] is not None and agent["high"] is not None else 0.0

@@ -119,4 +119,4 @@ def test_numbers_have_the_digits_they_deserve(value: float | None, scale: float,
 def test_times_and_counts_are_for_people() -> None:
     assert [duration(t) for t in (0.5, 75, 4000, float("nan"))] == ["0.5 s", "1 min 15 s", "1 h 6 min", "–"]
     assert [count(x) for x in (12, 2500, 3.2e6, 5e10)] == ["12", "2.5 k", "3.2 M", "50 G"]
-    assert interval(None, None) == "(no interval)" and interval(0.1, 0.2) == "[0.10, 0.20]"
+    assert interval(None, None) == "(no interval)" and interval(0.1, 0.2) == "[0.100, 0.200]"
