@@ -1,7 +1,7 @@
 """Trained teams play each other: every pair of runs, on both sides, on fresh random streams.
 
-A game is one episode of one copy. Its score is the number of agents of the team still alive at the end
-where teams can die, else the team's return per agent; equal scores are a tie. Runs may have been trained
+A game is one episode of one copy. A team's score is how many of it are alive at the end where the environment
+measures that (`alive/<team>`), else its return per agent; equal scores are a tie. Runs may have been trained
 against anybody: only the agent that played the side is taken.
 """
 
@@ -13,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.elo import Match
@@ -73,35 +72,33 @@ def play(env: Env, players: Sequence[Player], games: int, key: Key, horizon: int
 
     `horizon` bounds an episode that nothing ends.
     """
-    first, second = (env.spec.group_slices[side] for side in sides_of(env))
-    mortal = not env.lockstep
+    sides = sides_of(env)
+    slots = [env.spec.group_slices[side] for side in sides]
     scores: list[tuple[float, float]] = []
     batch = 0
     while len(scores) < games:
         episode = Episode(env, list(players), key.fold("batch", batch))
         batch += 1
-        total = torch.zeros(env.copies, env.spec.num_agents, dtype=torch.float64, device=env.device)
-        living = episode.timestep.alive.clone()
+        returns = torch.zeros(2, env.copies, dtype=torch.float64, device=env.device)
+        survivors = torch.full((2, env.copies), float("nan"), dtype=torch.float64, device=env.device)
         over = torch.zeros(env.copies, dtype=torch.bool, device=env.device)
         for _ in range(horizon):
             _, _, after, now = episode.play()
-            total += torch.where(over.unsqueeze(-1), 0.0, after.reward.to(torch.float64))
-            # An agent whose episode was cut off by the clock survived it.
-            survived = (after.alive | after.truncated) & ~after.terminated
-            living = torch.where(over.unsqueeze(-1), living, survived)
+            measured = env.measure()
+            for side, (name, team) in enumerate(zip(sides, slots, strict=True)):
+                reward = after.reward[:, team].mean(1, dtype=torch.float64)
+                returns[side] += torch.where(over, 0.0, reward)
+                # `terminated` would not do: a battle's end terminates its winners too.
+                if f"alive/{name}" in measured:
+                    alive = measured[f"alive/{name}"].to(survivors)
+                    survivors[side] = torch.where(over, survivors[side], alive)
             over = over | after.ended
             if bool(over.all()):
                 break
             episode.go_on(after, now)
-        died = mortal and not bool(living.all())
-        scores += list(zip(_score(total, living, first, died), _score(total, living, second, died), strict=True))
+        score = returns if bool(survivors.isnan().any()) else survivors
+        scores += list(zip(*score.tolist(), strict=True))
     return scores[:games]
-
-
-def _score(total: Tensor, living: Tensor, team: slice, by_survivors: bool) -> list[float]:
-    values = living[:, team].sum(1).to(torch.float64) if by_survivors else total[:, team].mean(1)
-    found: list[float] = values.tolist()
-    return found
 
 
 def tournament(
