@@ -37,7 +37,7 @@ from mfmarl.learning.agent import (
     pooled,
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
-from mfmarl.learning.networks import Network, clip_gradients, track
+from mfmarl.learning.networks import Network, adam, descend, track
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -51,7 +51,7 @@ class MFACConfig(AgentConfig):
     carry: Literal["felt", "caused"] = "felt"
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
     gamma: Discount = None
-    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
+    """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
     actor_rate: Rate = 1e-3
     """Learning rate of the actor (Adam)."""
     critic_rate: Rate = 1e-3
@@ -96,8 +96,9 @@ class MFAC(Agent):
             self.actor = Network(spec, size, hidden, 2 * actions, minds, key.fold("actor"), out_scale=1e-3)
             self.critic = Network(spec, size + actions, hidden, 1, minds, key.fold("critic"))
         self.target = deepcopy(self.critic).requires_grad_(False)
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.actor_rate, foreach=True)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), config.critic_rate, foreach=True)
+        self.actor_weights, self.critic_weights = list(self.actor.parameters()), list(self.critic.parameters())
+        self.actor_optimiser = adam(self.actor_weights, config.actor_rate)
+        self.critic_optimiser = adam(self.critic_weights, config.critic_rate)
 
     # ---------------------------------------------------------------------------------------- acting
 
@@ -117,7 +118,7 @@ class MFAC(Agent):
     def choose(self, obs: Tensor, field: Tensor, legal: Tensor | None, ids: Tensor, key: Key) -> Tensor:
         if self.spec.discrete:
             return super().choose(obs, field, legal, ids, key)
-        return self.squash(draw(*self._gaussian(obs, field), ids, key))  # type: ignore[no-any-return]
+        return self.squash(draw(*self._gaussian(obs, field), ids, key))
 
     # -------------------------------------------------------------------------------------- learning
 
@@ -133,12 +134,13 @@ class MFAC(Agent):
             q = chosen = self.critic(batch.obs, batch.field, batch.action).squeeze(-1)
         loss = pooled((chosen - target).square(), batch.valid)
         finite(loss, "the critic of mean-field actor-critic")
-        norm = self._descend(loss, self.critic, self.critic_optimiser)
+        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, config.gradient_clip)
         track(self.target, self.critic, config.target_rate)
         free, entropy = self.free_energy(batch, q.detach())
         free_loss = pooled(free, batch.valid)
         finite(free_loss, "the actor of mean-field actor-critic")
-        actor_norm = self._descend(free_loss, self.actor, self.actor_optimiser)
+        # Through the critic, but not into it: the gradient of the actor's weights alone.
+        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, config.gradient_clip)
         entropy = pooled(entropy.detach(), batch.valid) / self.minds
         self.adapt_temperature(entropy)
         self.learned += 1
@@ -159,7 +161,7 @@ class MFAC(Agent):
             p, _ = policy(self.actor(obs, field), batch.next_legal)
             return (p * self.target(obs, field)).sum(-1)
         action = self.squash(draw(*self._gaussian(obs, field), _names(obs), self.key.fold("next", self.learned)))
-        return self.target(obs, field, action).squeeze(-1)  # type: ignore[no-any-return]
+        return self.target(obs, field, action).squeeze(-1)
 
     def free_energy(self, batch: Transition, q: Tensor) -> tuple[Tensor, Tensor]:
         """<-Q> - T H of the actor, and its entropy: [M, B] each, differentiable in the actor."""
@@ -173,15 +175,6 @@ class MFAC(Agent):
             entropy = self.squash.log_slope(u) - log_density(u, mean, log_std)
             energy = -self.critic(batch.obs, batch.field, self.squash(u)).squeeze(-1)
         return energy - self.temperature * entropy, entropy
-
-    def _descend(self, loss: Tensor, network: Network, optimiser: torch.optim.Optimizer) -> Tensor:
-        parameters = list(network.parameters())
-        # Through the critic, but not into it: the gradient of these parameters alone.
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        norm = clip_gradients(parameters, self.minds, self.config.gradient_clip)
-        optimiser.step()
-        return norm
 
     # ----------------------------------------------------------------------------------- checkpoints
 

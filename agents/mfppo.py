@@ -38,7 +38,7 @@ from mfmarl.learning.agent import (
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
 from mfmarl.learning.memory import advantages
-from mfmarl.learning.networks import Activation, Network, clip_gradients
+from mfmarl.learning.networks import Activation, Network, adam, clip_gradients
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -50,8 +50,8 @@ class MFPPOConfig(AgentConfig):
     """Options of mean-field proximal policy optimisation."""
 
     gamma: Discount = None
-    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
-    lam: Discount = 0.95
+    """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
+    lam: Annotated[float, Bounds(0.0, 1.0)] = 0.95
     """Lambda of the generalised advantages."""
     rollout: Positive = 16
     """Environment steps between updates."""
@@ -81,6 +81,7 @@ class MFPPO(Agent):
     memory = "rollout"
     centre: Tensor
     spread: Tensor
+    seen: Tensor
 
     def __init__(self, config: MFPPOConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -90,7 +91,12 @@ class MFPPO(Agent):
             self.log_std = nn.Parameter(torch.full((minds, 1, actions), -0.5))
         self.policy = Network(spec, size, hidden, actions, minds, key.fold("policy"), config.activation, out_scale=1e-3)
         self.worth = Network(spec, size, hidden, 1, minds, key.fold("value"), config.activation)
-        self.optimiser = torch.optim.Adam(self.parameters(), config.learning_rate, foreach=True)
+        self.value_weights, self.policy_weights = list(self.worth.parameters()), list(self.policy.parameters())
+        self.optimiser = adam([*self.policy_weights, *self.value_weights], config.learning_rate)
+        if not spec.discrete:
+            # One number per dimension has further to go than the many weights of a network.
+            self.policy_weights.append(self.log_std)
+            self.optimiser.add_param_group({"params": [self.log_std], "lr": 10 * config.learning_rate})
         self.register_buffer("centre", torch.zeros(minds, 1))  # of the returns
         self.register_buffer("spread", torch.ones(minds, 1))
         self.register_buffer("seen", torch.zeros(()))
@@ -110,7 +116,7 @@ class MFPPO(Agent):
         if self.spec.discrete:
             return super().choose(obs, field, legal, ids, key)
         mean = self.policy(obs, field)
-        return self.squash(draw(mean, self.log_std.expand_as(mean), ids, key))  # type: ignore[no-any-return]
+        return self.squash(draw(mean, self.log_std.expand_as(mean), ids, key))
 
     @torch.no_grad()
     def value(self, obs: Tensor, field: Tensor) -> Tensor:
@@ -155,7 +161,7 @@ class MFPPO(Agent):
         rows["acting"] = acting
         if self.minds == 1 and not everyone:
             asked = acting[0].nonzero().squeeze(-1)
-            rows = {name: x[:, asked] for name, x in rows.items()}
+            rows = {name: x.index_select(1, asked) for name, x in rows.items()}
             everyone = True
         count = rows["advantage"].shape[1]
         if count == 0:
@@ -174,12 +180,13 @@ class MFPPO(Agent):
         for epoch in range(config.epochs):
             order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(value.device)
             for part in order.chunk(min(config.minibatches, count)):
-                minibatch = {name: x[:, part] for name, x in rows.items()}
+                minibatch = {name: x.index_select(1, part) for name, x in rows.items()}
                 mask = None if everyone else minibatch["acting"]
                 for name, number in self._update(minibatch, mask, temperature / scale, key.fold("now", epoch)).items():
                     numbers.setdefault(name, []).append(number)
         means = {name: torch.stack(values).mean() for name, values in numbers.items()}
-        self.adapt_temperature(means["entropy"])
+        # As often as the others, who adapt with each of their updates.
+        self.adapt_temperature(means["entropy"], 0.01 * len(numbers["entropy"]))
         return means
 
     def _update(self, rows: dict[str, Tensor], mask: Tensor | None, cold: Tensor, key: Key) -> dict[str, Tensor]:
@@ -192,11 +199,11 @@ class MFPPO(Agent):
         error = pooled((self.worth(rows["obs"], rows["field"]).squeeze(-1) - rows["returns"]).square(), mask)
         loss = 0.5 * error - gain
         finite(loss, "proximal policy optimisation")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        policy_weights = list(self.policy.parameters()) + ([] if self.spec.discrete else [self.log_std])
-        norm = clip_gradients(policy_weights, self.minds, config.gradient_clip)
-        clip_gradients(list(self.worth.parameters()), self.minds, config.gradient_clip)
+        weights = [*self.policy_weights, *self.value_weights]
+        for parameter, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            parameter.grad = gradient
+        norm = clip_gradients(self.policy_weights, self.minds, config.gradient_clip)
+        clip_gradients(self.value_weights, self.minds, config.gradient_clip)
         self.optimiser.step()
         if not self.spec.discrete:
             with torch.no_grad():
@@ -216,7 +223,7 @@ class MFPPO(Agent):
     def _rescale(self, returns: Tensor, weight: Tensor | None) -> None:
         """Move the returns' mean and spread towards this rollout's, and the last layer so that values stay."""
         self.seen += 1
-        rate = torch.clamp(1 / self.seen, min=0.1)
+        rate = self.seen.reciprocal().clamp(min=0.1)
         mean, deviation = _moments(returns, weight)
         second = torch.lerp(self.spread.square() + self.centre.square(), deviation.square() + mean.square(), rate)
         centre = torch.lerp(self.centre, mean, rate)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mfmarl.errors import ConfigError
 from mfmarl.learning.agent import Agent, AgentConfig, Clip, Discount, Positive, Rate, Transition, finite, forbid, pooled
-from mfmarl.learning.networks import Network, clip_gradients, track
+from mfmarl.learning.networks import Network, adam, descend, track
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions
 from mfmarl.population.spec import Spec
@@ -40,7 +40,7 @@ class MFQConfig(AgentConfig):
     carry: Literal["felt", "caused"] = "felt"
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
     gamma: Discount = None
-    """Discount per step; none: the environment\'s own (0 for a stage game, else 0.95)."""
+    """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
     learning_rate: Rate = 1e-3
     """Of Adam for a network; the share of the way to the target for a table."""
     hidden: tuple[int, ...] = (64, 64)
@@ -67,6 +67,10 @@ class MFQConfig(AgentConfig):
 
 class Table(nn.Module):
     """Q over (cell of observation and field, action), [M, cells, A]: values start at zero."""
+
+    varies: Tensor
+    low: Tensor
+    span: Tensor
 
     def __init__(self, spec: Spec, columns: int, bins: int, minds: int) -> None:
         super().__init__()
@@ -139,7 +143,8 @@ class MFQ(Agent):
         else:
             self.values = Network(spec, self.field_size, config.hidden, spec.num_actions, minds, key.fold("values"))
             self.target = deepcopy(self.values).requires_grad_(False)
-            self.optimiser = torch.optim.Adam(self.values.parameters(), config.learning_rate, foreach=True)
+            self.weights = list(self.values.parameters())
+            self.optimiser = adam(self.weights, config.learning_rate)
             self.memory = "replay"  # type: ignore[misc]
 
     def _evaluate(self, values: nn.Module, obs: Tensor, field: Tensor) -> Tensor:
@@ -170,10 +175,7 @@ class MFQ(Agent):
         error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
         loss = pooled(error.square(), batch.valid)
         finite(loss, "mean-field Q-learning")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = clip_gradients(list(self.values.parameters()), self.minds, config.gradient_clip)
-        self.optimiser.step()
+        norm = descend(loss, self.weights, self.optimiser, self.minds, config.gradient_clip)
         track(self.target, self.values, config.target_rate)
         entropy = gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature).mean()
         self.adapt_temperature(entropy)

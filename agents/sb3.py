@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -381,9 +382,9 @@ class SB3(Agent):
         rows = torch.cat([flat(obs[0], self.spec), field[0]], -1)
         policy: Any = self.policy
         if self.config.algorithm == "dqn":
-            return policy.q_net(rows).unsqueeze(0)  # type: ignore[no-any-return]
+            return policy.q_net(rows).unsqueeze(0)
         features = policy.extract_features(rows, policy.pi_features_extractor)
-        return policy.action_net(policy.mlp_extractor.forward_actor(features)).unsqueeze(0)  # type: ignore[no-any-return]
+        return policy.action_net(policy.mlp_extractor.forward_actor(features)).unsqueeze(0)
 
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """-Q of DQN; of PPO and A2C, the policy's logits in units of the temperature."""
@@ -437,13 +438,13 @@ class SB3(Agent):
             def value(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
                 with torch.no_grad():
                     worth = algorithm.policy.predict_values(torch.as_tensor(rows, device=device))
-                return worth.flatten().cpu().numpy()  # type: ignore[no-any-return]
+                return worth.flatten().cpu().numpy()
 
             view.value = value
         # It goes on where the episode is, and does not begin one.
         algorithm._last_obs = view.rows(episode.timestep, episode.felt)
         algorithm._last_episode_starts = np.ones(view.num_envs, dtype=bool)
-        algorithm._setup_learn(1, None, reset_num_timesteps=False)
+        algorithm.set_logger(Logger(None, []))  # its own would make a folder
         self.past.restore(algorithm)
         self.algorithm = algorithm
         return algorithm

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from mfmarl import random
@@ -27,15 +29,15 @@ class Uniform(Agent):
     """Uniform over the legal actions, or over the Box (standard normal where it has no bounds)."""
 
     Config = UniformConfig
+    low: Tensor
+    high: Tensor
 
     def __init__(self, config: UniformConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
         if not spec.discrete:
-            low, high = (
-                torch.as_tensor(bound).flatten().float() for bound in (spec.action_space.low, spec.action_space.high)
-            )  # type: ignore[attr-defined]
-            self.register_buffer("low", low, persistent=False)
-            self.register_buffer("high", high, persistent=False)
+            box = cast(Box, spec.action_space)
+            self.register_buffer("low", torch.as_tensor(box.low).flatten().float(), persistent=False)
+            self.register_buffer("high", torch.as_tensor(box.high).flatten().float(), persistent=False)
 
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """Every action's energy is 0: [M, B, A]."""

@@ -307,7 +307,8 @@ class Ising(PopulationEnv):
         if temperature == 0 or self.sight == "neighbours":
             return self.reference(temperature)
         return self._mean_field(
-            temperature, "mean-field law of learners that do not feel their neighbours, m = tanh((z lambda m + 2h)/2tau)"
+            temperature,
+            "mean-field law of learners that do not feel their neighbours, m = tanh((z lambda m + 2h)/2tau)",
         )
 
     def _known(self, moments: ising_exact.Moments, source: str) -> dict[str, Known]:

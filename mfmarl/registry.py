@@ -8,6 +8,7 @@ Plugins come from the entry-point groups `mfmarl.envs` and `mfmarl.agents` and a
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -19,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mfmarl.errors import ConfigError, EnvironmentFault, nearest
+from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, nearest
 
 T = TypeVar("T")
 Kind = Literal["environment", "agent"]
@@ -53,11 +54,16 @@ class Entry:
             return self.target
         module, _, attribute = self.where.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+            target: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                target = getattr(target, part)
+        except MfmarlError:
+            raise
+        except (Exception, SystemExit) as error:
             raise EnvironmentFault(
                 f"The {self.kind} {self.name!r} of {self.origin} cannot be imported: {type(error).__name__}: {error}"
             ) from error
+        return target
 
 
 _registered: dict[tuple[Kind, str], Entry] = {}
@@ -70,21 +76,35 @@ def register(name: str, *, independent: str | None = None) -> Callable[[T], T]:
     makes one. An agent derives `mfmarl.learning.agent.Agent`; `independent` also registers its twin that
     feels no field.
     """
-    if not _NAME.match(name):
-        raise ConfigError(f"{name!r} cannot be a name: use lower-case letters, digits, '_', '-' and '.'.")
+    for word in (name, independent or name):
+        if not isinstance(word, str) or not _NAME.fullmatch(word):
+            raise ConfigError(f"{word!r} cannot be a name: use lower-case letters, digits, '_', '-' and '.'.")
+        if word.partition("/")[0] in NAMESPACES and "/" in word:
+            raise ConfigError(f"{word!r} cannot be a name: '{word.partition('/')[0]}/' belongs to third parties.")
+    if independent == name:
+        raise ConfigError(f"An agent and its independent twin need different names, not both {name!r}.")
 
     def decorate(target: T) -> T:
         kind: Kind = "agent" if _derives(target, "mfmarl.learning.agent", "Agent") else "environment"
-        known = _scan().get((kind, name)) or _registered.get((kind, name))
+        if independent and kind == "environment":
+            raise ConfigError(f"independent={independent!r} is for agents; {name!r} is an environment.")
         where = f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', '')}"
-        if known is not None and known.where != where and _source(target) != _source(known.target):
-            raise ConfigError(f"The {kind} name {name!r} is taken by {known.where}; choose another.")
+        for word in (name, independent):
+            known = (_registered.get((kind, word)) or _scan().get((kind, word))) if word else None
+            if known is not None and known.where != where and _source(target) != _source(known.target):
+                raise ConfigError(f"The {kind} name {word!r} is taken by {known.where}; choose another.")
         entry = Entry(
-            name, kind, where, _first_line(inspect.getdoc(target)), _origin(target), twin=independent or "", target=target
+            name,
+            kind,
+            where,
+            _first_line(inspect.getdoc(target)),
+            _origin(target),
+            twin=independent or "",
+            target=target,
         )
         _registered[kind, name] = entry
         if independent:
-            _registered["agent", independent] = _independent(entry, independent)
+            _registered[kind, independent] = _independent(entry, independent)
         return target
 
     return decorate
@@ -100,10 +120,11 @@ def _derives(target: Any, module: str, name: str) -> bool:
 
 
 def _source(target: Any) -> str:
+    """File and name of a class; of its own kind where they are not known (typed into a shell)."""
     try:
-        return f"{inspect.getfile(target)}:{target.__qualname__}"
-    except (TypeError, AttributeError):
-        return ""
+        return f"{Path(inspect.getfile(target)).resolve()}:{target.__qualname__}"
+    except (TypeError, AttributeError, OSError):
+        return f"unknown {id(target)}"
 
 
 def _origin(target: Any) -> str:
@@ -124,45 +145,55 @@ def _scan() -> dict[tuple[Kind, str], Entry]:
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations if spec else None) or []:
             for path in sorted(Path(folder).glob("*.py")):
-                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                for node in _statements(path):
                     if isinstance(node, ast.ClassDef | ast.FunctionDef):
                         for entry in _decorated(node, kind, f"{package}.{path.stem}"):
                             found[kind, entry.name] = entry
     return found
 
 
+def _statements(path: Path) -> list[ast.stmt]:
+    """The file's top-level statements; none of a file that cannot be parsed: the others keep their names."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError, OSError):
+        return []
+
+
 def _decorated(node: ast.ClassDef | ast.FunctionDef, kind: Kind, module: str) -> list[Entry]:
     entries = []
     for call in node.decorator_list:
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register"):
+        if not isinstance(call, ast.Call):
             continue
-        name = ast.literal_eval(call.args[0])
-        keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        entry = Entry(
-            name,
-            kind,
-            f"{module}:{node.name}",
-            _first_line(ast.get_docstring(node)),
-            twin=keywords.get("independent", ""),
-        )
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        words = {"name": call.args[0]} if call.args else {}
+        words |= {k.arg: k.value for k in call.keywords if k.arg}
+        texts = {k: v.value for k, v in words.items() if isinstance(v, ast.Constant) and isinstance(v.value, str)}
+        if called != "register" or "name" not in texts:
+            continue
+        summary, twin = _first_line(ast.get_docstring(node)), texts.get("independent", "")
+        entry = Entry(texts["name"], kind, f"{module}:{node.name}", summary, twin=twin)
         entries.append(entry)
-        if entry.twin:
-            entries.append(_independent(entry, entry.twin))
+        if twin:
+            entries.append(_independent(entry, twin))
     return entries
 
 
+@cache
 def _plugins(kind: Kind) -> dict[tuple[Kind, str], Entry]:
+    """Installed plugins, by the name of their entry point; nothing of them is imported."""
     from importlib.metadata import entry_points
 
-    found = {}
+    found: dict[tuple[Kind, str], Entry] = {}
     for point in entry_points(group="mfmarl.envs" if kind == "environment" else "mfmarl.agents"):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else "a plugin"
-        found[kind, point.name] = Entry(point.name, kind, point.value, origin=origin)
+        if _NAME.fullmatch(point.name):
+            found.setdefault((kind, point.name), Entry(point.name, kind, f"{point.module}:{point.attr}", origin=origin))
     return found
 
 
 def entries(kind: Kind) -> dict[str, Entry]:
-    """Every known name of that kind, sorted: the package's own win over plugins, a script's own over both."""
+    """Every known name of that kind, sorted: the package's own and a script's win over plugins."""
     merged = {**_plugins(kind), **_scan(), **_registered}
     return {name: entry for (of, name), entry in sorted(merged.items()) if of == kind}
 
@@ -179,7 +210,7 @@ def lookup(kind: Kind, name: str) -> Entry:
         return known[name]
     space = name.partition("/")[0]
     if kind == "environment" and "/" in name and space in NAMESPACES:
-        if not _NAME.match(name.lower()):
+        if not _NAME.fullmatch(name.lower()):
             raise ConfigError(f"{name!r} is not an environment's name; write for example magent2/battle_v4.")
         return Entry(name, kind, f"third party: {space}", NAMESPACES[space], origin=space)
     hint = nearest(name, [*known, *(f"{s}/..." for s in NAMESPACES)] if kind == "environment" else known)
@@ -188,39 +219,65 @@ def lookup(kind: Kind, name: str) -> Entry:
 
 def _from_file(kind: Kind, name: str) -> Entry:
     text, _, attribute = name.partition(".py:")
-    path = Path(text if text.endswith(".py") else text + ".py").expanduser().resolve()
+    path = Path(text if text.endswith(".py") else text + ".py").expanduser()
     if not path.is_file():
         raise ConfigError(f"There is no file {path}; expected path/to/file.py:ClassName.")
     module = load_file(path)
+    own = [e for e in _registered.values() if e.kind == kind and getattr(e.target, "__module__", "") == module.__name__]
     if not attribute:
-        own = [e for e in _registered.values() if e.kind == kind and e.target.__module__ == module.__name__]
-        if len(own) != 1:
-            found = ", ".join(e.name for e in own) or "none"
-            raise ConfigError(f"{path.name} registers {len(own)} {kind}s ({found}); say which: {path.name}:ClassName.")
-        return replace(own[0], name=name)
+        # A twin comes with its agent: the file still registers one.
+        first = [e for e in own if not e.overrides]
+        if len(first) != 1:
+            found = ", ".join(e.name for e in first) or "none"
+            raise ConfigError(
+                f"{path.name} registers {len(first)} {kind}s ({found}); say which: {path.name}:ClassName."
+            )
+        return replace(first[0], name=name, where=f"{path}:{first[0].target.__qualname__}", origin=str(path))
+    for entry in own:
+        if attribute == entry.name or (attribute == entry.target.__qualname__ and not entry.overrides):
+            return replace(entry, name=name, where=f"{path}:{entry.target.__qualname__}", origin=str(path))
     target = getattr(module, attribute, None)
     if target is None:
-        names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise ConfigError(f"{path.name} has no {attribute!r}.{nearest(attribute, names)}")
-    where = f"{path}:{attribute}"
-    return Entry(name, kind, where, _first_line(inspect.getdoc(target)), origin=str(path), target=target)
+        names = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        raise ConfigError(f"{path.name} has no {attribute!r}.{nearest(attribute, [*names, *(e.name for e in own)])}")
+    is_agent = _derives(target, "mfmarl.learning.agent", "Agent")
+    if not callable(target) or is_agent != (kind == "agent"):
+        article = {"agent": "an agent (a class that derives mfmarl.learning.agent.Agent)"}.get(kind, "an environment")
+        raise ConfigError(f"{attribute!r} in {path.name} is not {article}.")
+    return Entry(
+        name, kind, f"{path}:{attribute}", _first_line(inspect.getdoc(target)), origin=str(path), target=target
+    )
 
 
 def load_file(path: Path) -> Any:
-    """Import a user's file under a name of its own (never `__main__`, so its main guard holds); once."""
+    """Import a user's file under a name of its own (never `__main__`, so its main guard holds); once.
+
+    Its folder joins the end of the module search path, so that it finds the files beside it.
+    """
     path = path.resolve()
-    name = f"mfmarl_user_{re.sub(r'[^A-Za-z0-9_]', '_', str(path))}"
+    # Two files of one name are two modules: a_b.py in one folder, b.py in another called a.
+    name = (
+        f"mfmarl_user_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    )
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     sys.modules[name] = module
+    before = dict(_registered)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
+        # Nothing of a file that failed half-way stays behind.
         del sys.modules[name]
+        _registered.clear()
+        _registered.update(before)
+        if isinstance(error, MfmarlError | KeyboardInterrupt):
+            raise
         raise EnvironmentFault(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
@@ -234,5 +291,9 @@ def import_user_code(name: str) -> Any:
         return load_file(path)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ConfigError(f"The module {name!r} cannot be imported: {error}") from error
+    except MfmarlError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EnvironmentFault(f"The module {name!r} cannot be imported: {type(error).__name__}: {error}") from error

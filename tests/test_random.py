@@ -74,7 +74,7 @@ def test_the_tensor_mixer_is_the_whole_number_formula() -> None:
         u = ((wanted >> 41) ^ (1 << 22)) + 0.5  # the top 23 bits, their highest turned over
         ids = torch.tensor([agent])
         if draw == 0:
-            assert bits(Key(k), ids).item() & mask == wanted
+            assert int(bits(Key(k), ids)) & mask == wanted
         assert uniform(Key(k), ids, 10)[0, draw].item() == u * 2.0**-23
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from mfmarl.errors import ConfigError, ResourceFault
+from mfmarl.errors import ConfigError
 from mfmarl.evaluation.results import folder_name, read_json
 from mfmarl.learning.build import versions
 from mfmarl.learning.durable import resource_fault, write_atomic
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-from mfmarl.learning.run_folder import MARKER, STATUS, check_name, read_status
+from mfmarl.learning.run_folder import check_name
 
 Event = dict[str, Any]
 
@@ -144,7 +144,6 @@ def execute(
             run, event = item
             if event["event"] == "failed":
                 failed.append((run, str(event.get("error", ""))))
-                mark_failed(run.path, str(event.get("error", "")), int(event.get("exit_code", 3)))
             on_event(run, event)
     except KeyboardInterrupt:
         # The workers got the same signal from the terminal; wait for them to save, then say so.
@@ -155,26 +154,6 @@ def execute(
             worker.join(timeout=60)
         raise
     return failed
-
-
-def mark_failed(path: Path, error: str, exit_code: int) -> None:
-    """Let a run's folder say that it failed, also where the run died before it could."""
-    if read_status(path)["state"] in ("failed", "done"):
-        return
-    with contextlib.suppress(OSError, ResourceFault):
-        path.mkdir(parents=True, exist_ok=True)
-        # The marker makes the folder one of ours, so that the run can be tried again in it.
-        (path / MARKER).touch()
-        status = {
-            "state": "failed",
-            "error": error,
-            "exit_code": exit_code,
-            "step": 0,
-            "wall": 0.0,
-            "cpu": 0.0,
-            "agent_steps": 0,
-        }
-        write_atomic(path / STATUS, json.dumps(status).encode())
 
 
 def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ...]) -> None:

@@ -34,6 +34,7 @@ from mfmarl.evaluation.drawing import (
 )
 from mfmarl.evaluation.elo import Standings
 from mfmarl.evaluation.results import Comparison, Run
+from mfmarl.population.known import Known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,9 +80,8 @@ def learning_curves(comparison: Comparison, environment: str, column: str = "") 
     for agent, value in drawn:
         ends.append((value, f"{label(agent, 22)}  {summary.number(value, fine)}", style[agent].colour, "bold"))
     name = column.partition("/")[2] if column.startswith(("eval/", "train/")) else column
-    known = comparison.references(environment).get(name)
-    if known is not None:
-        _theory_line(axes, known.value, known.kind, ends)
+    for known, called in comparison.laws(environment, name):
+        _theory_line(axes, known.value, called, ends)
     start = min(0, int(axes.get_xlim()[0]))
     axes.set_xlim(start if last else -1, last or 1)
     axes.set_xlabel("steps of the environment, per copy")
@@ -123,9 +123,12 @@ def intervals(comparison: Comparison, environment: str) -> Figure:
         runs += f", {scores.failed} failed" if scores.failed else ""
         axes.text(1.02, row, runs, transform=axes.get_yaxis_transform(), color=SOFT, va="center", fontsize=9)
     column = comparison.headline(environment)
-    known = comparison.references(environment).get(column.partition("/")[2])
-    if known is not None and shown and _near(known.value, shown):
-        _vertical_theory(axes, known.value, known.kind)
+    laws = comparison.laws(environment, column.partition("/")[2])
+    if len(laws) == 1 and shown and _near(laws[0][0].value, shown):
+        _vertical_theory(axes, laws[0][0].value, laws[0][1])
+    elif len(laws) > 1:
+        for row, agent in enumerate(agents):
+            _own_law(axes, row, comparison.references(environment, agent).get(column.partition("/")[2]))
     agent_rows(axes, agents, style)
     axes.set_title(f"{label(environment)}: {label(column)} per run", pad=20)
     subtitle(axes, "interquartile mean and 95 % interval; small dots are runs, crosses failed ones")
@@ -246,7 +249,12 @@ def theory(comparison: Comparison) -> Figure:
                 fontsize=9,
             )
         known = next(iter(found.values()))
-        axes.axvline(known["theory"], color=INK, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1)
+        laws = comparison.laws(environment, measure)
+        if len(laws) == 1:
+            axes.axvline(known["theory"], color=INK, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1)
+        else:
+            for row, agent in enumerate(found):
+                _own_law(axes, row, comparison.references(environment, agent).get(measure))
         axes.set_yticks(range(len(found)), [label(a, 18) for a in found])
         for tick, agent in zip(axes.get_yticklabels(), found, strict=True):
             tick.set_color(style[agent].colour)
@@ -255,7 +263,7 @@ def theory(comparison: Comparison) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{label(environment)}: {label(measure)}", fontsize=10, pad=6)
         axes.set_title(
-            f"{known['kind']} {summary.number(known['theory'])}",
+            f"{known['kind']} {' / '.join(summary.number(law.value) for law, _ in laws)}",
             loc="right",
             fontsize=9,
             color=INK,
@@ -476,6 +484,13 @@ def _theory_line(axes: Axes, value: float, kind: str, ends: list[tuple[float, st
         ends.append((value, text, INK, "normal"))
     else:
         ends.append((high if value > high else low, f"{text} {'↑' if value > high else '↓'}", INK, "normal"))
+
+
+def _own_law(axes: Axes, row: int, known: Known | None) -> None:
+    if known is not None:
+        axes.plot(
+            [known.value] * 2, [row - 0.42, row + 0.42], color=INK, linewidth=1.4, linestyle=(0, (3, 2)), zorder=1
+        )
 
 
 def _vertical_theory(axes: Axes, value: float, kind: str) -> None:

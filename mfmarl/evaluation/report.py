@@ -170,7 +170,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
                 f"curves_{stem}",
                 figures.learning_curves(comparison, environment),
                 f"Learning curves: {about['score']}, interquartile mean over runs with its 95 % band."
-                + _source(about["references"], about["score"]),
+                + _sources(comparison, environment, about["score"]),
             )
         )
     films = {
@@ -187,7 +187,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
                 comparison.path,
                 f"curves_{stem}_{drawing.file_name(measure)}",
                 figures.learning_curves(comparison, environment, column),
-                f"{column}, as the agents learn." + _source(about["references"], measure),
+                f"{column}, as the agents learn." + _sources(comparison, environment, measure),
             )
         )
     if any(a["runs"] for a in about["agents"].values()):
@@ -202,9 +202,14 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
     return "".join(parts) + "</section>"
 
 
-def _source(references: dict[str, Any], measure: str) -> str:
-    known = references.get(measure.partition("/")[2] or measure) or references.get(measure)
-    return f" Dashed: {known['kind']} {summary.number(known['value'])} ({known['source']})." if known else ""
+def _sources(comparison: Comparison, environment: str, measure: str) -> str:
+    """What the dashed lines are, and where they come from."""
+    name = measure.partition("/")[2] if measure.startswith(("eval/", "train/")) else measure
+    told = [
+        f"{called} {summary.number(known.value)} ({known.source})"
+        for known, called in comparison.laws(environment, name)
+    ]
+    return f" Dashed: {'; '.join(told)}." if told else ""
 
 
 def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
@@ -240,7 +245,7 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
     known = summary.theory_rows(about)
     if not known:
         return scores
-    lines = [[m, summary.number(answer["theory"]), *(cell or "–" for cell in cells)] for m, answer, cells in known]
+    lines = [[m, answer["text"], *(cell or "–" for cell in cells)] for m, answer, cells in known]
     headings = ["distance to theory", "known", *about["agents"]]
     note = "<p class='note'>Distance of the runs' mean from the known answer, ± half its 95 % interval.</p>"
     return scores + _table(headings, lines, numbers=range(1, len(headings))) + note

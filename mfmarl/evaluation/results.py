@@ -93,9 +93,24 @@ class Comparison:
     def within(self, environment: str) -> tuple[Run, ...]:
         return tuple(r for r in self.runs if r.environment == environment)
 
-    def references(self, environment: str) -> dict[str, Known]:
-        """The known answers of an environment, as its first run that has any states them."""
-        return next((r.references for r in self.within(environment) if r.references), {})
+    def references(self, environment: str, agent: str = "") -> dict[str, Known]:
+        """The known answers of an environment (for that agent), as the first run that has any states them."""
+        runs = self.of(environment, agent) if agent else self.within(environment)
+        return next((r.references for r in runs if r.references), {})
+
+    def laws(self, environment: str, measure: str) -> list[tuple[Known, str]]:
+        """Every distinct known answer of a measure, with what to call it: its kind, and whose it is where agents differ.
+
+        Agents that feel no field, or act at another temperature, may obey another law.
+        """
+        found: dict[float, tuple[Known, list[str]]] = {}
+        for agent in self.agents:
+            known = self.references(environment, agent).get(measure)
+            if known is not None:
+                found.setdefault(known.value, (known, []))[1].append(agent)
+        if len(found) == 1:
+            return [(known, known.kind) for known, _ in found.values()]
+        return [(known, f"{known.kind} for {', '.join(agents)}") for known, agents in found.values()]
 
     def headline(self, environment: str) -> str:
         """The column that scores a run there."""

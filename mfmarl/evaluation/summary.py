@@ -92,7 +92,7 @@ def _at(scores: Scores, seeds: Sequence[int]) -> np.ndarray:
 def theory(comparison: Comparison, environment: str, agent: str) -> dict[str, dict[str, Any]]:
     """Per measure with a known answer: the measured value with its interval, theory's, and the distance between."""
     found = {}
-    for name, known in comparison.references(environment).items():
+    for name, known in comparison.references(environment, agent).items():
         column = results.measure_column(comparison, environment, name)
         values = results.measured(comparison, environment, agent, name).values if column else np.zeros(0)
         if not len(values):
@@ -199,7 +199,7 @@ def _sentence(
     else:
         text = f"{first} and {twin}{second} are not separable at {runs} each: difference {change}, {p_value(adjusted)} after Holm"
         text += f"; they are equal within {EQUAL:.0%} of the score." if entry["equal_within"] is not None else "."
-    text += _same_by_theory(entry, agents)
+    text += _same_by_theory(entry, agents) or _own_laws(entry, agents)
     for name, side in ((first, sides[0]), (second, sides[1])):
         if side.failed:
             fate = "counted as the worst run seen" if comparison.failed == "worst" else "left out, as asked"
@@ -207,12 +207,29 @@ def _sentence(
     return text
 
 
+def _same_law(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    return math.isclose(one["theory"], two["theory"], rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _own_laws(entry: dict[str, Any], agents: dict[str, Any]) -> str:
+    # Two agents may differ because theory says so: each is then held against its own answer.
+    one, two = agents[entry["first"]]["theory"], agents[entry["second"]]["theory"]
+    differing = [m for m in one if m in two and not _same_law(one[m], two[m])]
+    told = [m for m in differing if one[m]["agrees"] and two[m]["agrees"]]
+    if not told:
+        return ""
+    m = min(told, key=lambda name: name != "reward")
+    each = (f"{number(f['theory'])} for {a} (measured {number(f['measured'], f['high'] - f['low'])})"
+            for a, f in ((entry["first"], one[m]), (entry["second"], two[m])))  # fmt: skip
+    return f" Theory says that they differ, and each agrees with its own law: {m} {' and '.join(each)}."
+
+
 def _same_by_theory(entry: dict[str, Any], agents: dict[str, Any]) -> str:
     # Not separable is not equal: an interval that is wide enough holds any answer.
     if entry["equal_within"] is None:
         return ""
     one, two = agents[entry["first"]]["theory"], agents[entry["second"]]["theory"]
-    shared = [m for m in one if m in two and one[m]["kind"] in ("law", "equilibrium")]
+    shared = [m for m in one if m in two and one[m]["kind"] in ("law", "equilibrium") and _same_law(one[m], two[m])]
     agreeing = [m for m in shared if one[m]["agrees"] and two[m]["agrees"]]
     if not agreeing:
         return ""
@@ -360,7 +377,7 @@ def print_table(table: dict[str, Any], console: Console) -> None:
             console.print()
             shown = empty("", ["against theory", "known", *about["agents"]])
             for measure, answer, cells in known:
-                shown.add_row(Text(measure), number(answer["theory"]), *(f"off {c}" if c else "–" for c in cells))
+                shown.add_row(Text(measure), answer["text"], *(f"off {c}" if c else "–" for c in cells))
             console.print(shown)
         console.print()
         for sentence in about["sentences"]:
@@ -376,7 +393,9 @@ def theory_rows(about: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[s
     for m in measures:
         found = [a["theory"].get(m) for a in agents]
         cells = ["" if f is None else _off(f) for f in found]
-        rows.append((m, next(f for f in found if f is not None), cells))
+        known = [f for f in found if f is not None]
+        texts = dict.fromkeys(number(f["theory"]) for f in known)
+        rows.append((m, {**known[0], "text": " / ".join(texts)}, cells))
     return rows
 
 

@@ -73,6 +73,7 @@ class Agent(nn.Module, ABC):
     `latest`: from each step as it happens; `none`: does not learn."""
     carries: str = "felt"
     """Which field a transition carries: the one `felt` when acting, or the one the step `caused`."""
+    log_temperature: Tensor
 
     def __init__(self, config: AgentConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__()
@@ -80,9 +81,13 @@ class Agent(nn.Module, ABC):
         self.spec, self.slots, self.minds = spec, slots, minds
         self.num_slots = slots.stop - slots.start
         if minds not in (1, self.num_slots):
-            raise ConfigError(f"An agent has one mind for all or one for each of its {self.num_slots} slots, not {minds}.")
+            raise ConfigError(
+                f"An agent has one mind for all or one for each of its {self.num_slots} slots, not {minds}."
+            )
         if self.needs_discrete and not spec.discrete:
-            raise ConfigError(f"{type(self).__name__} needs discrete actions, and this environment's are {spec.action_space}; try mfac or mfppo.")
+            raise ConfigError(
+                f"{type(self).__name__} needs discrete actions, and this environment's are {spec.action_space}; try mfac or mfppo."
+            )
         self.field: Field = default_field(spec) if config.field == "auto" else parse_field(config.field)
         self.field_size = self.field.size(spec)
         self.schedule: Schedule = parse_schedule(config.temperature)
@@ -142,7 +147,9 @@ class Agent(nn.Module, ABC):
 
     def value(self, obs: Tensor, field: Tensor) -> Tensor:
         """The value [M, B] of what is seen and felt; needed of agents that learn from a rollout."""
-        raise ConfigError(f"{type(self).__name__} learns from a rollout and must say what a state is worth: value(obs, field).")
+        raise ConfigError(
+            f"{type(self).__name__} learns from a rollout and must say what a state is worth: value(obs, field)."
+        )
 
     def learn(self, batch: Any) -> dict[str, Tensor]:
         """Improve from a batch of the agent's memory; returns numbers for the log (0-dim tensors)."""
@@ -170,7 +177,9 @@ def forbid(energy: Tensor, legal: Tensor | None) -> Tensor:
     if legal is None:
         return energy
     any_legal = legal.any(-1, keepdim=True)
-    return torch.where(legal | ~any_legal, energy, torch.full((), float("inf"), device=energy.device, dtype=energy.dtype))
+    return torch.where(
+        legal | ~any_legal, energy, torch.full((), float("inf"), device=energy.device, dtype=energy.dtype)
+    )
 
 
 def finite(loss: Tensor, name: str) -> None:
@@ -199,10 +208,10 @@ def pooled(values: Tensor, valid: Tensor | None) -> Tensor:
 def policy(logits: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
     """An actor's probabilities and their logarithms [..., A]; both 0 where it is not legal, so that products are."""
     if legal is None:
-        log_p = torch.log_softmax(logits, -1)
+        log_p = gibbs.log_softmax(logits)
         return log_p.exp(), log_p
     allowed = legal | ~legal.any(-1, keepdim=True)
-    log_p = torch.log_softmax(logits.masked_fill(~allowed, float("-inf")), -1)
+    log_p = gibbs.log_softmax(logits.masked_fill(~allowed, float("-inf")))
     return log_p.exp(), log_p.masked_fill(~allowed, 0.0)
 
 

@@ -24,6 +24,12 @@ def sample_rows(rows: int, keep: int | None, key: Key, device: torch.device) -> 
     return torch.topk(noise, keep, largest=False, sorted=False).indices.sort().values
 
 
+def rows_of(transition: Transition, index: Tensor | slice) -> Transition:
+    """These rows of every mind, all of them valid."""
+    chosen = {name: x[:, index] for name, x in transition._asdict().items() if x is not None}
+    return transition._replace(**{**chosen, "valid": None})
+
+
 class Replay:
     """A ring of transitions for each mind, drawn from uniformly with replacement."""
 
@@ -49,7 +55,7 @@ class Replay:
             if chosen is not None:
                 index = chosen if index is None else index[chosen]
             if index is not None:
-                new = Transition(*(None if x is None else x[:, index] for x in new[:-1]))
+                new = rows_of(new, index)
             valid, rows = None, new.reward.shape[1]
         if not self.ring:
             for name, value in new._asdict().items():
@@ -61,7 +67,7 @@ class Replay:
             valid = torch.ones(new.reward.shape, dtype=torch.bool, device=new.reward.device)
         if valid is None:
             if rows > self.capacity:
-                new = Transition(*(None if x is None else x[:, -self.capacity :] for x in new[:-1]))
+                new = rows_of(new, slice(-self.capacity, None))
                 rows = self.capacity
             # Without masks every mind writes the same places: one or two slices.
             start = self.added % self.capacity
@@ -86,9 +92,9 @@ class Replay:
         mind, row = valid.nonzero(as_tuple=True)
         for name, store in self.ring.items():
             store[mind, place[mind, row]] = getattr(new, name)[mind, row]
-        count = rank[:, -1] + 1
-        self.at = (self.at + count) % self.capacity
-        self.size = (self.size + count).clamp(max=self.capacity)
+        counts = rank[:, -1] + 1
+        self.at = (self.at + counts) % self.capacity
+        self.size = (self.size + counts).clamp(max=self.capacity)
         self.least = int(self.size.min())
 
     def draw(self, batch: int, key: Key) -> Transition:

@@ -134,7 +134,9 @@ class Training:
         self.key = Key.of(options.seed)
         alone = [p for p in players if p.agent.memory == "self"]
         if alone and len(players) > 1:
-            raise ConfigError(f"{alone[0].name} is trained by its own library and cannot share an environment with another agent.")
+            raise ConfigError(
+                f"{alone[0].name} is trained by its own library and cannot share an environment with another agent."
+            )
         self.episode = Episode(env, players, self.key.fold("train"))
         self.evaluation = Episode(evaluation, players, self.key.fold("evaluate")) if evaluation is not None else None
         self.pending: list[dict[str, Tensor] | None] = [None] * len(players)

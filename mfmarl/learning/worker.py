@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +22,9 @@ def work(orders: IO[str], reports: IO[str]) -> None:
     def tell(path: str, event: str, **more: Any) -> None:
         reports.write(json.dumps({"path": path, "event": event, **more}) + "\n")
         reports.flush()
+
+    def report(path: str, row: Mapping[str, Any]) -> None:
+        tell(path, "row", row=row)
 
     from mfmarl.errors import MfmarlError
     from mfmarl.learning.run import Interrupted, run_in_folder
@@ -34,7 +39,7 @@ def work(orders: IO[str], reports: IO[str]) -> None:
                 import_user_code(name)
             config = RunConfig.from_table(order["config"], path)
             tell(path, "begin")
-            run_in_folder(config, Path(path), resume=True, on_row=lambda row, p=path: tell(p, "row", row=row))
+            run_in_folder(config, Path(path), resume=True, on_row=partial(report, path))
             tell(path, "done")
         except Interrupted as error:
             tell(path, "interrupted", error=str(error))

@@ -17,6 +17,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.random import Key
 
+_SHORT = 15  # as many states along the last axis are too few for torch's kernels
 _COLDEST = 1e-30  # (E - E_min)/T is then 0 or huge: the limit T -> 0 in float32, without 0/0
 
 
@@ -32,14 +33,28 @@ def _reduced(energy: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tenso
     return (energy - ground) / max(temperature, _COLDEST), ground
 
 
+def log_softmax(x: Tensor) -> Tensor:
+    """torch's over the last axis, five times as fast where that is short: the states outermost, rows side by side."""
+    if x.shape[-1] > _SHORT:
+        return torch.log_softmax(x, -1)
+    return torch.log_softmax(x.movedim(-1, 0), 0).movedim(0, -1)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """torch's over the last axis, likewise."""
+    if x.shape[-1] > _SHORT:
+        return torch.softmax(x, -1)
+    return torch.softmax(x.movedim(-1, 0), 0).movedim(0, -1)
+
+
 def log_probabilities(energy: Tensor, temperature: float | Tensor) -> Tensor:
     """log p [..., A]; -inf for the forbidden."""
-    return torch.log_softmax(-_reduced(energy, temperature)[0], dim=-1)
+    return log_softmax(-_reduced(energy, temperature)[0])
 
 
 def probabilities(energy: Tensor, temperature: float | Tensor) -> Tensor:
     """p [..., A], sums to 1."""
-    return torch.softmax(-_reduced(energy, temperature)[0], dim=-1)
+    return softmax(-_reduced(energy, temperature)[0])
 
 
 def free_energy(energy: Tensor, temperature: float | Tensor) -> Tensor:
@@ -68,11 +83,22 @@ def sample(energy: Tensor, temperature: float | Tensor, ids: Tensor, key: Key) -
     `ids` has the batch's shape. Forbidden states are never drawn, whatever the rounding.
     """
     p = probabilities(energy, temperature)
+    level = random.uniform(key, ids)
+    if p.shape[-1] <= 8:
+        # How many steps of the cumulative lie at or below the level: an empty step cannot be where it stops.
+        columns = p.unbind(-1)
+        total = columns[0]
+        steps = [total]
+        for column in columns[1:]:
+            total = total + column
+            steps.append(total)
+        level = level * total
+        state = (level >= steps[0]).to(torch.int64)
+        for step in steps[1:-1]:
+            state += level >= step
+        return state
     cumulative = p.cumsum(-1)
-    level = random.uniform(key, ids).unsqueeze(-1) * cumulative[..., -1:]
-    if p.shape[-1] == 2:
-        # Two states are the spins' case: the level is compared once. p = 0 or 1 stays exact.
-        return (level >= cumulative[..., :1]).squeeze(-1).to(torch.int64)
+    level = level.unsqueeze(-1) * cumulative[..., -1:]
     # argmax of booleans is the first true one: an empty step of the cumulative cannot be chosen.
     return ((cumulative > level) & (p > 0)).to(torch.uint8).argmax(-1)
 

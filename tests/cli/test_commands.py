@@ -241,7 +241,7 @@ def test_a_config_file_repeats_a_run(here: Path) -> None:
 def test_a_comparison_has_a_row_for_every_agent_and_an_exit_code_for_every_claim(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["compare", "congestion", "--agents", "mfq,random", "--seeds", "3", "--steps", "150", "--name", "c"]
+    arguments = ["compare", "congestion", "--agents", "mfq,random", "--seeds", "4", "--steps", "400", "--name", "c"]
     arguments += ["--temperature", "geometric(1, 0.02)", "--json", "--no-film", *QUICK]
     assert main([*arguments, "--assert", "mfq > random"]) == 0
     told = json.loads(capsys.readouterr().out)

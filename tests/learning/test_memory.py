@@ -165,7 +165,8 @@ def test_draws_are_uniform_over_what_is_held() -> None:
 def test_masked_rows_of_many_minds_go_each_to_its_own_ring(seed: int, capacity: int) -> None:
     g = torch.Generator().manual_seed(seed)
     minds, width = 3, 4
-    ring, expected = Replay(minds, capacity), [[] for _ in range(minds)]
+    ring = Replay(minds, capacity)
+    expected: list[list[float]] = [[] for _ in range(minds)]
     for step in range(8):
         reward = torch.arange(minds * width).view(minds, width) + 100.0 * step
         valid = torch.rand(minds, width, generator=g) < 0.6 if step % 3 else None

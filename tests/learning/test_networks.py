@@ -63,7 +63,8 @@ def test_minds_begin_different_and_the_same_key_begins_the_same() -> None:
 def test_weights_begin_as_torch_begins_them() -> None:
     """Uniform within 1/sqrt(inputs), as torch.nn.Linear; the last layer within `out_scale`."""
     network = Network(Spec(1, SPACES["vector"], ACTIONS), 0, (400,), 3, 1, Key.of(0), out_scale=1e-3)
-    first, last = network.hidden[0].weight, network.out.weight
+    first: torch.Tensor = network.hidden[0].weight  # type: ignore[assignment]
+    last = network.out.weight
     bound = 1 / np.sqrt(5)
     assert 0.95 * bound < first.abs().max() <= bound
     # A uniform's variance is bound^2 / 3; of 2000 weights its estimate has a relative error of sqrt(0.8 / 2000).

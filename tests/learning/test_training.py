@@ -45,7 +45,7 @@ def assert_resumes(rules: PopulationEnv, agent: str | dict[str, Choice], options
             tensors, plain = whole.state_dict()
             saved = {k: v.clone() for k, v in tensors.items()}, dict(plain)
     assert saved is not None
-    torch.manual_seed(123)  # nothing may depend on the global generators
+    torch.manual_seed(123)  # noqa: TID251 - nothing may depend on the global generators
     np.random.seed(123)
     again = begin()
     again.load_state_dict(*saved)

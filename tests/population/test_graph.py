@@ -156,7 +156,7 @@ def test_networkx_graphs_enter_with_any_labels_directed_or_not() -> None:
     assert graph.links().tolist() == [[0, 1], [1, 0], [1, 2], [2, 1]]
     directed = networkx.DiGraph([(0, 1), (1, 2)])
     assert Graph.from_networkx(directed).links().tolist() == [[0, 1], [1, 2]]
-    double = networkx.MultiGraph([(0, 1), (0, 1), (1, 2)])
+    double: networkx.MultiGraph[int] = networkx.MultiGraph([(0, 1), (0, 1), (1, 2)])
     assert Graph.from_networkx(double).degree.tolist() == [1, 2, 1]
     assert Graph.from_networkx(networkx.empty_graph(3)).degree.tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="at least 1 agent"):

@@ -29,9 +29,7 @@ def _enumerate(links: list[tuple[int, int]], spins: int, temperature: float, fie
 def _torus_links(a: int, b: int) -> list[tuple[int, int]]:
     site = np.arange(a * b).reshape(a, b)
     return [
-        (int(i), int(j))
-        for axis in (0, 1)
-        for i, j in zip(site.ravel(), np.roll(site, -1, axis).ravel(), strict=True)
+        (int(i), int(j)) for axis in (0, 1) for i, j in zip(site.ravel(), np.roll(site, -1, axis).ravel(), strict=True)
     ]
 
 
@@ -168,10 +166,15 @@ def test_bethe_has_its_known_digits_and_lies_above_the_exact_free_energy_of_the_
     assert exact.bethe_free_energy(4, temperature) > exact.square_free_energy(temperature)
 
 
-@pytest.mark.parametrize(("degree", "temperature", "field"), [(3, 1.2, 0.0), (4, 2.0, 0.1), (6, 7.0, -0.5), (2, 1.0, 0.3)])
+@pytest.mark.parametrize(
+    ("degree", "temperature", "field"), [(3, 1.2, 0.0), (4, 2.0, 0.1), (6, 7.0, -0.5), (2, 1.0, 0.3)]
+)
 def test_bethes_moments_are_derivatives_of_its_free_energy(degree, temperature, field):
     step = 1e-5
-    slope = (exact.bethe_free_energy(degree, temperature, field + step) - exact.bethe_free_energy(degree, temperature, field - step)) / (2 * step)
+    slope = (
+        exact.bethe_free_energy(degree, temperature, field + step)
+        - exact.bethe_free_energy(degree, temperature, field - step)
+    ) / (2 * step)
     moments = exact.bethe(degree, temperature, field)
     if field:
         assert moments.magnetisation == pytest.approx(-slope, abs=1e-7)

@@ -1,0 +1,392 @@
+"""Names: the package's own, plugins' and those of a user's files; found without importing, refused with a hint."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mfmarl import registry
+from mfmarl.errors import ConfigError, EnvironmentFault, nearest
+from mfmarl.registry import Entry, entries, import_user_code, load_file, lookup, register
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    """Whatever a test registers, loads or puts on the path is gone after it."""
+    registered, modules, path = dict(registry._registered), set(sys.modules), list(sys.path)
+    yield
+    registry._registered.clear()
+    registry._registered.update(registered)
+    registry._plugins.cache_clear()
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith(("mfmarl_user_", "broken_plugin", "working_plugin", "my_package")):
+            del sys.modules[name]
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+ENV = '''
+"""A user's file."""
+from mfmarl.registry import register
+
+@register("{name}")
+class {cls}:
+    """A meadow where nothing happens.
+
+    More text.
+    """
+
+class Unregistered:
+    """Plain."""
+'''
+
+AGENT = """
+from dataclasses import dataclass
+from mfmarl.learning.agent import Agent
+from mfmarl.registry import register
+
+@register("meek", independent="meek_alone")
+class Meek(Agent):
+    '''Yields.'''
+"""
+
+# -------------------------------------------------------------------------------------- the package's own
+
+
+def test_listing_names_imports_neither_torch_nor_numpy_and_takes_little_time() -> None:
+    program = (
+        "import sys, time\n"
+        "begin = time.process_time()\n"
+        "from mfmarl.registry import entries\n"
+        "names = [*entries('environment'), *entries('agent')]\n"
+        "spent = time.process_time() - begin\n"
+        "heavy = [m for m in ('torch', 'numpy', 'gymnasium', 'pettingzoo', 'mfmarl.envs.ising') if m in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "assert 'ising' in names and 'mfq' in names and 'iql' in names, names\n"
+        "print(spent)\n"
+    )
+    spent = [
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(spent) < 0.15  # measured: 0.06
+
+
+@pytest.mark.parametrize("kind", ["environment", "agent"])
+def test_every_name_found_in_the_source_is_what_its_module_registers(kind: registry.Kind) -> None:
+    """What scanning says without importing, the import confirms: class, summary and twins."""
+    scanned = {name: entry for (of, name), entry in registry._scan().items() if of == kind}
+    assert scanned
+    for name, entry in scanned.items():
+        target = entry.load()
+        assert entry.where == f"{target.__module__}:{target.__qualname__}"
+        known = registry._registered[kind, name]
+        assert known.target is target
+        assert (known.summary, known.twin, known.overrides) == (entry.summary, entry.twin, entry.overrides)
+        assert entry.summary
+
+
+def test_independent_learners_are_their_twins_without_a_field() -> None:
+    for found in (registry._scan(), registry._registered):
+        pairs = {"mfq": "iql", "mfac": "iac", "mfppo": "ippo"}
+        for name, twin in pairs.items():
+            importlib.import_module(f"mfmarl.agents.{name}")
+            learner, alone = found["agent", name], found["agent", twin]
+            assert (learner.twin, alone.twin) == (twin, name)
+            assert learner.where == alone.where
+            assert alone.overrides == (("field", "nothing"),)
+            assert learner.overrides == ()
+            assert alone.load() is learner.load()
+
+
+def test_one_broken_file_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "my_package/__init__.py", "")
+    written(tmp_path, "my_package/broken.py", "@register('broken')\nclass Broken(:\n")
+    written(tmp_path, "my_package/fine.py", ENV.format(name="fine", cls="Fine"))
+    written(tmp_path, "my_package/dotted.py", "import mfmarl\n@mfmarl.register(name='dotted')\ndef make(): 'Makes.'\n")
+    written(
+        tmp_path,
+        "my_package/odd.py",
+        "@register(f'{1}')\nclass A: ...\n@register\nclass B: ...\n@other('x')\nclass C: ...\n",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = {
+        entry.name: entry.summary
+        for path in sorted((tmp_path / "my_package").glob("*.py"))
+        for node in registry._statements(path)
+        if hasattr(node, "decorator_list")
+        for entry in registry._decorated(node, "environment", f"my_package.{path.stem}")  # type: ignore[arg-type]
+    }
+    assert found == {"fine": "A meadow where nothing happens", "dotted": "Makes"}
+
+
+# ------------------------------------------------------------------------------------------- registering
+
+
+def test_registering_returns_the_class_and_makes_it_known() -> None:
+    class Meadow:
+        """Grass.
+
+        And more."""
+
+    assert register("meadow")(Meadow) is Meadow
+    entry = lookup("environment", "meadow")
+    assert (entry.load(), entry.summary, entry.kind, entry.twin) == (Meadow, "Grass", "environment", "")
+    assert "meadow" in entries("environment")
+    assert "meadow" not in entries("agent")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Big", "a b", "../up", "/root", "a/../b", "a//b", "-x", "a/b/c/d", "x" * 101, "é", "a\n"]
+)
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a name"):
+        register(name)
+    with pytest.raises(ConfigError, match="cannot be a name"):
+        register("fine", independent=name or "/")
+
+
+@pytest.mark.parametrize("name", ["magent2/mine", "pettingzoo/x/y"])
+def test_the_names_of_third_parties_are_theirs(name: str) -> None:
+    with pytest.raises(ConfigError, match="belongs to third parties"):
+        register(name)
+
+
+def test_a_taken_name_is_refused_and_a_repeated_registration_is_not(tmp_path: Path) -> None:
+    class Other:
+        pass
+
+    with pytest.raises(ConfigError, match="'ising' is taken by mfmarl.envs.ising:Ising"):
+        register("ising")(Other)
+    register("meadow")(Other)
+    register("meadow")(Other)
+    first = load_file(written(tmp_path, "one.py", ENV.format(name="shared", cls="One")))
+    with pytest.raises(ConfigError, match="'shared' is taken by mfmarl_user_one"):
+        load_file(written(tmp_path, "two.py", ENV.format(name="shared", cls="Two")))
+    assert lookup("environment", "shared").load() is first.One
+    # The same file under another name, as when a script runs as __main__ and is loaded by its path.
+    spec = importlib.util.spec_from_file_location("my_package_again", tmp_path / "one.py")
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    sys.modules["my_package_again"] = again
+    spec.loader.exec_module(again)
+    assert lookup("environment", "shared").load() is again.One
+
+
+def test_twins_are_for_agents_and_have_names_of_their_own(tmp_path: Path) -> None:
+    class Meadow:
+        pass
+
+    with pytest.raises(ConfigError, match="is for agents"):
+        register("meadow", independent="lonely")(Meadow)
+    with pytest.raises(ConfigError, match="different names"):
+        register("meadow", independent="meadow")
+    taken = AGENT.replace("meek_alone", "iql")
+    with pytest.raises(ConfigError, match="'iql' is taken by mfmarl.agents.mfq"):
+        load_file(written(tmp_path, "taken.py", taken))
+    assert "meek" not in entries("agent")
+
+
+# ------------------------------------------------------------------------------------------ a user's files
+
+
+def test_a_file_and_class_name_an_environment_registered_or_not(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.py", ENV.format(name="mine", cls="Mine"))
+    for given in (str(path), f"{path}:Mine", f"{path}:mine"):
+        entry = lookup("environment", given)
+        assert entry.load().__name__ == "Mine"
+        assert entry.name == given
+        assert entry.summary == "A meadow where nothing happens"
+        assert entry.origin == str(path)
+    assert lookup("environment", f"{path}:Unregistered").load().__name__ == "Unregistered"
+    assert lookup("environment", "mine").load() is lookup("environment", str(path)).load()
+
+
+def test_a_file_is_imported_once_and_not_as_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "print('imported', __name__)\nif __name__ == '__main__':\n    raise SystemExit\nclass A:\n    pass\n"
+    path = written(tmp_path, "once.py", text)
+    first = load_file(path)
+    assert load_file(tmp_path / "x" / ".." / "once.py") is first
+    assert capsys.readouterr().out.count("imported mfmarl_user_once_") == 1
+
+
+def test_two_files_of_like_paths_are_two_modules(tmp_path: Path) -> None:
+    """Found in review: a/b_c.py and a/b/c.py were one name in sys.modules, so one of them was never loaded."""
+    one = written(tmp_path, "a/b_c.py", "class A:\n    place = 1\n")
+    two = written(tmp_path, "a/b/c.py", "class A:\n    place = 2\n")
+    three = written(tmp_path, "a/d/c.py", "class A:\n    place = 3\n")
+    assert [load_file(p).A.place for p in (one, two, three)] == [1, 2, 3]
+
+
+def test_a_file_finds_those_beside_it_without_hiding_anybodys(tmp_path: Path) -> None:
+    written(tmp_path, "my_package_rules.py", "LIMIT = 7\n")
+    written(tmp_path, "json.py", "raise RuntimeError('a file of the user hides the standard library')\n")
+    path = written(
+        tmp_path, "uses.py", "import json\nfrom my_package_rules import LIMIT\nclass A:\n    limit = LIMIT\n"
+    )
+    assert lookup("environment", f"{path}:A").load().limit == 7
+
+
+def test_a_file_with_one_agent_and_its_twin_has_one_agent(tmp_path: Path) -> None:
+    path = written(tmp_path, "meek.py", AGENT)
+    agent, twin = lookup("agent", str(path)), lookup("agent", f"{path}:meek_alone")
+    assert (agent.overrides, agent.twin) == ((), "meek_alone")
+    assert (twin.overrides, twin.twin) == ((("field", "nothing"),), "meek")
+    assert lookup("agent", f"{path}:Meek").overrides == ()
+    assert lookup("agent", "meek_alone").load() is agent.load()
+
+
+def test_files_that_name_nothing_usable_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.py", ENV.format(name="mine", cls="Mine") + "\nNUMBER = 3\n")
+    for given, words in (
+        (f"{path}:Mina", "has no 'Mina'. Did you mean 'Mine'?"),
+        (f"{path}:NUMBER", "'NUMBER' in mine.py is not an environment"),
+        (f"{tmp_path}/none.py:A", "There is no file"),
+        (f"{tmp_path}/none.py", "There is no file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            lookup("environment", given)
+        assert words in str(caught.value)
+    with pytest.raises(ConfigError, match="is not an agent"):
+        lookup("agent", f"{path}:Mine")
+    with pytest.raises(ConfigError, match=r"registers 0 agents \(none\)"):
+        lookup("agent", str(path))
+    agent = written(tmp_path, "meek.py", AGENT)
+    with pytest.raises(ConfigError, match="is not an environment"):
+        lookup("environment", f"{agent}:Meek")
+    two = written(tmp_path, "two.py", ENV.format(name="first", cls="A") + ENV.format(name="second", cls="B"))
+    with pytest.raises(ConfigError, match=r"registers 2 environments \(first, second\); say which"):
+        lookup("environment", str(two))
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "raise SystemExit(3)", "import no_such_module", "class A(:"])
+def test_a_file_that_fails_says_so_and_leaves_nothing_behind(tmp_path: Path, fault: str) -> None:
+    path = written(tmp_path, "half.py", ENV.format(name="half", cls="Half") + fault + "\n")
+    for _ in range(2):
+        with pytest.raises(EnvironmentFault, match=r"half.py cannot be imported: \w+"):
+            lookup("environment", f"{path}:Half")
+    assert "half" not in entries("environment")
+    path.write_text(ENV.format(name="half", cls="Half"), encoding="utf-8")  # mended, it loads
+    assert lookup("environment", str(path)).load().__name__ == "Half"
+
+
+def test_user_code_is_a_file_or_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_user_code(str(written(tmp_path, "mine.py", ENV.format(name="mine", cls="Mine"))))
+    written(tmp_path, "my_package_env.py", ENV.format(name="theirs", cls="Theirs"))
+    import_user_code("my_package_env")
+    assert {"mine", "theirs"} <= set(entries("environment"))
+    for name, error in (("no_such_module", ConfigError), ("", ConfigError), (f"{tmp_path}/no.py", ConfigError)):
+        with pytest.raises(error):
+            import_user_code(name)
+    written(tmp_path, "my_package_bad.py", "raise SystemExit\n")
+    with pytest.raises(EnvironmentFault, match="my_package_bad"):
+        import_user_code("my_package_bad")
+
+
+# ----------------------------------------------------------------------------------------------- plugins
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two installed distributions: one works, one cannot be imported."""
+    written(tmp_path, "working_plugin.py", "class Nest:\n    class Meadow:\n        pass\n")
+    written(tmp_path, "broken_plugin.py", "raise RuntimeError('the plugin is broken')\n")
+    for name, points in (
+        (
+            "working",
+            "[mfmarl.envs]\nplugged = working_plugin:Nest.Meadow\nmissing = working_plugin:Gone\nising = working_plugin:Nest\n",
+        ),
+        (
+            "broken",
+            "[mfmarl.envs]\nshattered = broken_plugin:Env\nBad Name = broken_plugin:Env\n[mfmarl.agents]\ncrook = broken_plugin:Agent\n",
+        ),
+    ):
+        written(tmp_path, f"{name}-1.2.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        written(tmp_path, f"{name}-1.2.dist-info/entry_points.txt", points)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry._plugins.cache_clear()
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_broken_plugin_is_listed_and_fails_alone_when_chosen() -> None:
+    known = entries("environment")
+    assert {"plugged", "shattered", "missing", "ising"} <= set(known)
+    assert "Bad Name" not in known
+    assert "broken_plugin" not in sys.modules
+    assert "crook" in entries("agent")
+    assert known["plugged"].origin == "working 1.2"
+    assert known["plugged"].load().__qualname__ == "Nest.Meadow"
+    with pytest.raises(
+        EnvironmentFault, match=r"'shattered' of broken 1\.2 cannot be imported: RuntimeError: the plugin is"
+    ):
+        lookup("environment", "shattered").load()
+    with pytest.raises(EnvironmentFault, match="AttributeError"):
+        lookup("environment", "missing").load()
+    assert lookup("environment", "ising").load().__module__ == "mfmarl.envs.ising"  # the package's own wins
+
+
+# ----------------------------------------------------------------------------------------------- looking up
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    for kind, given, hint in (
+        ("environment", "isnig", "Did you mean 'ising'?"),
+        ("agent", "mfqq", "Did you mean 'mfq'?"),
+        ("environment", "congestoin", "Did you mean 'congestion'?"),
+        ("environment", "mfq", "mfmarl list"),
+        ("agent", "magent2/battle_v4", "mfmarl list"),
+        ("environment", "", "mfmarl list"),
+    ):
+        with pytest.raises(ConfigError, match=f"Unknown {kind} {given!r}") as caught:
+            lookup(kind, given)  # type: ignore[arg-type]
+        assert hint in str(caught.value)
+
+
+def test_third_party_names_keep_their_case_and_their_place() -> None:
+    for name, origin in (
+        ("magent2/battle_v4", "magent2"),
+        ("mpe2/simple_spread_v3", "mpe2"),
+        ("pettingzoo/sisl/pursuit-v5", "pettingzoo"),
+    ):
+        assert lookup("environment", name) == Entry(
+            name, "environment", f"third party: {origin}", registry.NAMESPACES[origin], origin=origin
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "magent2/../../etc",
+        "magent2/..",
+        "magent2/",
+        "magent2//x",
+        "pettingzoo/a/b/c/d",
+        "/etc/passwd",
+        "mfmarl.envs.ising:Ising",
+        "os:system",
+        "magent2/x;y",
+    ],
+)
+def test_a_path_is_no_name(name: str) -> None:
+    with pytest.raises(ConfigError):
+        lookup("environment", name)
+
+
+def test_the_nearest_name_or_all_of_them() -> None:
+    assert nearest("isng", ["ising", "congestion"]) == " Did you mean 'ising'?"
+    assert nearest("zzz", ["b", "a"]) == " Known: a, b."
+    assert nearest("zzz", []) == ""
