@@ -20,7 +20,7 @@ WORKERS ?= 2
 # What pytest is given besides: make test TESTS=tests/population, make test PYTEST_FLAGS=-x
 TESTS ?=
 PYTEST_FLAGS ?=
-DEMO ?= compare ising --agents mfq,mfac,iql,iac --num-agents 400 --seeds 5 --name demo
+DEMO ?= compare ising,ising:coupling=-1 --agents mfq,iql,mfac,iac --num-agents 400 --seeds 5 --steps 1000 --name demo
 BENCH ?= $(sort $(wildcard scripts/bench/*.py))
 # A package index to take torch from; on Linux https://download.pytorch.org/whl/cpu saves gigabytes of CUDA.
 TORCH_INDEX ?=

@@ -306,10 +306,14 @@ class Ising(PopulationEnv):
         """
         if temperature == 0 or self.sight == "neighbours":
             return self.reference(temperature)
-        return self._mean_field(
-            temperature,
-            "mean-field law of learners that do not feel their neighbours, m = tanh((z lambda m + 2h)/2tau)",
-        )
+        source = "mean-field law of learners that do not feel their neighbours, m = tanh((z lambda m + 2h)/2tau)"
+        if self.states > 2:
+            return self._mean_field(temperature, source)
+        # Also of an antiferromagnet: nobody knows on which of its two lattices it stands.
+        known = self._independent_spins(temperature, source)
+        if self._bipartite and self.field == 0 and self.coupling < 0:
+            known["staggered"] = known["magnetisation"]  # both of spins that nothing aligns
+        return known
 
     def _known(self, moments: ising_exact.Moments, source: str) -> dict[str, Known]:
         """From moments of Ising spins to the measured names; what is NaN is not known."""
@@ -351,16 +355,19 @@ class Ising(PopulationEnv):
             return self._known(moments, "Bethe lattice, exact for random regular graphs as N grows")
         return {}
 
+    def _independent_spins(self, temperature: float, source: str) -> dict[str, Known]:
+        m = ising_exact.curie_weiss(temperature, self.field, self.coupling * self._mean_degree / 2)
+        # <|m|> of finitely many spins, each of mean m.
+        bias = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, m)))
+        absolute = ising_exact.curie_weiss_finite(self.num_agents, 1.0, bias, 0.0).absolute
+        return self._known(ising_exact.Moments(m, absolute, m * m), source)
+
     def _mean_field(self, temperature: float, source: str) -> dict[str, Known]:
-        n, q, z, h = self.num_agents, self.states, self._mean_degree, self.field
+        q, z, h = self.states, self._mean_degree, self.field
         if self.coupling < 0 or (q > 2 and h != 0):
             return {}
         if q == 2:
-            m = ising_exact.curie_weiss(temperature, h, self.coupling * z / 2)
-            # Independent spins of mean m: <|m|> of finitely many.
-            bias = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, m)))
-            absolute = ising_exact.curie_weiss_finite(n, 1.0, bias, 0.0).absolute
-            return self._known(ising_exact.Moments(m, absolute, m * m), source)
+            return self._independent_spins(temperature, source)
         pull = self.coupling * z / (2 * temperature)
         ordered = (
             self.start == "ordered" or pull > q

@@ -152,21 +152,33 @@ def _own(name: str, kind: str) -> set[str]:
 
 
 def _configure(name: str, team: Mapping[str, str], options: Mapping[str, Any], strict: bool = True) -> RunConfig:
-    """Give every option to whom it belongs: the run, the environment, each agent that has it."""
+    """Give every option to whom it belongs: the run, the environment, each agent that has it.
+
+    What both have needs `env_` or `agent_` before it: `env_field=0.1, agent_field="nothing"`.
+    """
     run = {k: v for k, v in options.items() if k in RUN_OPTION_NAMES}
     rest = {k: v for k, v in options.items() if k not in RUN_OPTION_NAMES}
     of_environment = _own(name, "environment")
-    environment = {k: v for k, v in rest.items() if k in of_environment}
+    environment = _addressed(rest, of_environment, "env_")
     players = {}
     for group, agent in team.items():
         fixed = dict(lookup("agent", agent).overrides)
-        known = _own(agent, "agent") - set(fixed)
-        players[group] = Choice(
-            agent, {k: _plain(v) for k, v in rest.items() if k in known and k not in of_environment}
-        )
+        known = _own(agent, "agent")
+        both = sorted(known & of_environment & set(rest))
+        if both:
+            raise ConfigError(
+                f"{both[0]!r} could be the environment's or {agent}'s: write env_{both[0]} or agent_{both[0]}."
+            )
+        players[group] = Choice(agent, _addressed(rest, known - set(fixed), "agent_"))
     if strict:
         _refuse_nobodys(name, list(team.values()), options)
-    return RunConfig(Choice(name, {k: _plain(v) for k, v in environment.items()}), players, from_table(RunOptions, run))
+    return RunConfig(Choice(name, environment), players, from_table(RunOptions, run))
+
+
+def _addressed(options: Mapping[str, Any], known: set[str], prefix: str) -> dict[str, Any]:
+    """Of the options, those known, by their own name or behind the prefix."""
+    named = {k.removeprefix(prefix) if k not in known else k: v for k, v in options.items()}
+    return {k: _plain(v) for k, v in named.items() if k in known}
 
 
 def _plain(value: Any) -> Any:
@@ -176,7 +188,9 @@ def _plain(value: Any) -> Any:
 def _refuse_nobodys(name: str, agents: Sequence[str], options: Mapping[str, Any]) -> None:
     from mfmarl.errors import nearest
 
-    known = {*RUN_OPTION_NAMES, *_own(name, "environment"), *(o for a in agents for o in _own(a, "agent"))}
-    wrong = sorted(set(options) - known)
+    theirs = {o for a in agents for o in _own(a, "agent")}
+    known = {*RUN_OPTION_NAMES, *_own(name, "environment"), *theirs}
+    addressed = {f"env_{o}" for o in _own(name, "environment")} | {f"agent_{o}" for o in theirs}
+    wrong = sorted(set(options) - known - addressed)
     if wrong:
         raise ConfigError(f"Unknown option {wrong[0]!r}.{nearest(wrong[0], known)}")

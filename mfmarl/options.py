@@ -347,6 +347,8 @@ def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]
     if not _settable(inner):
         problems.append(f"{label} can only be given in Python, not by text or a file.")
         return None
+    if inner is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a temperature may be written 0.5 as well as "0.5"
     wrong = _scalar_problem(inner, value, bounds)
     if wrong:
         problems.append(f"{label} {wrong}")

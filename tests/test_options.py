@@ -108,7 +108,8 @@ BAD_VALUES = [
     ({"hidden": [64, 0]}, "hidden[1] must be int in [1, 4096], not 0"),
     ({"order": "sequentail"}, "Did you mean 'sequential'?"),
     ({"order": 0}, "order must be 'sequential' | 'synchronous' | 'checkerboard', not 0"),
-    ({"label": 5}, "label must be text, not 5"),
+    ({"label": [5]}, "label must be text, not a list of 1"),
+    ({"label": True}, "label must be text, not true"),
     ({"label": "a\0b"}, "NUL"),
     ({"label": "\ud800"}, "surrogates"),
     ({"schedule": 3}, "schedule must be a table, not 3"),
@@ -121,6 +122,10 @@ BAD_VALUES = [
     ({"x" * 10_000: 4}, "is not an option"),
     ({1: 4}, "1 is not an option"),
 ]
+
+
+def test_a_number_is_text_where_text_is_wanted() -> None:
+    assert from_table(Lattice, {"num_agents": 4, "label": 0.5}).label == "0.5"
 
 
 @pytest.mark.parametrize(("table", "message"), BAD_VALUES, ids=[message[:40] for _, message in BAD_VALUES])

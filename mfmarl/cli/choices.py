@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,25 +72,58 @@ def agent_config(name: str) -> tuple[type, dict[str, Option]]:
     return cls, {o.name: o for o in options_of(cls)}
 
 
+def _split(text: str) -> list[str]:
+    """The parts between commas; a comma within brackets is of the part."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+
+
+def _variant(text: str, label: str) -> tuple[str, dict[str, str]]:
+    """`mfq:bins=9:carry=caused` -> its name and its own options; `my.py:Mine:size=3` likewise."""
+    words = text.split(":")
+    named = 2 if words[0].endswith(".py") else 1
+    options = {}
+    for word in words[named:]:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"In {label!r}, write options as name=value; {word!r} has no '='.")
+        options[key.replace("-", "_")] = value
+    return ":".join(words[:named]), options
+
+
+def parse_environments(text: str) -> dict[str, Choice]:
+    """`ising,ising:coupling=-1` -> {label: environment}: variants of one environment can be compared."""
+    environments: dict[str, Choice] = {}
+    for label in _split(text):
+        name, texts = _variant(label, label)
+        cls, known = environment_options(lookup("environment", name))
+        options: dict[str, Any] = {}
+        for key, value in texts.items():
+            if cls is None and key not in known:
+                raise ConfigError(f"The environment {name!r} has no option {key!r}.{nearest(key, known)}")
+            options[key] = parse_value(cls, key, value, f"environment {name}") if cls else literal(value)
+        if short(label) in environments:
+            raise ConfigError(f"The environment {short(label)!r} is named twice.")
+        environments[short(label)] = Choice(name, options)
+    if not environments:
+        raise ConfigError("No environment is named; `mfmarl list` shows them.")
+    return environments
+
+
 def parse_agents(text: str) -> dict[str, Team]:
     """`mfq,iql` -> {"mfq": {"all": mfq}, ...}; `red=mfq+blue=iql` is one entry of two teams.
 
     `mfq:bins=9:carry=caused` gives an entry options of its own, so that variants of an agent can be compared.
     """
     teams: dict[str, Team] = {}
-    for label in filter(None, (part.strip() for part in text.split(","))):
+    for label in _split(text):
         team: Team = {}
         for part in label.split("+"):
-            words = part.split(":")
-            group, equals, name = words[0].partition("=")
-            group, name = (group, name) if equals else ("all", group)
+            group, equals, rest = part.partition("=")
+            if not equals or ":" in group:
+                group, rest = "all", part
+            name, texts = _variant(rest, label)
             cls, _ = agent_config(name)
-            options: dict[str, Any] = {}
-            for word in words[1:]:
-                key, equals, value = word.partition("=")
-                if not equals:
-                    raise ConfigError(f"In {label!r}, write options as name=value; {word!r} has no '='.")
-                options[key.replace("-", "_")] = parse_value(cls, key.replace("-", "_"), value, f"agent {name}")
+            options = {key: parse_value(cls, key, value, f"agent {name}") for key, value in texts.items()}
             if group in team:
                 raise ConfigError(f"The team {group!r} is played twice in {label!r}.")
             team[group] = Choice(name, options)
@@ -113,6 +147,7 @@ def assign(
         scope, dot, option = name.partition(".")
         if not dot:
             scope, option = "", name
+            _refuse_ambiguous(option, environments, classes, configs)
         used = _to_environments(scope, option, text, environments, classes, env_options)
         if not used or scope not in ("", "env", "environment"):
             used = _to_agents(scope, option, text, agents, configs, own) or used
@@ -127,6 +162,23 @@ def assign(
     )
 
 
+def _refuse_ambiguous(
+    option: str,
+    environments: dict[str, Choice],
+    classes: dict[str, tuple[type | None, dict[str, Any]]],
+    configs: dict[str, tuple[type, dict[str, Option]]],
+) -> None:
+    """What an environment and an agent both have means two things (`field`: a magnet's, and what is felt)."""
+    place = next((environments[label].name for label, (_, known) in classes.items() if option in known), "")
+    player = next((name for name, (_, known) in configs.items() if option in known), "")
+    if place and player:
+        flag = option.replace("_", "-")
+        raise ConfigError(
+            f"--{flag} could be the environment's ({place}) or the agents' ({player}): "
+            f"write --env.{flag} or --agent.{flag}."
+        )
+
+
 def _to_environments(
     scope: str,
     option: str,
@@ -139,9 +191,11 @@ def _to_environments(
     if scope in ("", "env", "environment"):
         for label, (cls, known) in classes.items():
             if option in known:
+                used = True
+                if option in environments[label].options:
+                    continue  # a variant's own option stands
                 where = f"environment {environments[label].name}"
                 env_options[label][option] = parse_value(cls, option, text, where) if cls else literal(text)
-                used = True
     return used
 
 
@@ -160,8 +214,8 @@ def _to_agents(
             fixed = dict(lookup("agent", choice.name).overrides)
             if option in known and scope in ("", "agent", choice.name, group, label):
                 used = True
-                if scope == "" and option in fixed:
-                    continue  # `--field x` is for those that feel one: independent learners stay independent
+                if scope in ("", "agent") and (option in fixed or option in choice.options):
+                    continue  # `--field x` is for those that feel one; a variant's own option stands
                 own[label][group][option] = parse_value(cls, option, text, f"agent {choice.name}")
     return used
 

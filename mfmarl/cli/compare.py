@@ -11,7 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import add_run_options, assign, import_all, pairs_of, parse_agents, run_options, short
+from mfmarl.cli.choices import (
+    add_run_options,
+    assign,
+    import_all,
+    pairs_of,
+    parse_agents,
+    parse_environments,
+    run_options,
+)
 from mfmarl.errors import ClaimRefuted, ConfigError, RunsFailed
 
 EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 --seeds 5
@@ -19,11 +27,15 @@ EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 
   mfmarl compare mpe2/simple_spread_v3 --agents mfppo,ippo --steps 20000
   mfmarl compare magent2/battle_v4 --agents red=mfq+blue=rusher,red=iql+blue=rusher --map-size 20
   mfmarl compare congestion --agents mfq:temperature=0.2,mfq:temperature=0.05
+  mfmarl compare ising,ising:coupling=-1 --agents mfq,iql
   mfmarl compare my_env.py:MyEnv --agents mfq,iql"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("environments", help="names from `mfmarl list`, separated by commas, or path/to/file.py:Class")
+    parser.add_argument(
+        "environments",
+        help="names from `mfmarl list` or path/to/file.py:Class, separated by commas; variants as ising:coupling=-1",
+    )
     parser.add_argument(
         "--agents",
         default="mfq,iql",
@@ -84,16 +96,13 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     from mfmarl.evaluation.claims import parse_claim
     from mfmarl.evaluation.comparison import plan, write_plan
-    from mfmarl.learning.run_config import Choice
+    from mfmarl.evaluation.results import folder_name
 
     for claim in known.claims:
         parse_claim(claim)  # refused before hours of work, not after
-    names = [name.strip() for name in known.environments.split(",") if name.strip()]
-    environments, agents = assign(
-        pairs_of(rest), {short(name): Choice(name) for name in names}, parse_agents(known.agents)
-    )
+    environments, agents = assign(pairs_of(rest), parse_environments(known.environments), parse_agents(known.agents))
     options = run_options(known)
-    name = known.name or f"{'-'.join(short(n).replace('/', '_') for n in names)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = known.name or f"{folder_name('-'.join(environments))[:80]}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = known.runs / name
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)

@@ -17,16 +17,21 @@ from mfmarl.learning.training import Episode
 from mfmarl.random import Key
 
 Frame = NDArray[np.uint8]
+STEPS = 400
+"""Of a comparison's films, at most: long enough for order to grow."""
+_WORK = 100_000_000  # agent-steps that a film may cost
 
 
-def film(run: Path, frames: int = 60, every: int = 1, seed: int = 0) -> list[Frame]:
+def film(run: Path, frames: int = 60, every: int = 1, seed: int = 0, steps: int = 0) -> list[Frame]:
     """`frames` pictures [H, W, 3] of copy 0 of a trained run, `every` steps apart, from a fresh start.
 
+    With `steps`, they are spread over that many instead (fewer of a huge crowd), close together at first, when most happens.
     Stops early where the episode ends. Raises EnvironmentFault for an environment that draws nothing.
     """
     _, built = load_training(run)
     try:
         env = built.evaluation or built.env
+        steps = min(steps, max(frames, _WORK // (env.spec.num_agents * env.copies)))
         episode = Episode(env, built.players, Key.of(seed).fold("film"))
         for player in built.players:
             player.agent.progress = built.training.tick / max(built.training.options.steps, 1)
@@ -39,7 +44,7 @@ def film(run: Path, frames: int = 60, every: int = 1, seed: int = 0) -> list[Fra
                 taken.append(np.asarray(picture.cpu().numpy(), dtype=np.uint8))
                 if len(taken) >= frames:
                     return taken
-                for _ in range(every):
+                for _ in range(_stride(len(taken), frames, steps) if steps else every):
                     _, _, after, now = episode.play()
                     if bool(after.ended[0]):
                         picture = env.render(0)
@@ -47,6 +52,12 @@ def film(run: Path, frames: int = 60, every: int = 1, seed: int = 0) -> list[Fra
                     episode.go_on(after, now)
     finally:
         built.close()
+
+
+def _stride(taken: int, frames: int, steps: int) -> int:
+    """Steps from picture `taken` to the next: picture i is at steps (i / last)^2."""
+    before, after = ((k / max(frames - 1, 1)) ** 2 * steps for k in (taken - 1, taken))
+    return max(1, round(after) - round(before))
 
 
 def write_gif(frames: list[Frame], path: Path, frames_per_second: float = 12.0) -> Path:
@@ -90,7 +101,7 @@ def film_comparison(comparison: Comparison, frames: int = 40) -> list[Path]:
             if not done:
                 continue
             try:
-                taken = film(done[0].path, frames)
+                taken = film(done[0].path, frames, steps=STEPS)
             except MfmarlError:
                 continue  # nothing to draw: a report without a picture is still a report
             stem = f"population_{folder_name(environment)}_{folder_name(agent)}"

@@ -186,10 +186,11 @@ def _sentence(
     twin = "its independent twin " if entry["twins"] else ""
     change = f"{signed(found.value, found.low, found.high)} {interval(found.low, found.high)}"
     runs = f"{found.runs} run{'s' if found.runs != 1 else ''}"
+    fine = (found.high - found.low) / 2
     if entry["verdict"] != "not separable":
         text = (
             f"{first} is {entry['verdict']} than {twin}{second}: interquartile mean "
-            f"{number(agents[first]['iqm'], found.value)} against {number(agents[second]['iqm'], found.value)}, difference {change} "
+            f"{number(agents[first]['iqm'], fine)} against {number(agents[second]['iqm'], fine)}, difference {change} "
             f"at {runs} each, probability of improvement {improvement.value:.2f}, {p_value(adjusted)} after Holm."
         )
     elif found.runs < statistics.FEWEST:

@@ -70,7 +70,7 @@ def test_json_puts_one_object_on_standard_output_and_nothing_else(here: Path) ->
         (["train", "ising", "--num-agents", "0"], 2, ["0"]),
         (["train", "ising", "--temperature", "-1"], 2, ["temperature", "-1"]),
         (["train", "ising", "--temperature", "warm"], 2, ["warm", "linear(1, 0.1)"]),
-        (["train", "ising", "--field", "actions over nobody"], 2, ["nobody"]),
+        (["train", "ising", "--agent.field", "actions over nobody"], 2, ["nobody"]),
         (["train", "ising", "--steps", "0"], 2, ["steps"]),
         (["train", "ising", "--steps", "1e3"], 2, ["steps"]),
         (["train", "ising", "--seed", "-1"], 2, ["seed"]),

@@ -215,6 +215,23 @@ def test_simultaneous_learners_obey_the_mean_field_law(tau, m):
     assert _near(reward.mean(1), 2 * m * m, slack=1e-3)
 
 
+def test_who_does_not_feel_its_neighbours_cannot_make_an_antiferromagnet():
+    """Heads or tails by a common mean m >= 0: what earns is leaning neither way; both lattices then are at random."""
+    game, tau = Ising(400, coupling=-1.0), 1.0
+    known = game.reference_independent(tau)
+    ids = agent_ids(4000, 400)
+    action = (random.uniform(Key.of(5), ids) < 0.5).long()
+    state, reward = game.step(game.reset(ids, Key.of(0)), action, ids, Key.of(1))
+    measured = {**game.measure(state), "reward": reward.mean(1)}
+    for name in ("reward", "staggered", "magnetisation"):
+        # A draw of all spins at once is one sweep of order "synchronous"; checkerboard moves half of a random start.
+        assert _near(measured[name], known[name].value), name
+    assert known["reward"].value == 0.0
+    assert known["staggered"].value == pytest.approx(math.sqrt(2 / (math.pi * 400)), rel=1e-3)
+    # A mean of its own for leaning up is no law: tanh pulls it back to 0.
+    assert set(game.reference_independent(tau)) == {"reward", "energy", "staggered", "magnetisation"}
+
+
 def test_critical_temperatures_are_those_of_the_papers():
     assert Ising().critical_temperature() == pytest.approx(CRITICAL, abs=1e-6)
     assert Ising(coupling=2.0).critical_temperature() == pytest.approx(2 * CRITICAL, abs=2e-6)
