@@ -12,6 +12,7 @@ paper takes the maximum, masks terminal steps out, and acts greedily.)
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -45,6 +46,8 @@ class MFQConfig(AgentConfig):
     """Of Adam for a network; the share of the way to the target for a table."""
     hidden: tuple[int, ...] = (64, 64)
     """Hidden layers of the network."""
+    channels: tuple[Positive, ...] = (32, 32)
+    """Convolutions (3 x 3) that images pass before those; none: images are flattened, many times faster."""
     batch_size: Positive = 256
     """Transitions per update and mind."""
     capacity: Positive = 65_536
@@ -90,7 +93,7 @@ class Table(nn.Module):
             cells = self.classes * bins**columns
         if cells * minds * spec.num_actions > 1 << 28:
             raise ConfigError(
-                f"A table of {cells} cells for {minds} minds does not fit in memory: use --values network, "
+                f"A table of {_told(cells)} cells for {minds} minds does not fit in memory: use --values network, "
                 "fewer --bins, or a narrower field such as 'moments(1) over neighbours'."
             )
         self.value = nn.Parameter(torch.zeros(minds, cells, spec.num_actions), requires_grad=False)
@@ -122,6 +125,11 @@ class Table(nn.Module):
         flat += torch.where(count > 0, rate * (total / count.clamp(min=1) - flat), torch.zeros_like(flat))
 
 
+def _told(count: int) -> str:
+    """A count in words: of one with thousands of digits, only how many they are."""
+    return str(count) if count < 10**15 else f"about 10^{math.floor(math.log10(count))}"
+
+
 @register("mfq", independent="iql")
 class MFQ(Agent):
     """Mean-field Q-learning: action values given the mean action of the others."""
@@ -141,7 +149,15 @@ class MFQ(Agent):
             self.values = Table(spec, self.columns, config.bins, minds)
             self.memory = "latest"  # type: ignore[misc]
         else:
-            self.values = Network(spec, self.field_size, config.hidden, spec.num_actions, minds, key.fold("values"))
+            self.values = Network(
+                spec,
+                self.field_size,
+                config.hidden,
+                spec.num_actions,
+                minds,
+                key.fold("values"),
+                channels=config.channels,
+            )
             self.target = deepcopy(self.values).requires_grad_(False)
             self.weights = list(self.values.parameters())
             self.optimiser = adam(self.weights, config.learning_rate)

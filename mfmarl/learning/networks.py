@@ -64,9 +64,10 @@ class Conv(nn.Module):
 class Network(nn.Module):
     """Observation and extra columns (field, action) -> outputs.
 
-    Images [H, W, C] (or [C, H, W]: the smaller end is the channels) of at least 5 x 5 pass two 3 x 3 convolutions;
-    Discrete observations become one-hot; everything else is flattened. The extra columns join before the
-    hidden layers. `out_scale` bounds the last layer's initial weights (small for policies).
+    Images [H, W, C] (or [C, H, W]: the smaller end is the channels) large enough for it pass 3 x 3 convolutions, one
+    for each of `channels`, which are their widths; Discrete observations become one-hot; everything else is
+    flattened. The extra columns join before the hidden layers. `out_scale` bounds the last layer's initial weights
+    (small for policies).
     """
 
     def __init__(
@@ -79,18 +80,20 @@ class Network(nn.Module):
         key: Key,
         activation: Activation = "relu",
         out_scale: float | None = None,
+        channels: Sequence[int] = (32, 32),
     ) -> None:
         super().__init__()
         shape = spec.observation_shape
         self.classes = int(getattr(spec.observation_space, "n", 0)) if not shape else 0
         self.convolutions = nn.ModuleList()
         self.channels_last = False
-        if len(shape) == 3 and sorted(shape)[1] >= 5:
+        border = 2 * len(channels)
+        if channels and len(shape) == 3 and sorted(shape)[1] > border:
             self.channels_last = shape[2] <= shape[0]
-            channels, height, width = (shape[2], shape[0], shape[1]) if self.channels_last else shape
-            for layer, inputs in enumerate((channels, 32)):
-                self.convolutions.append(Conv(minds, inputs, 32, key.fold("conv", layer)))
-            features = 32 * (height - 4) * (width - 4)
+            colours, height, width = (shape[2], shape[0], shape[1]) if self.channels_last else shape
+            for layer, (inputs, wide) in enumerate(pairwise((colours, *channels))):
+                self.convolutions.append(Conv(minds, inputs, wide, key.fold("conv", layer)))
+            features = channels[-1] * (height - border) * (width - border)
         else:
             features = self.classes or int(torch.Size(shape).numel())
         sizes = [features + extra, *hidden]

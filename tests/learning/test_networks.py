@@ -92,6 +92,19 @@ def test_channels_are_found_at_either_end() -> None:
     torch.testing.assert_close(last(image), first(image.permute(0, 1, 4, 2, 3)))
 
 
+def test_channels_say_how_many_convolutions_there_are_and_none_flattens() -> None:
+    spec = Spec(1, SPACES["channels last"], ACTIONS)
+    image = observations(SPACES["channels last"], 1, 4)
+    plain = Network(spec, 0, (8,), 3, 1, Key.of(0), channels=())
+    assert plain.hidden[0].weight.shape == (1, 7 * 6 * 2, 8)
+    as_vector = Network(Spec(1, gymnasium.spaces.Box(-1, 1, (84,)), ACTIONS), 0, (8,), 3, 1, Key.of(0))
+    assert torch.equal(plain(image), as_vector(image.flatten(2)))
+    one = Network(spec, 0, (8,), 3, 1, Key.of(0), channels=(4,))
+    assert one.hidden[0].weight.shape == (1, 4 * 5 * 4, 8) and one(image).shape == (1, 4, 3)
+    # Three convolutions take 6 off each side: more than a 7 x 6 image has.
+    assert not Network(spec, 0, (8,), 3, 1, Key.of(0), channels=(4, 4, 4)).convolutions
+
+
 def test_gradients_are_clipped_mind_by_mind() -> None:
     layer = Linear(3, 4, 2, Key.of(0))
     grads = {"weight": torch.randn(3, 4, 2), "bias": torch.randn(3, 1, 2)}
