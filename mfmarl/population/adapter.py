@@ -32,6 +32,7 @@ import select
 import subprocess
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ from mfmarl.errors import (
 )
 from mfmarl.population import third_party
 from mfmarl.population.environment import agent_ids
+from mfmarl.population.picture import enlarged
 from mfmarl.population.simulation import Env
 from mfmarl.population.single import (
     UNLIKE,
@@ -327,7 +329,8 @@ class Adapter(Env):
             raise ConfigError(f"There is no copy {copy}: expected 0..{self.copies - 1}.")
         if self.rows is None:
             return None
-        with isolated():
+        with isolated(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pygame's, about fonts
             if self.maker.instance is not None:
                 env = self.maker.instance
                 frame = env.render() if getattr(env, "render_mode", None) == "rgb_array" else None
@@ -341,7 +344,7 @@ class Adapter(Env):
             raise EnvironmentFault(
                 f"{self.layout.name}: render() gave {picture.dtype} of shape {picture.shape}; expected uint8 [H, W, 3]."
             )
-        return torch.from_numpy(np.ascontiguousarray(picture[..., :3]))
+        return enlarged(torch.from_numpy(np.ascontiguousarray(picture[..., :3])))
 
     def _viewed(self, copy: int) -> Single | None:
         """A twin of this copy that makes pictures, at the same moment."""

@@ -38,6 +38,12 @@ def mosaic(cells: Tensor, colours: Tensor, size: int = 256) -> Tensor:
     return picture.repeat_interleave(side, 0).repeat_interleave(side, 1)
 
 
+def enlarged(picture: Tensor, size: int = 320) -> Tensor:
+    """A picture [H, W, 3] with every pixel repeated until the longer side has at least `size`; as it is if it has."""
+    side = -(-size // max(picture.shape[:2]))
+    return picture if side == 1 else picture.repeat_interleave(side, 0).repeat_interleave(side, 1)
+
+
 def crowd(kinds: Tensor, colours: Tensor, size: int = 256) -> Tensor:
     """Agents without a place [N], sorted by their colour number and laid out row by row in a square."""
     side = max(1, int(kinds.numel() ** 0.5))

@@ -192,6 +192,7 @@ def test_a_battle_is_drawn() -> None:
     env.reset(Key.of(0))
     before = env.render(1)
     assert before is not None and before.dtype == torch.uint8 and before.shape[2] == 3 and before.float().std() > 0
+    assert max(before.shape) >= 320, "MAgent2 draws a square as 8 pixels: too small to be looked at"
     env.step(torch.full_like(env.ids, magent_move(0, 1)))
     after = env.render(1)
     assert after is not None and not torch.equal(before, after)
