@@ -43,7 +43,9 @@ def test_options_reach_whom_they_are_meant_for(tmp_path: Path) -> None:
         ({"env_bins": 3}, "env_bins"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         mfmarl.train("ising", "mfq", path=tmp_path / "a", **options)
     assert not (tmp_path / "a").exists()

@@ -89,6 +89,8 @@ def seeds_of(text: str) -> list[int]:
         if not 1 <= numbers[0] <= 100_000:
             raise ConfigError(f"--seeds must be at least 1, not {numbers[0]}.")
         return list(range(numbers[0]))
+    if min(numbers) < 0:
+        raise ConfigError(f"Seeds are whole numbers from 0, not {min(numbers)}.")
     return numbers
 
 
@@ -100,6 +102,8 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
 
     for claim in known.claims:
         parse_claim(claim)  # refused before hours of work, not after
+    if not 0 <= known.burn_in < 1:
+        raise ConfigError(f"--burn-in is a share of each run, at least 0 and below 1, not {known.burn_in:g}.")
     environments, agents = assign(pairs_of(rest), parse_environments(known.environments), parse_agents(known.agents))
     options = run_options(known)
     name = known.name or f"{folder_name('-'.join(environments))[:80]}-{time.strftime('%Y%m%d-%H%M%S')}"

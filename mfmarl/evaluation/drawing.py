@@ -223,11 +223,14 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
 
 def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str, str]]) -> None:
     """Names at the right end of their curves, pushed apart where they would overlap."""
+    from matplotlib.text import Text
+
     low, high = axes.get_ylim()
     points = axes.get_position().height * figure.get_size_inches()[1] * 72
     wanted = [(min(max(value, low), high) - low) / (high - low) * points for value, *_ in ends]
+    names = []
     for (_, text, colour, weight), place, moved in zip(ends, wanted, spread_out(wanted, 13.0), strict=True):
-        axes.annotate(
+        name = axes.annotate(
             text,
             (1, place / points),
             xycoords="axes fraction",
@@ -247,6 +250,12 @@ def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str,
                 "relpos": (0, 0.5),
             },
         )
+        names.append(name)
+    # The axes give way to the longest name: 16 points of distance, 4 of margin.
+    longest = max((Text.get_window_extent(name).width for name in names), default=0.0) / figure.dpi
+    room = (longest + 20 / 72) / figure.get_size_inches()[0]
+    if 1 - room < figure.subplotpars.right:
+        figure.subplots_adjust(right=1 - room)
 
 
 def empty(figure: Figure, axes: Axes, sentence: str) -> Figure:

@@ -329,7 +329,8 @@ def count(value: float | None) -> str:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    # What rounds to nothing has no sign.
+    return text.replace("-", "−") if text.strip("-0.,") else text.lstrip("-")
 
 
 def _median(values: Sequence[float], default: float = math.nan) -> float:
@@ -373,13 +374,15 @@ def print_table(table: dict[str, Any], console: Console) -> None:
                 count(agent["agent_steps_per_second"]),
             )
         console.print(shown)
-        known = theory_rows(about)
-        if known:
+        if measures := [row[0] for row in theory_rows(about)]:
             console.print()
-            shown = empty("", ["against theory", "known", *about["agents"]])
-            for measure, answer, cells in known:
-                shown.add_row(Text(measure), answer["text"], *(f"off {c}" if c else "–" for c in cells))
+            shown = empty("", ["against theory", *about["agents"]])
+            for measure in measures:
+                found = [a["theory"].get(measure) for a in about["agents"].values()]
+                shown.add_row(Text(measure), *("–" if f is None else _starred(f) for f in found))
+                shown.add_row("  theory", *("" if f is None else number(f["theory"]) + " " for f in found), style="dim")
             console.print(shown)
+            console.print(Text(" * theory lies outside the 95 % interval", style="dim"))
         console.print()
         for sentence in about["sentences"]:
             console.print(Text(f"{sentence}"))
@@ -398,6 +401,12 @@ def theory_rows(about: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[s
         texts = dict.fromkeys(number(f["theory"]) for f in known)
         rows.append((m, {**known[0], "text": " / ".join(texts)}, cells))
     return rows
+
+
+def _starred(found: dict[str, Any]) -> str:
+    """What was measured, with a star where its interval does not hold what theory says."""
+    width = 0.0 if found["low"] is None else (found["high"] - found["low"]) / 2
+    return f"{number(found['measured'], width)}{' ' if found['agrees'] else '*'}"
 
 
 def _off(found: dict[str, Any]) -> str:
