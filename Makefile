@@ -21,7 +21,7 @@ WORKERS ?= 2
 TESTS ?=
 PYTEST_FLAGS ?=
 DEMO ?= compare ising,ising:coupling=-1 --agents mfq,iql,mfac,iac --num-agents 400 --seeds 5 --steps 1000 --name demo
-BENCH ?= $(sort $(wildcard scripts/bench/*.py))
+BENCH ?= $(sort $(wildcard scripts/bench/bench_*.py))
 # A package index to take torch from; on Linux https://download.pytorch.org/whl/cpu saves gigabytes of CUDA.
 TORCH_INDEX ?=
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, SupportsIndex
 
 import torch
@@ -58,6 +59,15 @@ def _mix_(z: Tensor) -> Tensor:
     return z.bitwise_xor_(t.bitwise_and_(0x1FFFFFFFF))
 
 
+@lru_cache(1024)
+def _word(text: str) -> int:
+    """64 bits of a word. FNV-1a: Python's own hash of a word differs from process to process."""
+    number = 0xCBF29CE484222325
+    for byte in text.encode():
+        number = ((number ^ byte) * 0x100000001B3) & _MASK
+    return _mix_int(number)
+
+
 class Key(NamedTuple):
     """A name for a stream of noise. Immutable: folding gives another key."""
 
@@ -72,11 +82,7 @@ class Key(NamedTuple):
         value = self.value
         for part in parts:
             if isinstance(part, str):
-                # FNV-1a: Python's own hash of a word differs from process to process.
-                number = 0xCBF29CE484222325
-                for byte in part.encode():
-                    number = ((number ^ byte) * 0x100000001B3) & _MASK
-                number = _mix_int(number)
+                number = _word(part)
             else:
                 number = operator.index(part)
             # The key is mixed before the part comes in, so that key and part cannot change places.

@@ -26,7 +26,11 @@ def sample_rows(rows: int, keep: int | None, key: Key, device: torch.device) -> 
 
 def rows_of(transition: Transition, index: Tensor | slice) -> Transition:
     """These rows of every mind, all of them valid."""
-    chosen = {name: x[:, index] for name, x in transition._asdict().items() if x is not None}
+    columns = {name: x for name, x in transition._asdict().items() if x is not None}
+    if isinstance(index, slice):
+        chosen = {name: x[:, index] for name, x in columns.items()}
+    else:
+        chosen = {name: x.index_select(1, index) for name, x in columns.items()}
     return transition._replace(**{**chosen, "valid": None})
 
 
@@ -102,7 +106,9 @@ class Replay:
         ids = torch.arange(self.minds * batch, device=self.at.device).view(self.minds, batch)
         index = (random.uniform(key, ids) * self.size.unsqueeze(1)).long()
         flat = index + torch.arange(self.minds, device=index.device).unsqueeze(1) * self.capacity
-        rows = {name: store.flatten(0, 1)[flat] for name, store in self.ring.items()}
+        # index_select: several times faster than store[index].
+        line = flat.flatten()
+        rows = {n: x.flatten(0, 1).index_select(0, line).unflatten(0, flat.shape) for n, x in self.ring.items()}
         return Transition(**{name: rows.get(name) for name in Transition._fields})  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -151,7 +157,7 @@ class Rollout:
         self.rows, self.chosen = sample_rows(rows, remember or None, key, device), True
 
     def select(self, x: Tensor) -> Tensor:
-        return x if self.rows is None else x[:, self.rows]
+        return x if self.rows is None else x.index_select(1, self.rows)
 
     def add(self, step: dict[str, Tensor | None]) -> None:
         self.steps.append({name: value for name, value in step.items() if value is not None})

@@ -97,6 +97,8 @@ class Simulation(Env):
         self._lockstep = type(env).done is PopulationEnv.done and type(env).alive is PopulationEnv.alive
         self.turns = type(env).acting is not PopulationEnv.acting
         self.lockstep = self._lockstep and not self.turns
+        self._has_legal = type(env).legal is not PopulationEnv.legal
+        self._has_position = type(env).position is not PopulationEnv.position
         self.state: Any = None
         self.key = Key(0)
         self.tick = 0  # steps since the simulation began: names the noise
@@ -263,7 +265,7 @@ class Simulation(Env):
 
     def _view(self, reward: Tensor, action: Tensor, was_alive: Tensor) -> Timestep:
         state, horizon = self.state, self.spec.horizon
-        asked = self._ask("acting", state)
+        asked = self._ask("acting", state) if self.turns else None
         if self._lockstep:
             late = self._late()
             alive = self._everyone
@@ -281,7 +283,9 @@ class Simulation(Env):
             terminated = was_alive & (~alive | finished.unsqueeze(-1))
             truncated = alive & (out_of_time & ~finished).unsqueeze(-1)
             acting = (alive if asked is None else asked & alive) & ~ended.unsqueeze(-1)
-        obs, legal, position = self._ask("observe", state), self._ask("legal", state), self._ask("position", state)
+        obs = self._ask("observe", state)
+        legal = self._ask("legal", state) if self._has_legal else None
+        position = self._ask("position", state) if self._has_position else None
         if self.check:
             discrete = isinstance(self.spec.observation_space, gymnasium.spaces.Discrete)
             self._check_tensor(

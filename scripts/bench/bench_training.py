@@ -1,8 +1,9 @@
 """How fast training is, beside what one would use instead. Ratios within one process, CPU-seconds of one core.
 
-    python scripts/bench/bench_training.py                  everything, about five minutes
+    python scripts/bench/bench_training.py                  everything, about three minutes
     python scripts/bench/bench_training.py ppo sample       some of: ppo sample mfq minds scale
     python scripts/bench/bench_training.py ppo --supersuit /path/to/python    also SB3 through SuperSuit
+    python scripts/bench/bench_training.py mfq --xuance /path/to/python       also XuanCe's MF-Q
 
 The game: 8 observations, 4 actions, pay = the observation that the action names; a policy of 64-64 and a value of
 64-64, 4 epochs of 4 minibatches over rollouts of 16 steps, equal for all. Agents are independent learners here
@@ -12,8 +13,10 @@ The game: 8 observations, 4 actions, pay = the observation that the action names
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -249,57 +252,57 @@ def bench_ppo(python: str) -> dict[str, float]:
     }
     speeds = race(runners, agents, 12)
     if python:
-        peer = Path(__file__).with_name("peer_supersuit.py")
-        answer = subprocess.run([python, str(peer), str(agents)], capture_output=True, text=True, check=True)
-        speeds["stable-baselines3 through SuperSuit"] = json.loads(answer.stdout.splitlines()[-1])["speed"]
+        speeds["stable-baselines3 through SuperSuit"] = peer(python, "peer_supersuit.py", str(agents))
     base = "stable-baselines3 through SuperSuit" if python else "stable-baselines3 on arrays"
     show(f"PPO, {agents} agents, learning from all", speeds, base)
     return {f"ppo/{k}": v for k, v in speeds.items()}
 
 
 def bench_sample() -> dict[str, float]:
-    agents = 10_000
+    agents, rollouts, last = 10_000, 25, 5
     runners = {
         "stable-baselines3 on arrays": sb3(agents),
-        "hand-written": hand_written(agents),
-        "ippo, learning from all": ours(begin(agents, "ippo", equal())),
         "ippo, learning from 400": ours(begin(agents, "ippo", equal(remember=400))),
+        "ippo, learning from 200": ours(begin(agents, "ippo", equal(remember=200))),
         "ippo, learning from 100": ours(begin(agents, "ippo", equal(remember=100))),
     }
-    speeds = race(runners, agents, 3, warm=1)
+    best, pay = dict.fromkeys(runners, float("inf")), {name: list[float]() for name in runners}
+    for _ in range(rollouts):
+        for name, runner in runners.items():
+            start = time.process_time()
+            pay[name].append(runner())
+            best[name] = min(best[name], time.process_time() - start)
+    speeds = {name: STEPS * agents / seconds for name, seconds in best.items()}
     show(f"PPO, {agents} agents, learning from a sample", speeds, "stable-baselines3 on arrays")
-    print("  pay after as many environment steps (the best possible is 0.6):")
-    finals = {}
-    for name in runners:
-        fresh = {
-            "stable-baselines3 on arrays": lambda: sb3(agents),
-            "hand-written": lambda: hand_written(agents),
-            "ippo, learning from all": lambda: ours(begin(agents, "ippo", equal())),
-            "ippo, learning from 400": lambda: ours(begin(agents, "ippo", equal(remember=400))),
-            "ippo, learning from 100": lambda: ours(begin(agents, "ippo", equal(remember=100))),
-        }[name]()
-        start, pay = time.process_time(), []
-        for _ in range(25):
-            pay.append(fresh())
-        finals[name] = pay[-1]
-        marks = ", ".join(f"{pay[i]:.3f}" for i in (0, 4, 9, 14, 19, 24))
-        print(f"    {name:<42} steps 16..400: {marks}   {time.process_time() - start:.1f} CPU-s")
+    print(f"  pay by environment step (the best possible is 0.6), and over the last {last * STEPS}:")
+    finals = {name: sum(values[-last:]) / last for name, values in pay.items()}
+    for name, values in pay.items():
+        marks = ", ".join(f"{values[i]:.3f}" for i in (0, 4, 9, 14, 19, 24))
+        print(f"    {name:<42} steps 16..400: {marks}   last: {finals[name]:.3f}")
     return {f"sample/{k}": v for k, v in speeds.items()} | {f"sample/pay/{k}": v for k, v in finals.items()}
 
 
-def bench_mfq() -> dict[str, float]:
+def bench_mfq(python: str) -> dict[str, float]:
     agents = 1000
+    table = {"values": "table", "bins": 2, "field": "moments(1) over neighbours"}
     runners = {
         "mfq on a ring, one update a step": ours(begin(agents, "mfq", {}, ring=True)),
+        "mfq of everyone, one update a step": ours(begin(agents, "mfq", {})),
         "iql, one update a step": ours(begin(agents, "iql", {})),
         "mfac on a ring, one update a step": ours(begin(agents, "mfac", {}, ring=True)),
-        "mfq on a ring, a table (3 bins)": ours(
-            begin(agents, "mfq", {"values": "table", "bins": 2, "field": "moments(1) over neighbours"}, ring=True)
-        ),
+        "mfq on a ring, a table (2 bins)": ours(begin(agents, "mfq", table, ring=True)),
         "random": ours(begin(agents, "random", {})),
     }
-    speeds = race(runners, agents, 12)
-    show(f"Mean-field Q-learning, {agents} agents", speeds, "mfq on a ring, one update a step")
+    speeds, base = race(runners, agents, 12), "mfq on a ring, one update a step"
+    if python:
+        speeds |= {
+            "XuanCe's MF-Q, an update a step": peer(python, "peer_xuance.py", str(agents)),
+            "XuanCe's MF-Q, batches as shipped": peer(
+                python, "peer_xuance.py", str(agents), "--batch", "256", "--every", "25", "--steps", "50"
+            ),
+        }
+        base = "XuanCe's MF-Q, an update a step"
+    show(f"Mean-field Q-learning, {agents} agents", speeds, base)
     return {f"mfq/{k}": v for k, v in speeds.items()}
 
 
@@ -330,36 +333,81 @@ def bench_minds() -> dict[str, float]:
 
 
 def bench_scale() -> dict[str, float]:
-    print("\nCost per agent-step as the crowd grows, ns of CPU (defaults: learning from at most 4096 of them)")
+    """The same million rows a step at every size: a thousand crowds of a thousand, ..., one of a million."""
+    rows, steps = 1_000_000, 4
+    print("\nns of CPU per agent-step as the crowd grows, a million rows a step (learning from at most 4096 of them)")
     results = {}
-    for agent in ("iql", "mfq", "ippo", "mfppo"):
+    for agent, options in {"mfq": {}, "ippo": {"rollout": steps}, "mfppo": {"rollout": steps}}.items():
         line = f"  {agent:<8}"
         for agents in (1_000, 10_000, 100_000, 1_000_000):
-            copies = 16 if agents == 1_000 else 1  # as many rows as give the small one a fair start
-            training = begin(agents, agent, {}, copies, ring=agent.startswith("mf"))
-            runner = ours(training)
-            rounds = 3 if agents < 1_000_000 else 1
-            speed = race({agent: runner}, agents * copies, rounds, warm=1)[agent]
-            results[f"scale/{agent}/{agents}"] = speed
-            line += f"{agents:>12,}: {1e9 / speed:>8.0f}"
-        print(line)
+            training = begin(agents, agent, options, rows // agents, ring=agent.startswith("mf"))
+            best = float("inf")
+            for turn in range(3):
+                start = time.process_time()
+                for _ in range(steps):
+                    training.step()
+                best = min(best, time.process_time() - start) if turn else best
+            results[f"scale/{agent}/{agents}"] = rows * steps / best
+            line += f"{agents:>12,}: {1e9 * best / rows / steps:>8.0f}"
+        print(line, flush=True)
+    for agent in ("mfq", "mfppo"):
+        command = [sys.executable, __file__, "--weigh", agent]
+        peak = float(subprocess.run(command, capture_output=True, check=True).stdout)
+        results[f"scale/bytes/{agent}"] = peak
+        print(f"  {agent:<8}{peak:>8.0f} bytes per agent at the peak of a process with a million of them")
     return results
 
 
-PARTS: dict[str, Callable[[], dict[str, float]]] = {
-    "sample": bench_sample, "mfq": bench_mfq, "minds": bench_minds, "scale": bench_scale,
-}  # fmt: skip
+def weigh(agent: str) -> float:
+    """Bytes per agent that a million agents that learn add to this process at its peak."""
+    ours(begin(1000, agent, {}, ring=True))()
+    agents, before = 1_000_000, peak_bytes()
+    training = begin(agents, agent, {"rollout": 4} if agent == "mfppo" else {}, ring=True)
+    for _ in range(5):
+        training.step()
+    return (peak_bytes() - before) / agents
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held. Not ru_maxrss, which a child inherits from its parent, where there is better."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peer(python: str, script: str, *arguments: str) -> float:
+    """The speed of a peer that another Python has."""
+    command = [python, str(Path(__file__).with_name(script)), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(answer.stdout.splitlines()[-1])["speed"])
+
+
+PARTS: dict[str, Callable[[], dict[str, float]]] = {"sample": bench_sample, "minds": bench_minds, "scale": bench_scale}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help="ppo, sample, mfq, minds, scale; none: all")
     parser.add_argument("--supersuit", default="", help="a Python with stable-baselines3 and SuperSuit installed")
-    parser.add_argument("--json", action="store_true", help="the numbers as one JSON object on the last line")
+    parser.add_argument("--xuance", default="", help="a Python with XuanCe installed")
+    parser.add_argument("--json", action="store_true", help="the numbers as one JSON object, nothing else, on stdout")
+    parser.add_argument("--weigh", default="", metavar="AGENT", help="only the bytes per agent of a million of these")
     options = parser.parse_args()
+    if options.weigh:
+        print(weigh(options.weigh))
+        return
+    parts: dict[str, Callable[[], dict[str, float]]] = {
+        "ppo": lambda: bench_ppo(options.supersuit), "mfq": lambda: bench_mfq(options.xuance), **PARTS
+    }  # fmt: skip
+    unknown = [part for part in options.parts if part not in parts]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(parts)}")
     results: dict[str, float] = {}
-    for part in options.parts or ["ppo", *PARTS]:
-        results |= bench_ppo(options.supersuit) if part == "ppo" else PARTS[part]()
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        for part in options.parts or parts:
+            results |= parts[part]()
     if options.json:
         print(json.dumps(results))
 
