@@ -1,8 +1,8 @@
 """An environment of your own, trained and compared from a script: a market of producers.
 
 Each of N producers chooses one of five quantities; the price falls with the mean quantity. Theory
-(Cournot 1838, price-taking limit): with price a - b q and cost c per unit, the equilibrium of many
-producers is q = (a - c) / b.
+(Cournot 1838, price-taking limit): with price a - q and cost c per unit, the equilibrium of many
+producers is q = a - c; producers at a temperature settle near it, where the logit equilibrium says.
 
     python scripts/my_environment.py
     mfmarl compare scripts/my_environment.py:Market --agents mfq,iql --seeds 3
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
+from scipy import optimize
 from torch import Tensor
 
 import mfmarl
@@ -35,7 +36,7 @@ class Market(PopulationEnv):
 
     num_agents: int = 100
     """Producers."""
-    intercept: float = 3.0
+    intercept: float = 4.0
     """The price when nothing is made."""
     cost: float = 1.0
     """Cost per unit."""
@@ -58,12 +59,24 @@ class Market(PopulationEnv):
         return {"quantity": state.quantity.mean(-1)}
 
     def reference(self, temperature: float = 0.0) -> dict[str, Known]:
-        source = "Cournot 1838, price-taking limit of greedy producers"
-        return {} if temperature else {"quantity": Known(self.intercept - self.cost, source, "equilibrium")}
+        """What many producers settle at: Cournot's quantity at temperature 0, else the root of q = <k> at the
+        Gibbs distribution of what each quantity k then earns."""
+        if temperature == 0:
+            cournot = min(max(self.intercept - self.cost, 0.0), 4.0)
+            return {"quantity": Known(cournot, "Cournot 1838, price-taking limit", "equilibrium")}
+        choices = np.arange(5)
+
+        def excess(mean: float) -> float:
+            weight = np.exp((self.intercept - self.cost - mean) * (choices - 2) / temperature)
+            return mean - float(choices @ weight / weight.sum())
+
+        logit = optimize.brentq(excess, 0.0, 4.0)
+        return {"quantity": Known(logit, "logit equilibrium of many producers", "equilibrium")}
 
 
 if __name__ == "__main__":
     result = mfmarl.compare("market", ["mfq", "iql"], seeds=3, steps=300, temperature="geometric(1, 0.05)")
-    for environment in result.summary["environments"]:
-        print(environment)
+    for name, agent in result.summary["environments"]["market"]["agents"].items():
+        found = agent["theory"]["quantity"]
+        print(f"{name}: quantity {found['measured']:.3f}, theory {found['theory']:.3f}")
     print("report:", result.report)
