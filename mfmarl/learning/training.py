@@ -161,11 +161,8 @@ class Training:
             if self.players[0].agent.memory == "self":
                 self._advance_alone(until)
             else:
-                stride = max(1, every // 20)
                 while self.tick < until and not self.stopping:
                     self.step()
-                    if self.tick % stride == 0:
-                        self.tally.measures(self.episode.env.measure())
             self.wall += time.monotonic() - wall
             self.cpu += time.process_time() - cpu
             if self.tick < until:
@@ -189,6 +186,9 @@ class Training:
         felt = episode.felt
         before, action, after, now = episode.play()
         self.tally.step(before, after)
+        if self.tick % max(1, self.options.report_interval // 20) == 0:
+            # Before a new episode begins: its first state is nobody's doing.
+            self.tally.measures(episode.env.measure())
         for i, player in enumerate(self.players):
             if player.agent.memory in ("replay", "latest"):
                 self._remember(i, player, before, felt[i], action, after, now[i])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError
 from mfmarl.learning.run_config import Choice
 from mfmarl.learning.training import Training, load_player_state, player_state
@@ -233,3 +234,11 @@ def test_the_temperature_of_exploration_is_the_gibbs_temperature(temperature: fl
     p = gibbs.probabilities(-q, temperature)
     n = counts.sum()
     assert ((counts / n - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_measures_in_training_are_those_of_what_the_players_did() -> None:
+    """Not of the first state of the next episode, which nobody chose: here every episode is one step of all up."""
+    rules = Ising(16, order="synchronous", horizon=1)
+    training = train(rules, "random", evaluate=False, steps=20, copies=2)
+    training.episode.act = lambda: torch.ones(2, 16, dtype=torch.int64)  # type: ignore[method-assign]
+    assert {row["train/magnetisation"] for row in training.rows()} == {1.0}
