@@ -1,10 +1,15 @@
 """Everything on another device: each agent learns on each environment there, equals the CPU's environment, and how fast.
 
-python scripts/bench/bench_device.py cuda
+    python scripts/bench/bench_device.py cuda [--json]
+
+Without a device: cuda where there is one, else the CPU, with fewer steps, smaller crowds and nothing to compare with.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
 import sys
 import time
 
@@ -53,18 +58,26 @@ def learn(environment: str, agent: str, device: str, agents: int, steps: int, **
 
 
 def main() -> None:
-    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    print(device, torch.cuda.get_device_name() if device.startswith("cuda") else "", torch.__version__)
-    for name in ("ising", "congestion", "gaussian_squeeze"):
-        same_as_cpu(name, device)
-    for environment in ("ising", "congestion"):
-        for agent in ("mfq", "mfac", "mfppo"):
-            for agents in (1024, 1_048_576):
-                rate = learn(environment, agent, device, agents, 150)
-                print(
-                    f"{environment:<12} {agent:<6} N = {agents:>9,}: {rate / 1e6:8.2f} million agent-steps/s",
-                    flush=True,
-                )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("device", nargs="?", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else there")
+    given = parser.parse_args()
+    device, cuda = given.device, given.device.startswith("cuda")
+    rates: dict[str, float] = {}
+    with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout):
+        print(device, torch.cuda.get_device_name() if cuda else "", torch.__version__)
+        for name in ("ising", "congestion", "gaussian_squeeze") if device != "cpu" else ():
+            same_as_cpu(name, device)
+        for environment in ("ising", "congestion"):
+            for agent in ("mfq", "mfac", "mfppo"):
+                for agents, steps in ((1024, 150), (1_048_576, 150)) if cuda else ((1024, 64), (65_536, 32)):
+                    rate = rates[f"{environment}/{agent}/{agents}"] = learn(environment, agent, device, agents, steps)
+                    print(
+                        f"{environment:<12} {agent:<6} N = {agents:>9,}: {rate / 1e6:8.2f} million agent-steps/s",
+                        flush=True,
+                    )
+    if given.json:
+        print(json.dumps({"device": device, "agent_steps_per_second": rates}))
 
 
 if __name__ == "__main__":
