@@ -171,6 +171,9 @@ def _one_agent(claim: Claim, comparison: Comparison, environments: list[str]) ->
     for environment in environments:
         target, named = _target(claim, comparison, environment)
         scores = _scores(comparison, environment, claim.left)
+        if claim.right.is_theory:
+            measure = claim.left.measure or comparison.headline(environment)
+            scores = results.measured(comparison, environment, claim.left.agent, measure, settled=True)
         if not len(scores.values):
             verdicts.append((False, f"{environment}: no run of {claim.left.agent} finished."))
             continue
@@ -195,7 +198,7 @@ def _one_agent(claim: Claim, comparison: Comparison, environments: list[str]) ->
 def _target(claim: Claim, comparison: Comparison, environment: str) -> tuple[float, str]:
     if claim.right.number is not None:
         return claim.right.number, "the number"
-    known = comparison.references(environment)
+    known = comparison.references(environment, claim.left.agent)
     measure = claim.left.measure or comparison.headline(environment).partition("/")[2]
     answer = known.get(measure) or known.get(measure.partition("/")[2])
     if answer is None:

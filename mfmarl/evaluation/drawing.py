@@ -188,6 +188,28 @@ def agent_rows(axes: Axes, agents: Sequence[str], style: Mapping[str, Style]) ->
     axes.set_ylim(len(agents) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.06)
+    room_for_rows(axes)
+
+
+def room_for_rows(axes: Axes) -> None:
+    """The axes give way to the longest name on their left."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    longest = max((name.get_window_extent().width for name in axes.get_yticklabels()), default=0.0) / figure.dpi
+    room = (longest + 12 / 72) / figure.get_size_inches()[0]
+    if room > figure.subplotpars.left:
+        figure.subplots_adjust(left=room)
+
+
+def room_for_names(figure: Figure, names: Sequence[Any], distance: float) -> None:
+    """The axes give way to the longest of the names on their right, which begin so many points away from them."""
+    from matplotlib.text import Text
+
+    # Of an annotation the text alone, without its arrow.
+    longest = max((Text.get_window_extent(name).width for name in names), default=0.0) / figure.dpi
+    room = (longest + (distance + 4) / 72) / figure.get_size_inches()[0]
+    if 1 - room < figure.subplotpars.right:
+        figure.subplots_adjust(right=1 - room)
 
 
 def subtitle(axes: Axes, text: str) -> None:
@@ -223,8 +245,6 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
 
 def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str, str]]) -> None:
     """Names at the right end of their curves, pushed apart where they would overlap."""
-    from matplotlib.text import Text
-
     low, high = axes.get_ylim()
     points = axes.get_position().height * figure.get_size_inches()[1] * 72
     wanted = [(min(max(value, low), high) - low) / (high - low) * points for value, *_ in ends]
@@ -251,11 +271,7 @@ def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str,
             },
         )
         names.append(name)
-    # The axes give way to the longest name: 16 points of distance, 4 of margin.
-    longest = max((Text.get_window_extent(name).width for name in names), default=0.0) / figure.dpi
-    room = (longest + 20 / 72) / figure.get_size_inches()[0]
-    if 1 - room < figure.subplotpars.right:
-        figure.subplots_adjust(right=1 - room)
+    room_for_names(figure, names, 16)
 
 
 def empty(figure: Figure, axes: Axes, sentence: str) -> Figure:

@@ -27,6 +27,8 @@ from mfmarl.evaluation.drawing import (
     empty_figure,
     end_labels,
     label,
+    room_for_names,
+    room_for_rows,
     spread_out,
     styles,
     subtitle,
@@ -170,11 +172,12 @@ def improvement(comparison: Comparison, table: dict[str, Any] | None = None) -> 
         )
     several = len(comparison.environments) > 1
     names = [
-        f"{label(p['first'], 14)} over {label(p['second'], 14)}" + (f"\n{label(e, 28)}" if several else "")
+        f"{label(p['first'], 20)} over {label(p['second'], 20)}" + (f"\n{label(e, 28)}" if several else "")
         for e, p in rows
     ]
     axes.set_yticks(range(len(rows)), names)
-    axes.tick_params(axis="y", colors=INK, labelsize=8.5 if several else 10)
+    axes.tick_params(axis="y", colors=INK, labelsize=8.5 if several or max(map(len, names)) > 32 else 10)
+    room_for_rows(axes)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(-0.02, 1.02)
@@ -512,7 +515,11 @@ def _curve_labels(figure: Figure, axes: Axes, tasks: Mapping[str, Any], style: M
     area = {agent: float(np.mean(np.concatenate(scores))) for agent, scores in tasks.items()}
     order = sorted(area, key=lambda a: area[a])
     places = spread_out([area[a] for a in order], 0.07)
+    names = []
     for agent, place in zip(order, places, strict=True):
         look = style[agent]
         axes.plot([1.03, 1.09], [place, place], color=look.colour, linestyle=look.dash, linewidth=1.9, clip_on=False)
-        axes.text(1.11, place, label(agent, 22), color=look.colour, fontweight="bold", fontsize=9.5, va="center")
+        names.append(
+            axes.text(1.11, place, label(agent, 22), color=look.colour, fontweight="bold", fontsize=9.5, va="center")
+        )
+    room_for_names(figure, names, 0.11 * axes.get_position().width * figure.get_size_inches()[0] * 72)

@@ -247,7 +247,10 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
         return scores
     lines = [[m, answer["text"], *(cell or "–" for cell in cells)] for m, answer, cells in known]
     headings = ["distance to theory", "known", *about["agents"]]
-    note = "<p class='note'>Distance of the runs' mean from the known answer, ± half its 95 % interval.</p>"
+    note = (
+        "<p class='note'>Distance of the runs' mean from the known answer, ± half its 95 % interval; "
+        "where a temperature falls, of the steps within a tenth of its end.</p>"
+    )
     return scores + _table(headings, lines, numbers=range(1, len(headings))) + note
 
 

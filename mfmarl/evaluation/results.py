@@ -284,14 +284,20 @@ def note_failures(path: Path, reasons: dict[tuple[str, str, int], str]) -> Path:
     return write_text(path / FAILURES, json.dumps(table, indent=1))
 
 
-def time_average(run: Run, column: str, burn_in: float = BURN_IN) -> float:
+def time_average(run: Run, column: str, burn_in: float = BURN_IN, settled: bool = False) -> float:
     """Mean of a column over the rows after the burn-in: never the best moment of a run. NaN without such a row.
 
+    `settled`: of these, the rows whose temperatures lie within a tenth of the last ones.
     A row that lacks the number (evaluation may be rarer than reports) does not count; a NaN or infinite row makes it NaN.
     """
     if column not in run.columns or not len(run.steps):
         return float("nan")
     late = run.steps > burn_in * run.last_step
+    if settled:
+        for name, temperature in run.columns.items():
+            if name.endswith("/temperature"):
+                last = temperature[-1]
+                late &= ~(np.abs(temperature - last) > 0.1 * abs(last))
     values = run.columns[column][late]
     values = values[_present(values)]
     return float(values.mean()) if len(values) and np.isfinite(values).all() else float("nan")
@@ -324,11 +330,14 @@ def scores(comparison: Comparison, environment: str, agent: str) -> Scores:
     return Scores(tuple(seeds), np.array(values, dtype=np.float64), sum(broken), len(runs))
 
 
-def measured(comparison: Comparison, environment: str, agent: str, measure: str) -> Scores:
-    """The time average of a measure in every run that finished: failed runs have none, and are left out."""
+def measured(comparison: Comparison, environment: str, agent: str, measure: str, settled: bool = False) -> Scores:
+    """The time average of a measure in every run that finished: failed runs have none, and are left out.
+
+    `settled`: over the rows at the temperature that the run ends at, which is what theory speaks of.
+    """
     column = measure_column(comparison, environment, measure)
     runs = [r for r in comparison.of(environment, agent) if r.state not in ("failed", "missing")]
-    values = [time_average(r, column, comparison.burn_in) for r in runs]
+    values = [time_average(r, column, comparison.burn_in, settled) for r in runs]
     kept = [(r.seed, v) for r, v in zip(runs, values, strict=True) if not math.isnan(v)]
     planned = len(comparison.of(environment, agent))
     return Scores(

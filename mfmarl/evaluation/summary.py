@@ -94,7 +94,7 @@ def theory(comparison: Comparison, environment: str, agent: str) -> dict[str, di
     found = {}
     for name, known in comparison.references(environment, agent).items():
         column = results.measure_column(comparison, environment, name)
-        values = results.measured(comparison, environment, agent, name).values if column else np.zeros(0)
+        values = results.measured(comparison, environment, agent, name, settled=True).values if column else np.zeros(0)
         if not len(values):
             continue
         estimate = statistics.estimate([values])

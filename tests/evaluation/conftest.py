@@ -35,6 +35,7 @@ def write_run(
     error: str = "",
     options: dict[str, Any] | None = None,
     every: int = 40,
+    temperature: np.ndarray | None = None,
 ) -> Path:
     """A run folder whose `eval/reward` is `rewards`, one row per report."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,7 @@ def write_run(
             f"{agent}/loss": float(np.exp(-i / 9)),
         }
         row |= {f"eval/{name}": float(v[i]) for name, v in (measures or {}).items()}
+        row |= {} if temperature is None else {"all/temperature": float(temperature[i])}
         rows.append(row)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     config = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.claims import Side, evaluate, parse_claim
 from mfmarl.evaluation.results import Comparison, read_comparison
+from mfmarl.evaluation.summary import summary
 
 Make = Callable[..., Path]
 
@@ -105,3 +107,24 @@ def test_failed_runs_are_told(make_comparison: Make) -> None:
 def test_unknown_names_are_answered_with_the_nearest(comparison: Comparison, text: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         evaluate(parse_claim(text), comparison)
+
+
+def test_theory_is_of_the_agent_and_of_the_temperature_that_its_runs_end_at(
+    tmp_path: Path, make_run: Callable[..., Path]
+) -> None:
+    """A share that follows a falling temperature: only its end is what theory speaks of, and each has its own."""
+    temperature = np.geomspace(1.0, 0.02, 50)
+    for agent, law in (("mfq", 0.5), ("iql", 0.8)):
+        for seed in range(4):
+            share = law + temperature + 0.001 * np.random.Generator(np.random.Philox(key=seed)).normal(size=50)
+            known = {"share": {"value": law + 0.02, "source": "by hand", "kind": "equilibrium"}}
+            folder = tmp_path / "c" / "ising" / agent / f"seed-{seed}"
+            make_run(folder, share, agent=agent, seed=seed, temperature=temperature,
+                     measures={"share": share}, references=known)  # fmt: skip
+    comparison = read_comparison(tmp_path / "c")
+    for agent, law in (("mfq", 0.52), ("iql", 0.82)):
+        assert evaluate(parse_claim(f"{agent} share = theory within 1%"), comparison)[0]
+        # Against a number, the whole second half counts.
+        assert not evaluate(parse_claim(f"{agent} share = {law} within 1%"), comparison)[0]
+        found = summary(comparison)["environments"]["ising"]["agents"][agent]["theory"]["share"]
+        assert found["distance"] < 0.002
