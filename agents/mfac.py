@@ -56,7 +56,7 @@ class MFACConfig(AgentConfig):
     """Learning rate of the actor (Adam)."""
     critic_rate: Rate = 1e-3
     """Learning rate of the critic (Adam)."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers, of the actor and of the critic."""
     batch_size: Positive = 256
     """Transitions per update and mind."""

@@ -63,7 +63,7 @@ class MFPPOConfig(AgentConfig):
     """Of Adam, for policy and value."""
     clip: Annotated[float, Bounds(0.0, 10.0, open_low=True)] = 0.2
     """How far the ratio of probabilities may move before its gradient stops."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers, of the policy and of the value."""
     activation: Activation = "relu"
     """Between the layers."""

@@ -44,7 +44,7 @@ class MFQConfig(AgentConfig):
     """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
     learning_rate: Rate = 1e-3
     """Of Adam for a network; the share of the way to the target for a table."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers of the network."""
     channels: tuple[Positive, ...] = (32, 32)
     """Convolutions (3 x 3) that images pass before those; none: images are flattened, many times faster."""

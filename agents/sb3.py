@@ -60,7 +60,7 @@ class SB3Config(AgentConfig):
     """Discount per step."""
     learning_rate: Annotated[float, Bounds(0.0, 10.0)] = 0.0
     """0: the library's own (PPO 3e-4, A2C 7e-4, DQN 1e-4)."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers of policy and value, or of the action values."""
     n_steps: Whole = 0
     """Environment steps between updates of PPO and A2C; 0: 16 for PPO, 5 for A2C."""

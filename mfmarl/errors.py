@@ -67,7 +67,9 @@ class ClaimRefuted(MfmarlError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest of `choices`, else the choices themselves."""
     known = sorted(choices)
+    lowered = {word.lower(): word for word in known}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = close or [lowered[word] for word in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(known)}." if known else ""

@@ -162,7 +162,7 @@ def options_of(cls: type) -> list[Option]:
     texts = _help_texts(cls)
     for field, hint in _fields(cls):
         default = _default(field)
-        inner = _dataclass_in(hint)
+        inner = None if _plain_members(hint) else _dataclass_in(hint)
         text = texts.get(field.name, "")
         if inner is not None:
             found += _nested_options(field.name, inner, default, text)
@@ -250,6 +250,13 @@ def _element_hints(hint: Any, length: int) -> list[Any] | None:
     return list(args) if len(args) == length else None
 
 
+def _plain_members(hint: Any) -> list[Any]:
+    """The types of a union that one word or number can say: of `Literal["torus"] | Graph`, the literal."""
+    inner, _ = _split(hint)
+    kinds = [member for member in _members(inner) if member is not type(None)]
+    return [kind for kind in kinds if _settable(kind) and not _is_dataclass(_split(kind)[0])]
+
+
 def _is_dataclass(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
@@ -270,7 +277,7 @@ def _settable(hint: Any) -> bool:
 
 def _choices(hint: Any) -> tuple[str, ...]:
     inner, _ = _split(hint)
-    members = [member for member in _members(inner) if member is not type(None)]
+    members = [m for m in _members(inner) if m is not type(None) and not _is_dataclass(_split(m)[0])]
     if inner is bool:
         return ("true", "false")
     if members and all(get_origin(_split(member)[0]) is Literal for member in members):
@@ -389,7 +396,10 @@ def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: li
         found = _read(member, value, label, bounds, told[-1])
         if not told[-1]:
             return found
-    if len(rest) == 1:
+    plain = [i for i, member in enumerate(rest) if not _is_dataclass(_split(member)[0])]
+    if len(plain) == 1 and not isinstance(value, Mapping):
+        problems += told[plain[0]]
+    elif len(rest) == 1:
         problems += told[0]
     else:
         problems.append(f"{label} must be {_describe(union, bounds)}, not {show(value)}.")

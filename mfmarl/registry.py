@@ -289,6 +289,8 @@ def import_user_code(name: str) -> Any:
         if not path.is_file():
             raise ConfigError(f"There is no file {path} to import.")
         return load_file(path)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{name!r} is neither a Python file (my_env.py) nor a module's name (my_package.envs).")
     try:
         return importlib.import_module(name)
     except (ImportError, ValueError) as error:

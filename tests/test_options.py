@@ -393,3 +393,20 @@ def test_reading_options_imports_nothing_heavy() -> None:
     code = "import sys, mfmarl.options; print([m for m in ('torch', 'numpy', 'gymnasium') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass(frozen=True)
+class Wired:
+    """What may be a word or, in Python, an object with fields of its own."""
+
+    graph: Literal["torus", "complete"] | Schedule = "torus"
+    """Who meets whom."""
+
+
+def test_a_word_or_an_object_is_typed_as_the_word() -> None:
+    """It was read as the object's fields alone: no graph could be chosen on the command line."""
+    (option,) = options_of(Wired)
+    assert (option.name, option.default, option.choices) == ("graph", "torus", ("torus", "complete"))
+    assert parse_value(Wired, "graph", "complete") == "complete"
+    with pytest.raises(ConfigError, match="'toruss'. Did you mean 'torus'"):
+        parse_value(Wired, "graph", "toruss")

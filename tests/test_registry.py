@@ -15,6 +15,13 @@ from mfmarl.errors import ConfigError, EnvironmentFault, nearest
 from mfmarl.registry import Entry, entries, import_user_code, load_file, lookup, register
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _everything_is_imported() -> None:
+    """Before any test's registrations are taken back: a module registers once, when it is first imported."""
+    for entry in registry._scan().values():
+        entry.load()
+
+
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
     """Whatever a test registers, loads or puts on the path is gone after it."""

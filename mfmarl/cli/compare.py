@@ -99,15 +99,18 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     from mfmarl.evaluation.claims import parse_claim
     from mfmarl.evaluation.comparison import plan, write_plan
     from mfmarl.evaluation.results import folder_name
+    from mfmarl.learning.run_folder import inside
 
     for claim in known.claims:
         parse_claim(claim)  # refused before hours of work, not after
     if not 0 <= known.burn_in < 1:
         raise ConfigError(f"--burn-in is a share of each run, at least 0 and below 1, not {known.burn_in:g}.")
+    if known.jobs < 0:
+        raise ConfigError(f"--jobs must be at least 1, not {known.jobs}.")
     environments, agents = assign(pairs_of(rest), parse_environments(known.environments), parse_agents(known.agents))
     options = run_options(known)
     name = known.name or f"{folder_name('-'.join(environments))[:80]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = known.runs / name
+    folder = inside(known.runs, name)
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)
     write_plan(folder, environments, agents, seeds, "mfmarl " + shlex.join(sys.argv[1:]))
@@ -120,8 +123,6 @@ def _carry_out(known: argparse.Namespace, runs: list[Any]) -> list[tuple[Any, st
     from mfmarl.evaluation.comparison import execute
 
     jobs = known.jobs or os.cpu_count() or 1
-    if jobs < 0:
-        raise ConfigError(f"--jobs must be at least 1, not {known.jobs}.")
     total = sum(r.config.run.steps for r in runs)
     done: dict[str, int] = {}
     agent_steps: dict[str, int] = {}

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given[0].startswith("-") and given[0] not in COMMANDS:
             raise ConfigError(f"Unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
         known, rest = parser.parse_known_args(given)
+        if known.command is None:
+            raise ConfigError(f"Unknown option {given[0]!r}. See `mfmarl --help`.")
         code: int = known.carry_out(known, rest)
         sys.stdout.flush()
         return code

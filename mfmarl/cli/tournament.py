@@ -53,9 +53,10 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     from mfmarl.evaluation.report import report_tournament
     from mfmarl.evaluation.tournament import tournament
     from mfmarl.learning.build import versions
+    from mfmarl.learning.run_folder import inside
 
     stage, entrants = _entrants(known)
-    folder = known.runs / (known.name or f"tournament-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = inside(known.runs, known.name or f"tournament-{time.strftime('%Y%m%d-%H%M%S')}")
     if (folder / "tournament.json").exists():
         raise ConfigError(f"{folder} holds a tournament already; choose another --name.")
     pairs = sum(a.name != b.name for i, a in enumerate(entrants) for b in entrants[i + 1 :])

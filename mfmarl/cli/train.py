@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
+    known.newer = ""
+    try:
+        return _run(known, rest)
+    except ConfigError as error:
+        if not known.newer:
+            raise
+        raise ConfigError(f"{error} (That config was written by mfmarl {known.newer}, newer than this one.)") from error
+
+
+def _run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     if known.resume is not None:
         config, path, resume = _resumed(known, rest)
@@ -97,18 +108,22 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
     from mfmarl.learning.run_config import Choice, RunConfig
+    from mfmarl.learning.run_folder import inside
 
     base: dict[str, Any] = {}
     stored = None
     if known.config is not None:
         from mfmarl.learning.config import read_toml
 
-        table = {k: v for k, v in read_toml(known.config).items() if k != "versions"}
+        table = _without_versions(known, read_toml(known.config))
         stored = RunConfig.from_table(table, str(known.config))
         base = dict(table.get("run", {}))
+    for option in ("agent", "agents", "name"):
+        if getattr(known, option) == "":
+            raise ConfigError(f"--{option} is empty; give it a value, or leave it out.")
     if known.agent and known.agents:
         raise ConfigError("Give either --agent (one for everybody) or --agents (one for each team).")
-    if known.environment is None and stored is None:
+    if not known.environment and stored is None:
         raise ConfigError(
             "Which environment? Write for example `mfmarl train ising --agent mfq`; `mfmarl list` shows them."
         )
@@ -124,7 +139,21 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
         known.name
         or f"{_safe(short(environment.name))}-{_safe('-'.join(c.name for c in team.values()))}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    return config, known.runs / name, False
+    return config, inside(known.runs, name), False
+
+
+def _without_versions(known: argparse.Namespace, table: dict[str, Any]) -> dict[str, Any]:
+    """The table of a config file; `known.newer` is the version that wrote it, where that is newer than this one."""
+    from mfmarl import __version__
+
+    versions = table.get("versions")
+    written = str(versions.get("mfmarl", "")) if isinstance(versions, dict) else ""
+    known.newer = written if _numbers(written) > _numbers(__version__) else ""
+    return {k: v for k, v in table.items() if k != "versions"}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d{1,9}", version)[:3]]
 
 
 def _safe(text: str) -> str:
@@ -135,13 +164,14 @@ def _safe(text: str) -> str:
 
 def _resumed(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
     from mfmarl.learning.run_config import Choice, RunConfig
-    from mfmarl.learning.run_folder import read_config
+    from mfmarl.learning.run_folder import demand_run, read_config
 
     if known.environment or known.agent or known.agents or known.config:
         raise ConfigError(
             "--resume goes on as the run's own config says: leave the environment, agents and --config out."
         )
-    table = {k: v for k, v in read_config(known.resume).items() if k != "versions"}
+    demand_run(known.resume)
+    table = _without_versions(known, read_config(known.resume))
     stored = RunConfig.from_table(table, str(known.resume))
     if ".py" in stored.environment.name and not known.imports:
         # A file that only a run's config names is never executed: it may be a stranger's.

@@ -53,10 +53,10 @@ def run_in_folder(
         _refuse_changes(config, path)
         if run_folder.read_status(path)["state"] == "done" and _steps_of(path) == config.run.steps:
             return run_folder.reopen(path)
-        built = build(config)
+        built = _build(config)
         folder = run_folder.reopen(path)
     else:
-        built = build(config)
+        built = _build(config)
         try:
             folder = run_folder.create(path, {**config.to_table(), "versions": versions()})
         except BaseException:
@@ -71,6 +71,32 @@ def run_in_folder(
         finally:
             built.close()
     return folder
+
+
+_NO_MEMORY = "There is not enough memory for this population: use fewer agents, copies, or a smaller network."
+
+
+def _build(config: RunConfig) -> Built:
+    """`build`, with what an environment or agent raises when it is made told as such."""
+    try:
+        return build(config)
+    except Exception as error:
+        if _is_memory(error):
+            raise ResourceFault(_NO_MEMORY) from error
+        if isinstance(error, MfmarlError):
+            raise
+        told = str(error) or "it does not say why"
+        raise EnvironmentFault(
+            f"{config.environment.name} and its agents cannot be made: {type(error).__name__}: {told}"
+        ) from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, here or in an environment whose fault was named."""
+    if isinstance(error, MfmarlError):
+        return error.__cause__ is not None and _is_memory(error.__cause__)
+    text = str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "alloc" in text and "memory" in text)
 
 
 def _steps_of(path: Path) -> int:
@@ -182,25 +208,18 @@ def _go(config: RunConfig, folder: RunFolder, built: Built, on_row: Callable[[Ro
     except Interrupted:
         raise
     except MfmarlError as error:
+        if _is_memory(error):
+            _try_status(status, "out of memory", 8)
+            raise ResourceFault(_NO_MEMORY) from error
         _try_status(status, str(error), error.exit_code)
         raise
-    except MemoryError as error:
-        _try_status(status, "out of memory", 8)
-        raise ResourceFault(
-            "There is not enough memory for this population: use fewer agents, copies, or a smaller network."
-        ) from error
-    except RuntimeError as error:
-        if "alloc" in str(error) and "memory" in str(error):
-            _try_status(status, "out of memory", 8)
-            raise ResourceFault(
-                "There is not enough memory for this population: use fewer agents, copies, or a smaller network."
-            ) from error
-        _try_status(status, f"{type(error).__name__}: {error}", 3)
-        raise EnvironmentFault(_told(error, training)) from error
     except KeyboardInterrupt:
         _try_status(status, "interrupted twice: stopped at once", 130)
         raise
     except Exception as error:
+        if _is_memory(error):
+            _try_status(status, "out of memory", 8)
+            raise ResourceFault(_NO_MEMORY) from error
         _try_status(status, f"{type(error).__name__}: {error}", 3)
         raise EnvironmentFault(_told(error, training)) from error
 

@@ -211,10 +211,7 @@ def reopen(path: Path) -> RunFolder:
     path = Path(path)
     if path.is_symlink():
         raise ConfigError(f"{path} is a symbolic link; give the folder that it points to.")
-    if not is_run(path):
-        beside = sorted(run.name for run in find_runs(path.parent)) if path.parent.is_dir() else []
-        known = f" Runs there: {', '.join(beside[:10])}." if beside else ""
-        raise ConfigError(f"There is no run in {path}: it has no {CONFIG}.{known}")
+    demand_run(path)
     return _open(path)
 
 
@@ -267,6 +264,23 @@ def is_running(path: Path) -> bool:
     except (ResourceFault, ConfigError):
         return False
     return False
+
+
+def demand_run(path: Path) -> None:
+    """Raises ConfigError, naming the runs beside it, where there is no run in that folder."""
+    if is_run(path):
+        return
+    beside = [run.name for run in _runs_in(path.parent)]
+    known = f" Runs there: {', '.join(beside[:10])}." if beside else ""
+    raise ConfigError(f"There is no run in {path}: it has no {CONFIG}.{known}")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs that lie directly in a folder: a look that is quick whatever else lies there."""
+    try:
+        return sorted(path for path in folder.iterdir() if is_run(path))
+    except OSError:
+        return []
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -331,7 +331,11 @@ class Simulation(Env):
                     f"{list(value.shape)} {value.dtype}; shapes and types must stay."
                 )
 
-    def _check_tensor(self, what: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    def _check_tensor(self, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+        if not isinstance(value, Tensor):
+            raise EnvironmentFault(
+                f"{self._name}.{what} is {type(value).__name__} at step {self.tick}; expected a tensor of shape {tuple(shape)}."
+            )
         if tuple(value.shape) != tuple(shape):
             raise EnvironmentFault(
                 f"{self._name}.{what} has shape {tuple(value.shape)} at step {self.tick}; "
