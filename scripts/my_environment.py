@@ -75,7 +75,9 @@ class Market(PopulationEnv):
 
 
 if __name__ == "__main__":
-    result = mfmarl.compare("market", ["mfq", "iql"], seeds=3, steps=300, temperature="geometric(1, 0.05)")
+    result = mfmarl.compare(
+        "market", ["mfq", "iql"], seeds=5, steps=600, temperature="geometric(1, 0.3)", values="table", bins=3
+    )
     for name, agent in result.summary["environments"]["market"]["agents"].items():
         found = agent["theory"]["quantity"]
         print(f"{name}: quantity {found['measured']:.3f}, theory {found['theory']:.3f}")
