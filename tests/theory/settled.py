@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mfmarl.evaluation.averages import Average, Measures, averages_while_learning
+from mfmarl.evaluation.averages import Average, averages_while_learning
 from mfmarl.population.environment import PopulationEnv
 from tests.learning.mini import train
 
