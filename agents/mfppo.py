@@ -61,6 +61,8 @@ class MFPPOConfig(AgentConfig):
     """Parts of the rollout, one update each."""
     learning_rate: Rate = 1e-3
     """Of Adam, for policy and value."""
+    anneal: bool = True
+    """Whether the learning rate goes to 0 over the run: else its steps keep the policy trembling around where it settles."""
     clip: Annotated[float, Bounds(0.0, 10.0, open_low=True)] = 0.2
     """How far the ratio of probabilities may move before its gradient stops."""
     hidden: tuple[Positive, ...] = (64, 64)
@@ -97,6 +99,7 @@ class MFPPO(Agent):
             # One number per dimension has further to go than the many weights of a network.
             self.policy_weights.append(self.log_std)
             self.optimiser.add_param_group({"params": [self.log_std], "lr": 10 * config.learning_rate})
+        self.rates = [float(group["lr"]) for group in self.optimiser.param_groups]
         self.register_buffer("centre", torch.zeros(minds, 1))  # of the returns
         self.register_buffer("spread", torch.ones(minds, 1))
         self.register_buffer("seen", torch.zeros(()))
@@ -177,6 +180,8 @@ class MFPPO(Agent):
             parts = [self._judge({n: x[:, part] for n, x in rows.items()}, key)[0] for part in self._chunks(count)]
             rows["log_p"] = torch.cat(parts, 1)
         numbers: dict[str, list[Tensor]] = {}
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * (1 - self.progress) if config.anneal else rate
         for epoch in range(config.epochs):
             order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(value.device)
             for part in order.chunk(min(config.minibatches, count)):

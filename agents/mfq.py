@@ -42,8 +42,8 @@ class MFQConfig(AgentConfig):
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
     gamma: Discount = None
     """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
-    learning_rate: Rate = 1e-3
-    """Of Adam for a network; the share of the way to the target for a table."""
+    learning_rate: Rate | None = None
+    """Of Adam for a network (none: 0.001); the share of the way to the target for a table (none: 0.05)."""
     hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers of the network."""
     channels: tuple[Positive, ...] = (32, 32)
@@ -118,11 +118,19 @@ class Table(nn.Module):
     def pull(self, cell: Tensor, action: Tensor, target: Tensor, weight: Tensor, rate: float) -> None:
         """Move each visited entry the share `rate` of the way to the mean of its targets."""
         minds, cells, actions = self.value.shape
-        index = cell * actions + action
-        total = torch.zeros(minds, cells * actions, device=target.device).scatter_add_(1, index, target * weight)
-        count = torch.zeros_like(total).scatter_add_(1, index, weight)
-        flat = self.value.data.view(minds, -1)
-        flat += torch.where(count > 0, rate * (total / count.clamp(min=1) - flat), torch.zeros_like(flat))
+        first = torch.arange(minds, device=cell.device).unsqueeze(1) * (cells * actions)
+        index = (first + cell * actions + action).flatten()
+        flat = self.value.data.view(-1)
+        # Of a large table only what was visited is touched.
+        where, place = (None, index) if len(flat) <= 4 * len(index) else index.unique(return_inverse=True)
+        old = flat if where is None else flat[where]
+        total = torch.zeros_like(old).scatter_add_(0, place, (target * weight).flatten())
+        count = torch.zeros_like(old).scatter_add_(0, place, weight.flatten())
+        new = old + torch.where(count > 0, rate * (total / count.clamp(min=1) - old), torch.zeros_like(old))
+        if where is None:
+            flat.copy_(new)
+        else:
+            flat[where] = new
 
 
 def _told(count: int) -> str:
@@ -141,6 +149,8 @@ class MFQ(Agent):
         super().__init__(config, spec, slots, minds, key)
         self.carries = config.carry
         self.tabular = config.values == "table"
+        chosen, usual = config.learning_rate, 0.05 if self.tabular else 1e-3
+        self.learning_rate = usual if chosen is None else chosen
         self.values: nn.Module
         if self.tabular:
             # One-hot means add up to one: the first column is known from the others.
@@ -160,7 +170,7 @@ class MFQ(Agent):
             )
             self.target = deepcopy(self.values).requires_grad_(False)
             self.weights = list(self.values.parameters())
-            self.optimiser = adam(self.weights, config.learning_rate)
+            self.optimiser = adam(self.weights, self.learning_rate)
             self.memory = "replay"  # type: ignore[misc]
 
     def _evaluate(self, values: nn.Module, obs: Tensor, field: Tensor) -> Tensor:
@@ -209,7 +219,7 @@ class MFQ(Agent):
         weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
         action = batch.action.clamp(min=0)  # rows that are not valid may hold -1
         error = q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target
-        table.pull(cell, action, target, weight, self.config.learning_rate)
+        table.pull(cell, action, target, weight, self.learning_rate)
         share = weight.sum().clamp(min=1)
         entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
         self.adapt_temperature(entropy)

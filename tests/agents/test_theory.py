@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mfmarl.agents.mfq import Table
 from mfmarl.statmech import gibbs
 from tests.learning.mini import Aim, Arms, Corridor, finish, train
 
@@ -133,3 +134,22 @@ def test_continuous_actors_arrive_at_the_gibbs_density(agent: str) -> None:
         part = action[side == value]
         assert part.mean().item() == pytest.approx(value, abs=0.1)
         assert part.std().item() == pytest.approx((temperature / 2) ** 0.5, rel=0.15)
+
+
+def test_a_large_table_learns_what_a_small_one_would() -> None:
+    """Only visited entries are touched, each by the mean of its own mind's targets; the others stay, bit by bit."""
+    spec = Corridor().spec()
+    cells = torch.tensor([[0, 2, 2, 1], [1, 1, 0, 2]])
+    actions = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1]])
+    targets = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 3.0, 5.0, 7.0]])
+    weight = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # the last row of the first mind never was
+    for columns in (0, 6):  # 12 entries, and 187,500
+        table = Table(spec, columns, 5, 2)
+        table.value.fill_(0.5)
+        expected = table.value.clone()
+        for entry, target in {(0, 0, 1): 1.0, (0, 2, 0): 3.0, (1, 1, 0): 2.0, (1, 0, 1): 5.0, (1, 2, 1): 7.0}.items():
+            expected[entry] += 0.1 * (target - expected[entry])
+        table.pull(cells, actions, targets, weight, 0.1)
+        torch.testing.assert_close(table.value, expected)
+        touched = expected != 0.5
+        assert torch.equal(table.value[~touched], expected[~touched])
