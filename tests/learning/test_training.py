@@ -10,11 +10,11 @@ from torch import Tensor
 from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError
 from mfmarl.learning.run_config import Choice
-from mfmarl.learning.training import Training, load_player_state, player_state
+from mfmarl.learning.training import Training
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.simulation import Simulation
 from mfmarl.statmech import gibbs
-from tests.learning.mini import Aim, Arms, Corridor, Lattice, finish, train
+from tests.learning.mini import Arms, Corridor, Lattice, finish, train
 
 # Small enough that every one of them learns, wraps its memory and begins new episodes within forty steps.
 QUICK: dict[str, dict[str, Any]] = {
@@ -73,20 +73,6 @@ def test_a_resumed_table_is_the_table_that_never_stopped() -> None:
     assert_resumes(Lattice(risk=0.03, horizon=17), "mfq", options, sharing="none")
 
 
-@pytest.mark.parametrize("agent", ["mfac", "mfppo", "random"])
-def test_a_resumed_run_with_continuous_actions_is_the_run_that_never_stopped(agent: str) -> None:
-    assert_resumes(Aim(4, horizon=7), agent, QUICK[agent])
-
-
-@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
-def test_a_resumed_library_is_the_library_that_never_stopped(algorithm: str) -> None:
-    assert_resumes(Corridor(5, horizon=8), "sb3", {**QUICK["sb3"], "algorithm": algorithm})
-
-
-def test_a_resumed_library_with_continuous_actions_is_the_library_that_never_stopped() -> None:
-    assert_resumes(Aim(4, horizon=7), "sb3", QUICK["sb3"])
-
-
 def test_a_changing_temperature_is_resumed() -> None:
     assert_resumes(Arms(6), "mfq", {**QUICK["mfq"], "temperature": "geometric(1, 0.1)"})
     assert_resumes(Arms(6), "mfac", {**QUICK["mfac"], "temperature": "entropy(0.4)"})
@@ -103,63 +89,6 @@ def test_teams_are_played_by_different_agents_each_in_its_slots() -> None:
     for player, old in zip(training.players, before, strict=True):
         assert any(not torch.equal(old[k], v) for k, v in player.agent.state_dict().items())
     assert_resumes(rules, agents, {})
-
-
-@pytest.mark.parametrize(("sharing", "players", "minds"), [("all", 1, 1), ("group", 2, 1), ("none", 2, 8)])
-def test_sharing_says_how_many_minds_there_are(sharing: str, players: int, minds: int) -> None:
-    training = train(Lattice(groups=("red", "blue")), "mfq", QUICK["mfq"], steps=20, sharing=sharing)
-    assert len(training.players) == players
-    assert all(p.agent.minds == minds for p in training.players)
-    finish(training)
-
-
-@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3", "random"])
-@pytest.mark.parametrize("agents", [1, 2])
-def test_one_agent_and_two_can_play(agent: str, agents: int) -> None:
-    rows = finish(train(Arms(agents), agent, QUICK[agent], steps=20, report_every=10, copies=1))
-    assert rows[-1]["agent_steps"] == 20 * agents
-    assert np.isfinite(rows[-1]["eval/reward"])
-
-
-@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
-def test_a_million_slots_need_no_loop(agent: str) -> None:
-    training = train(Arms(100_000), agent, QUICK[agent], steps=7, report_every=7, copies=1, evaluation_steps=1)
-    assert finish(training)[-1]["agent_steps"] == 700_000
-
-
-@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
-def test_a_checkpoint_is_the_whole_agent(agent: str) -> None:
-    """Loaded into a player of another seed, it acts as the original does."""
-    training = train(Lattice(turns=False), agent, QUICK[agent], steps=30, report_every=30)
-    finish(training)
-    other = train(Lattice(turns=False), agent, QUICK[agent], steps=30, seed=1)
-    state = {k: v.clone() for k, v in player_state(training.players[0]).items()}
-    episode, agents = training.episode, [t.players[0].agent for t in (training, other)]
-    agents[1].progress = agents[0].progress
-    obs, felt = agents[0].by_mind(episode.timestep.obs), agents[0].by_mind(episode.felt[0])
-    action, energy = episode.act(), agents[0].energy(obs, felt)
-    assert not torch.equal(agents[1].energy(obs, felt), energy)
-    load_player_state(other.players[0], state, torch.device("cpu"), memory=False)
-    episode.players = other.players
-    assert torch.equal(agents[1].energy(obs, felt), energy)
-    assert torch.equal(episode.act(), action)
-
-
-@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
-def test_being_evaluated_changes_nothing(agent: str) -> None:
-    """Neither weights nor what happens in training: evaluation has its own population and its own noise."""
-    watched = train(Arms(6), agent, QUICK[agent], steps=30, report_every=5)
-    alone = train(Arms(6), agent, QUICK[agent], evaluate=False, steps=30, report_every=5)
-    a, b = finish(watched), finish(alone)
-    assert [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in a] == b
-
-
-@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo", "sb3"])
-def test_how_often_it_reports_changes_nothing(agent: str) -> None:
-    often, seldom = (train(Corridor(5, horizon=9), agent, QUICK[agent], steps=42, report_every=n) for n in (4, 42))
-    finish(often), finish(seldom)
-    a, b = (t.players[0].agent.state_dict() for t in (often, seldom))
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_not() -> None:
