@@ -767,7 +767,7 @@ def test_drawing_changes_nothing() -> None:
     for t in range(15):
         for copy in ([1], [0, 1], [1])[t % 3]:
             picture = env.render(copy)
-            assert picture is not None and picture.dtype == torch.uint8 and picture.shape == (4, 5, 3)
+            assert picture is not None and picture.dtype == torch.uint8 and picture.shape == (256, 320, 3)
             assert picture.eq(int(timestep.step[copy])).all()
         timestep = env.step(chosen(env, timestep, Key.of(99).fold(t)))
         seen.append(timestep)
