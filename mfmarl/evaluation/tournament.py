@@ -117,14 +117,14 @@ def tournament(
     try:
         env = built.env
         sides = sides_of(env)
-        loaded = {e: load_entrant(e, stage) for e in entrants}
-        for number, (a, b) in enumerate(combinations(entrants, 2)):
+        loaded = [(e, load_entrant(e, stage)) for e in entrants]
+        for number, ((a, first), (b, second)) in enumerate(combinations(loaded, 2)):
             if a.name == b.name:
                 continue
             wins = draws = losses = 0
             for swap in (False, True):
-                left, right = (b, a) if swap else (a, b)
-                pair = [loaded[left][sides[0]], loaded[right][sides[1]]]
+                left, right = (second, first) if swap else (first, second)
+                pair = [left[sides[0]], right[sides[1]]]
                 key = Key.of(stage.run.seed).fold("tournament", number, int(swap))
                 for one, other in play(env, pair, games, key, horizon):
                     mine, theirs = (other, one) if swap else (one, other)
