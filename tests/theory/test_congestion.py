@@ -50,7 +50,7 @@ def test_drivers_who_cool_down_share_the_links_as_wardrop_says_and_with_tolls_at
     """Each with a mind of its own: at the end every driver has chosen, and nobody would gain by leaving."""
     rules = Congestion(400, horizon=None, toll=toll)
     options = {**TABLE, "temperature": COOLING}
-    found = settled(rules, "iql", options, steps=1000, copies=4, burn_in=0.85, sharing="none")
+    found = settled(rules, "iql", options, steps=1500, copies=4, burn_in=0.85, sharing="none")
     for name, share in zip(SHARES, shares, strict=True):
         assert_agrees(found[name], share, name, 1 / 400)  # whole drivers
     assert_agrees(found["cost"], cost, "cost", 1 / 400)
