@@ -59,7 +59,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     folder = inside(known.runs, known.name or f"tournament-{time.strftime('%Y%m%d-%H%M%S')}")
     if (folder / "tournament.json").exists():
         raise ConfigError(f"{folder} holds a tournament already; choose another --name.")
-    pairs = sum(a.name != b.name for i, a in enumerate(entrants) for b in entrants[i + 1 :])
+    pairs = sum(
+        a.name != b.name and (a.side != b.side or not a.side) for i, a in enumerate(entrants) for b in entrants[i + 1 :]
+    )
     matches = []
     with Progress(known.quiet) as progress:
         progress.add("matches", pairs)
@@ -98,8 +100,7 @@ def _entrants(known: argparse.Namespace) -> tuple[Any, list[Any]]:
     """The environment to play on, and everybody who plays: each finished run, and agents by name."""
     from dataclasses import replace
 
-    from mfmarl.evaluation.tournament import Entrant
-    from mfmarl.learning.build import agent_label
+    from mfmarl.evaluation.tournament import Entrant, entrants_of
     from mfmarl.learning.run_config import RunConfig
     from mfmarl.learning.run_folder import find_runs, read_config
 
@@ -112,10 +113,17 @@ def _entrants(known: argparse.Namespace) -> tuple[Any, list[Any]]:
         for path in found:
             config = RunConfig.from_table({k: v for k, v in read_config(path).items() if k != "versions"}, str(path))
             stage = stage or config
-            entrants.append(Entrant(agent_label(config), config.run.seed, path))
+            entrants.extend(entrants_of(path, config))
     assert stage is not None
     for label, team in (parse_agents(known.against) if known.against else {}).items():
-        entrants.append(Entrant(label, 0, None, team["all"]))
+        entrants.extend(
+            Entrant(label, 0, None, choice, "" if group == "all" else group) for group, choice in team.items()
+        )
     if len({e.name for e in entrants}) < 2:
         raise ConfigError("A tournament needs two different agents; add for example --against random.")
+    if len({e.side for e in entrants}) == 1 and entrants[0].side:
+        raise ConfigError(
+            f"Everybody here was trained for {entrants[0].side!r} alone, so nobody can meet; "
+            "add for example --against random, which plays either side."
+        )
     return replace(stage, run=replace(stage.run, copies=known.copies, seed=known.seed, sharing="group")), entrants

@@ -1,8 +1,8 @@
 """Trained teams play each other: every pair of runs, on both sides, on fresh random streams.
 
-A game is one episode of one copy. A team's score is how many of it are alive at the end where the environment
-measures that (`alive/<team>`), else its return per agent; equal scores are a tie. Runs may have been trained
-against anybody: only the agent that played the side is taken.
+A run that trained one agent plays both sides; one whose teams were played by two agents enters each of those that
+learned, for its own side alone. A game is one episode of one copy. A team's score is how many of it are alive at the end where the environment
+measures that (`alive/<team>`), else its return per agent; equal scores are a tie.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import torch
 
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.elo import Match
-from mfmarl.learning.build import Built, build
+from mfmarl.learning.agent import Agent
+from mfmarl.learning.build import Built, agent_label, build
 from mfmarl.learning.players import Player
 from mfmarl.learning.run import load_training
 from mfmarl.learning.run_config import Choice, RunConfig
 from mfmarl.learning.training import Episode
 from mfmarl.population.simulation import Env
 from mfmarl.random import Key
+from mfmarl.registry import lookup
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Entrant:
     run: int
     path: Path | None = None
     agent: Choice | None = None
+    side: str = ""
+    """The one team it plays; empty: either."""
+
+
+def entrants_of(path: Path, config: RunConfig) -> list[Entrant]:
+    """Who enters for a run: its agent, or, where two played, each that learned, under `agent (side against other)`."""
+    seed, agents = config.run.seed, config.agents
+    if len(agents) == 1 or len(set(map(repr, agents.values()))) == 1:
+        return [Entrant(agent_label(config) if len(agents) == 1 else next(iter(agents.values())).name, seed, path)]
+    entered = []
+    for side, choice in agents.items():
+        kind = lookup("agent", choice.name).load()
+        if kind.learn is not Agent.learn or kind.memory == "self":
+            others = "+".join(sorted(other.name for team, other in agents.items() if team != side))
+            entered.append(Entrant(f"{choice.name} ({side} against {others})", seed, path, side=side))
+    return entered
 
 
 def sides_of(env: Env) -> tuple[str, str]:
@@ -43,7 +61,7 @@ def sides_of(env: Env) -> tuple[str, str]:
 
 
 def load_entrant(entrant: Entrant, stage: RunConfig) -> dict[str, Player]:
-    """The players of an entrant by side. A run that trained one team alone plays that side only."""
+    """The players of an entrant by side: both, or its own."""
     if entrant.path is not None:
         config, built = load_training(entrant.path)
         if config.environment != stage.environment:
@@ -61,7 +79,7 @@ def load_entrant(entrant: Entrant, stage: RunConfig) -> dict[str, Player]:
         by_name = {p.name: p for p in built.players}
         if "all" in by_name:
             raise ConfigError(f"{entrant.name} shares one mind over both teams; train it with --sharing group.")
-        return {side: by_name[side] for side in sides}
+        return {side: by_name[side] for side in sides if entrant.side in ("", side)}
     finally:
         built.close()
 
@@ -108,9 +126,9 @@ def tournament(
     horizon: int,
     on_match: Callable[[Match], None] | None = None,
 ) -> Iterator[Match]:
-    """Every pair of entrants of different names, `games` on each side; yields a match for each pair.
+    """Every pair of entrants of different names, `games` on each side; yields a match for each pair that can meet.
 
-    `stage` is the environment to play on and the copies, seed and device.
+    Two that play the same side cannot. `stage` is the environment to play on and the copies, seed and device.
     """
     stage = replace(stage, run=replace(stage.run, evaluation_copies=0))
     built: Built = build(replace(stage, agents={"all": Choice("random")}))
@@ -124,12 +142,16 @@ def tournament(
             wins = draws = losses = 0
             for swap in (False, True):
                 left, right = (second, first) if swap else (first, second)
+                if sides[0] not in left or sides[1] not in right:
+                    continue
                 pair = [left[sides[0]], right[sides[1]]]
                 key = Key.of(stage.run.seed).fold("tournament", number, int(swap))
                 for one, other in play(env, pair, games, key, horizon):
                     mine, theirs = (other, one) if swap else (one, other)
                     wins, draws, losses = wins + (mine > theirs), draws + (mine == theirs), losses + (mine < theirs)
             match = Match(a.name, b.name, wins, draws, losses, a.run, b.run)
+            if match.games == 0:
+                continue
             if on_match is not None:
                 on_match(match)
             yield match

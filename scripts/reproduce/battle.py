@@ -183,7 +183,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--map-size", type=int, default=20, help="side of the map (default: 20: 12 against 12)")
     parser.add_argument("--max-cycles", type=int, default=200, help="steps of a battle at most (default: 200)")
     parser.add_argument("--copies", type=int, default=8, help="battles learned from side by side (default: 8)")
-    parser.add_argument("--only", choices=("all", "rusher", "mfq-rusher"), default="all", help="part 1, or its MF-Q")
+    parser.add_argument(
+        "--only",
+        choices=("all", "rusher", "mfq-rusher", "cross"),
+        default="all",
+        help="part 1, its MF-Q alone, or part 2",
+    )
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time (default: one for each core)")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce-battle"), help="(default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps, few battles: does it work?")
@@ -200,7 +205,9 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     known = arguments()
     torch.set_num_threads(1)
-    kept = {"all": list(TEAMS), "rusher": list(TEAMS)[:2], "mfq-rusher": list(TEAMS)[:1]}[known.only]
+    kept = {"all": list(TEAMS), "rusher": list(TEAMS)[:2], "mfq-rusher": list(TEAMS)[:1], "cross": list(TEAMS)[2:]}[
+        known.only
+    ]
     environment = Choice("magent2/battle_v4", {"map_size": known.map_size, "max_cycles": known.max_cycles})
     options = RunOptions(
         steps=known.steps,
@@ -221,7 +228,7 @@ def main() -> int:
         finally:
             stage.built.close()
         frames = film(runs[0].path, known.max_cycles, seed=1)
-        write_gif(frames, known.out / "battle.gif", 10.0)
+        write_gif(frames, known.out / "battle.gif", 4.0)
         write_png(frames[len(frames) // 2], known.out / "battle.png")
         column = "eval/reward/red"
         film_comparison(read_comparison(known.out, column=column))

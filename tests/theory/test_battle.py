@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mfmarl.evaluation.elo import standings, win_matrix
-from mfmarl.evaluation.tournament import Entrant, play, tournament
+from mfmarl.evaluation.tournament import Entrant, entrants_of, play, tournament
 from mfmarl.learning.build import build
 from mfmarl.learning.run import run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
@@ -60,6 +60,30 @@ def test_short_trainings_are_evaluated_and_ranked(tmp_path: Path) -> None:
     assert points[2, :2].sum() > 34
     table = standings(names, matches)
     assert table.rating.argmax() == 2 and table.rating.mean() == pytest.approx(1500)
+
+
+def test_only_who_learned_enters_and_only_on_its_own_side() -> None:
+    def run(**agents: str) -> RunConfig:
+        return RunConfig(SMALL, {team: Choice(name) for team, name in agents.items()}, RunOptions(seed=7))
+
+    path = Path("somewhere")
+    assert entrants_of(path, run(all="mfq")) == entrants_of(path, run(red="mfq", blue="mfq"))
+    assert entrants_of(path, run(all="mfq")) == [Entrant("mfq", 7, path)]
+    # The rusher that a run was trained against is not that run.
+    assert entrants_of(path, run(red="mfq", blue="rusher")) == [
+        Entrant("mfq (red against rusher)", 7, path, None, "red")
+    ]
+    assert [e.side for e in entrants_of(path, run(red="mfq", blue="iql"))] == ["red", "blue"]
+    stage = RunConfig(SMALL, {"all": Choice("random")}, RunOptions(copies=3, sharing="group"))
+    red, blue = (Entrant(f"rusher {side}", 0, None, Choice("rusher"), side) for side in ("red", "blue"))
+    other, either = Entrant("another", 0, None, Choice("random"), "red"), Entrant("random", 0, None, Choice("random"))
+    met = {(m.first, m.second): m for m in tournament(stage, [red, blue, other, either], games=3, horizon=60)}
+    # Two reds never meet; who plays either side gives one game in two.
+    assert {pair: match.games for pair, match in met.items()} == {
+        ("rusher red", "rusher blue"): 3, ("rusher red", "random"): 3, ("rusher blue", "another"): 3,
+        ("rusher blue", "random"): 3, ("another", "random"): 3,
+    }  # fmt: skip
+    assert met["rusher red", "random"].wins == met["rusher blue", "another"].wins == 3
 
 
 def test_the_interval_of_a_win_rate_is_wilsons() -> None:
