@@ -14,7 +14,7 @@ from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
   mfmarl train congestion --agent mfq --temperature "linear(1, 0.05)" --name routes
-  mfmarl train magent2/battle_v4 --agents red=mfq,blue=rusher --map-size 20 --workers 2
+  mfmarl train magent2/battle_v4 --agents red=mfq,blue=rusher --map-size 20 --mfq.temperature 0.01
   mfmarl train my_env.py:MyEnv --agent mfppo
   mfmarl train --config run.toml
   mfmarl train --resume runs/routes

@@ -146,7 +146,9 @@ def standings(players: Sequence[str], matches: Sequence[Match], *, draws: int = 
         if runs == 1:
             weight = np.ones(len(kept))
             total = won + drawn + lost
-            result = noise.multinomial(total, np.stack([won, drawn, lost], 1) / total[:, None])
+            # The virtual draw has its part in the chances too: who won every game is not sure to win the next.
+            chance = (np.stack([won, drawn, lost], 1) + np.array([0.25, 0.5, 0.25])) / (total[:, None] + 1)
+            result = noise.multinomial(total, chance)
             score = result[:, 0] + 0.5 * result[:, 1]
         else:
             weight = _weights(kept, seeds, place, noise)

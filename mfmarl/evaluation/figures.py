@@ -427,7 +427,7 @@ def elo(found: Standings, independent: Mapping[str, str] | None = None) -> Figur
         )
     agent_rows(axes, [found.players[k] for k in order], style)
     axes.set_title("Elo rating", pad=20)
-    unit = f"{found.runs} trained runs per player" if found.runs > 1 else "over games: each player was trained once"
+    unit = f"{found.runs} trained runs per player" if found.runs > 1 else "over games alone"
     subtitle(axes, f"maximum likelihood, mean 1500, 95 % bootstrap interval ({unit})")
     return figure
 

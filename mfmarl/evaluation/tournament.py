@@ -40,7 +40,7 @@ class Entrant:
 
 
 def entrants_of(path: Path, config: RunConfig) -> list[Entrant]:
-    """Who enters for a run: its agent, or, where two played, each that learned, under `agent (side against other)`."""
+    """Who enters for a run: its agent, or, where two played, each that learned, under `agent (side vs other)`."""
     seed, agents = config.run.seed, config.agents
     if len(agents) == 1 or len(set(map(repr, agents.values()))) == 1:
         return [Entrant(agent_label(config) if len(agents) == 1 else next(iter(agents.values())).name, seed, path)]
@@ -49,7 +49,7 @@ def entrants_of(path: Path, config: RunConfig) -> list[Entrant]:
         kind = lookup("agent", choice.name).load()
         if kind.learn is not Agent.learn or kind.memory == "self":
             others = "+".join(sorted(other.name for team, other in agents.items() if team != side))
-            entered.append(Entrant(f"{choice.name} ({side} against {others})", seed, path, side=side))
+            entered.append(Entrant(f"{choice.name} ({side} vs {others})", seed, path, side=side))
     return entered
 
 

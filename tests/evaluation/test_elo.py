@@ -129,3 +129,9 @@ def test_a_damaged_tournament_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tournament.json").write_text(text)
     with pytest.raises(ConfigError, match="damaged"):
         elo.read_tournament(tmp_path)
+
+
+def test_who_won_every_game_is_not_known_exactly() -> None:
+    few, many = (elo.standings(("a", "b"), [Match("a", "b", games)]) for games in (5, 500))
+    assert few.high[0] - few.low[0] > 20 and few.high[0] > few.rating[0] > few.low[0]
+    assert many.rating[0] > few.rating[0]

@@ -70,9 +70,7 @@ def test_only_who_learned_enters_and_only_on_its_own_side() -> None:
     assert entrants_of(path, run(all="mfq")) == entrants_of(path, run(red="mfq", blue="mfq"))
     assert entrants_of(path, run(all="mfq")) == [Entrant("mfq", 7, path)]
     # The rusher that a run was trained against is not that run.
-    assert entrants_of(path, run(red="mfq", blue="rusher")) == [
-        Entrant("mfq (red against rusher)", 7, path, None, "red")
-    ]
+    assert entrants_of(path, run(red="mfq", blue="rusher")) == [Entrant("mfq (red vs rusher)", 7, path, None, "red")]
     assert [e.side for e in entrants_of(path, run(red="mfq", blue="iql"))] == ["red", "blue"]
     stage = RunConfig(SMALL, {"all": Choice("random")}, RunOptions(copies=3, sharing="group"))
     red, blue = (Entrant(f"rusher {side}", 0, None, Choice("rusher"), side) for side in ("red", "blue"))
