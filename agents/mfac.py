@@ -56,6 +56,8 @@ class MFACConfig(AgentConfig):
     """Learning rate of the actor (Adam)."""
     critic_rate: Rate = 1e-3
     """Learning rate of the critic (Adam)."""
+    anneal: bool = True
+    """Whether learning rates sink over the last quarter of the run, and as the temperature falls."""
     hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers, of the actor and of the critic."""
     batch_size: Positive = 256
@@ -134,13 +136,16 @@ class MFAC(Agent):
             q = chosen = self.critic(batch.obs, batch.field, batch.action).squeeze(-1)
         loss = pooled((chosen - target).square(), batch.valid)
         finite(loss, "the critic of mean-field actor-critic")
-        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, config.gradient_clip)
+        pace = self.pace() if config.anneal else 1.0
+        rate, clip = pace * config.critic_rate, config.gradient_clip
+        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, clip, rate)
         track(self.target, self.critic, config.target_rate)
         free, entropy = self.free_energy(batch, q.detach())
         free_loss = pooled(free, batch.valid)
         finite(free_loss, "the actor of mean-field actor-critic")
         # Through the critic, but not into it: the gradient of the actor's weights alone.
-        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, config.gradient_clip)
+        rate = pace * config.actor_rate
+        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, clip, rate)
         entropy = pooled(entropy.detach(), batch.valid) / self.minds
         self.adapt_temperature(entropy)
         self.learned += 1

@@ -62,7 +62,7 @@ class MFPPOConfig(AgentConfig):
     learning_rate: Rate = 1e-3
     """Of Adam, for policy and value."""
     anneal: bool = True
-    """Whether the learning rate sinks to 0 over the second half of the run: else the policy goes on trembling."""
+    """Whether learning rates sink over the last quarter of the run, and as the temperature falls."""
     clip: Annotated[float, Bounds(0.0, 10.0, open_low=True)] = 0.2
     """How far the ratio of probabilities may move before its gradient stops."""
     hidden: tuple[Positive, ...] = (64, 64)
@@ -181,7 +181,7 @@ class MFPPO(Agent):
             rows["log_p"] = torch.cat(parts, 1)
         numbers: dict[str, list[Tensor]] = {}
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min(1.0, 2 - 2 * self.progress) if config.anneal else rate
+            group["lr"] = rate * self.pace() if config.anneal else rate
         for epoch in range(config.epochs):
             order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(value.device)
             for part in order.chunk(min(config.minibatches, count)):

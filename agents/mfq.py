@@ -44,6 +44,8 @@ class MFQConfig(AgentConfig):
     """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
     learning_rate: Rate | None = None
     """Of Adam for a network (none: 0.001); the share of the way to the target for a table (none: 0.05)."""
+    anneal: bool = True
+    """Whether a network's learning rate sinks over the last quarter of the run, and as the temperature falls."""
     hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers of the network."""
     channels: tuple[Positive, ...] = (32, 32)
@@ -173,6 +175,11 @@ class MFQ(Agent):
             self.optimiser = adam(self.weights, self.learning_rate)
             self.memory = "replay"  # type: ignore[misc]
 
+    @property
+    def rate(self) -> float:
+        """The learning rate now."""
+        return self.learning_rate * (self.pace() if self.config.anneal and not self.tabular else 1.0)
+
     def _evaluate(self, values: nn.Module, obs: Tensor, field: Tensor) -> Tensor:
         felt = field[..., self.field_size - self.columns :] if self.tabular else field
         q: Tensor = values(obs, felt)
@@ -201,7 +208,7 @@ class MFQ(Agent):
         error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
         loss = pooled(error.square(), batch.valid)
         finite(loss, "mean-field Q-learning")
-        norm = descend(loss, self.weights, self.optimiser, self.minds, config.gradient_clip)
+        norm = descend(loss, self.weights, self.optimiser, self.minds, config.gradient_clip, self.rate)
         track(self.target, self.values, config.target_rate)
         entropy = gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature).mean()
         self.adapt_temperature(entropy)
@@ -219,7 +226,7 @@ class MFQ(Agent):
         weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
         action = batch.action.clamp(min=0)  # rows that are not valid may hold -1
         error = q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target
-        table.pull(cell, action, target, weight, self.learning_rate)
+        table.pull(cell, action, target, weight, self.rate)
         share = weight.sum().clamp(min=1)
         entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
         self.adapt_temperature(entropy)

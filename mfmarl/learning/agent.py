@@ -110,6 +110,17 @@ class Agent(nn.Module, ABC):
             return self.log_temperature.exp()
         return self.schedule.at(self.progress)
 
+    def pace(self) -> float:
+        """The share of its learning rate that an annealing agent uses now.
+
+        It sinks to 0 over the last quarter of the run, or what is learned goes on trembling; and with the square root
+        of a falling temperature, because a policy answers a change of energy by d log p = -dE/T: crowds of cold agents
+        that learn fast all run to the same place, and back.
+        """
+        start = self.schedule.at(0.0)
+        cold = min(1.0, self.schedule.at(self.progress) / start) if start > 0 else 1.0
+        return max(1e-3, min(1.0, 4 - 4 * self.progress) * cold**0.5)
+
     def adapt_temperature(self, entropy: Tensor, rate: float = 0.01) -> None:
         """One step of dual ascent towards the target entropy: log T += rate (target - H)."""
         if self.schedule.kind == "entropy":

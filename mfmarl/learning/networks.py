@@ -132,9 +132,16 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
 
 
 def descend(
-    loss: Tensor, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer, minds: int, largest: float
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    minds: int,
+    largest: float,
+    rate: float,
 ) -> Tensor:
     """One step down the gradient of these parameters alone, clipped mind by mind; returns its norms [M] before that."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
     norm = clip_gradients(parameters, minds, largest)

@@ -40,7 +40,7 @@ def test_a_crowd_arrives_at_the_logit_equilibrium(learner: str, field: str) -> N
         low, high = (p, high) if 1 / (1 + math.exp(-gain / temperature)) > p else (low, p)
     name, options = STAGE[learner]
     options = {**options, "field": field, "gamma": 0.0, "temperature": str(temperature)}
-    training = train(Arms(agents, crowd=-1.0), name, options, evaluate=False, steps=700, copies=4)
+    training = train(Arms(agents, crowd=-1.0), name, options, evaluate=False, steps=1000, copies=4)
     finish(training)
     assert policy(training)[1].item() == pytest.approx(p, abs=0.03)
 
