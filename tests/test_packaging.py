@@ -305,6 +305,7 @@ ALLOWED = {
     ("scripts/bench/bench_training.py", "torch.manual_seed"): PEER,
     ("scripts/bench/bench_training.py", "torch.rand_like"): PEER,
     ("scripts/bench/bench_training.py", "torch.randperm"): PEER,
+    ("scripts/bench/peer_supersuit.py", "torch.manual_seed"): PEER,
 }
 """Exceptions, (file, what is called) -> why it is right there."""
 
