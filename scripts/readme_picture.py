@@ -1,6 +1,6 @@
 """Draw docs/images/demo.png, the README's picture, from what `make demo` left in runs/demo.
 
-python docs/picture.py [runs/demo]
+python scripts/readme_picture.py [runs/demo]
 """
 
 from __future__ import annotations
