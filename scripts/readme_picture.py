@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -18,8 +19,8 @@ AGENTS = {"mfq": "mfq: feels its neighbours", "iql": "iql: does not"}
 
 def draw(comparison: Path) -> Figure:
     figure = Figure(figsize=(14.8, 7.6), facecolor="#fdfdfd")
-    halves = figure.subfigures(1, len(TITLES), wspace=0.0)
-    for half, (environment, title) in zip(halves, TITLES.items(), strict=True):
+    halves = figure.subfigures(1, len(TITLES), squeeze=False)
+    for half, (environment, title) in zip(np.ravel(halves), TITLES.items(), strict=True):
         half.suptitle(title, fontsize=15, fontweight="bold", x=0.045, ha="left", y=0.985)
         curves = half.add_axes((0.0, 0.42, 1.0, 0.52))
         curves.imshow(imread(comparison / "figures" / f"curves_{environment.replace('=', '_')}.png"))
