@@ -76,14 +76,7 @@ def draw(rows: list[Row], cooled: list[Row], drivers: int) -> Figure:
         left.plot(fine, shares[:, link], color=COLOURS[link], linewidth=1.3)
         seen = np.array([(row["temperature"], *row[f"share/{link}"]) for row in rows if not row["toll"]])
         left.errorbar(seen[:, 0], seen[:, 1], 2 * seen[:, 2], fmt="o", markersize=5, color=COLOURS[link], zorder=3)
-        left.annotate(
-            f"link {link}",
-            (2.75, shares[-1, link]),
-            color=COLOURS[link],
-            fontsize=9,
-            va="center",
-            annotation_clip=False,
-        )
+        left.annotate(f"link {link}", (0.0155, shares[0, link] + 0.012), color=COLOURS[link], fontsize=9)
     for toll, colour, name in ((False, COLOURS[0], "no toll"), (True, COLOURS[2], "toll")):
         costs = [games[toll].cost(games[toll].equilibrium(float(t), drivers), drivers) for t in fine]
         right.plot(fine, costs, color=colour, linewidth=1.3)

@@ -120,13 +120,14 @@ def draw(found: dict[str, dict[float, Average]], side: int) -> Figure:
             zorder=4,
             label=name,
         )
-    for place, text in ((ising_exact.potts_critical_temperature(2), "Onsager\n1.1346"), (2.0, "mean field\n2")):
+    onsager = ising_exact.potts_critical_temperature(2)
+    for place, text, y in ((onsager, "Onsager, 1.1346 ", 0.08), (2.0, "mean field, 2 ", 0.9)):
         axes.axvline(place, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
-        axes.annotate(text, (place, 1.03), ha="center", va="top", fontsize=8.5, color=SOFT, backgroundcolor=PAPER)
-    axes.annotate("Yang, infinite lattice", (1.02, 0.62), ha="right", color=INK, fontsize=9)
+        axes.annotate(text, (place, y), ha="right", fontsize=9, color=SOFT)
+    axes.annotate("Yang, infinite lattice ", (onsager - 0.01, 0.55), ha="right", color=INK, fontsize=9)
     axes.annotate(f"heat bath on {side} x {side}", (1.32, 0.27), color=SOFT, fontsize=9)
     axes.annotate("m = tanh(2m/tau)", (1.72, 0.66), color=INK, fontsize=9)
-    axes.legend(loc="lower left", frameon=False, fontsize=9)
+    axes.legend(loc="center left", bbox_to_anchor=(0.0, 0.32), frameon=False, fontsize=9)
     axes.set_ylim(-0.02, 1.05)
     axes.set_xlim(fine[0], fine[-1])
     axes.set_xlabel("temperature tau of the agents")
