@@ -145,6 +145,7 @@ class MFQ(Agent):
     """Mean-field Q-learning: action values given the mean action of the others."""
 
     Config = MFQConfig
+    memory = "replay"  # of a network; a table learns from the latest step
     needs_discrete = True
 
     def __init__(self, config: MFQConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
@@ -173,7 +174,6 @@ class MFQ(Agent):
             self.target = deepcopy(self.values).requires_grad_(False)
             self.weights = list(self.values.parameters())
             self.optimiser = adam(self.weights, self.learning_rate)
-            self.memory = "replay"  # type: ignore[misc]
 
     @property
     def rate(self) -> float:

@@ -208,8 +208,13 @@ def _to_agents(
     own: dict[str, dict[str, dict[str, Any]]],
 ) -> bool:
     used = False
+    # What learners have is meant for them: a scripted fighter is not warmed by a crowd's `--temperature`.
+    takers = {name for name, (_, known) in configs.items() if option in known}
+    learners = {name for name in takers if lookup("agent", name).load().memory != "none"}
     for label, team in agents.items():
         for group, choice in team.items():
+            if scope in ("", "agent") and learners and choice.name not in learners:
+                continue
             cls, known = configs[choice.name]
             fixed = dict(lookup("agent", choice.name).overrides)
             if option in known and scope in ("", "agent", choice.name, group, label):

@@ -56,3 +56,15 @@ def test_a_name_that_could_be_two_things_is_asked_about() -> None:
     assert given["ising"].options == {"field": 0.1}
     assert players["mfq"]["all"].options == {"field": "actions over everyone"}
     assert players["iql"]["all"].options == {}
+
+
+def test_what_learners_have_is_not_given_to_the_scripted() -> None:
+    agents = parse_agents("red=mfq+blue=rusher")
+    environments = parse_environments("magent2/battle_v4")
+    _, given = assign([("temperature", "0.1")], environments, agents)
+    assert given["red=mfq+blue=rusher"]["red"].options == {"temperature": "0.1"}
+    assert given["red=mfq+blue=rusher"]["blue"].options == {}
+    _, given = assign([("rusher.temperature", "0.1")], environments, agents)
+    assert given["red=mfq+blue=rusher"]["blue"].options == {"temperature": "0.1"}
+    _, given = assign([("temperature", "0.1")], environments, parse_agents("rusher"))
+    assert given["rusher"]["all"].options == {"temperature": "0.1"}
