@@ -141,7 +141,9 @@ def main() -> int:
             for temperature in temperatures:
                 for toll in (False, True):
                     progress.update("runs", done, f"T = {temperature:g}")
-                    found = learned("mfq", {"values": "table"}, str(temperature), given, toll)
+                    # A colder crowd answers more steeply: with larger steps it would overshoot and waver.
+                    table = {"values": "table", "learning_rate": min(0.05, temperature / 4)}
+                    found = learned("mfq", table, str(temperature), given, toll)
                     rows.append({"temperature": temperature, "toll": toll, **found})
                     done += 1
             for name, (agent, options) in LEARNERS.items():
@@ -159,14 +161,14 @@ def main() -> int:
         known = Congestion(given.agents).reference(0.2)
         theory = {name: known[name].value for name in [*SHARES, "cost"]}
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()}
-        table = {
+        numbers = {
             "settings": settings,
             "by_temperature": rows,
             "at_0.2": every,
             "theory_at_0.2": theory,
             "cooled": cooled,
         }
-        write_text(Path(f"{stem}.json"), json.dumps(table, indent=1))
+        write_text(Path(f"{stem}.json"), json.dumps(numbers, indent=1))
         _, png = save(draw(rows, cooled, given.agents), stem)
     except MfmarlError as error:
         print(f"congestion: {error}", file=sys.stderr)

@@ -94,7 +94,7 @@ def test_spins_that_move_one_by_one_have_it_too(tau: float) -> None:
 @pytest.mark.verify
 @pytest.mark.parametrize("agent", ["mfac", "mfppo"])
 def test_learned_policies_are_the_heat_bath(agent: str) -> None:
-    held(Ising(400, start="ordered"), agent, {}, 1.0, steps=4000, copies=16)
+    held(Ising(400, start="ordered"), agent, {}, 1.0, steps=4000, copies=16, burn_in=0.9)
 
 
 @pytest.mark.verify
