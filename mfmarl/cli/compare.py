@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -96,6 +95,7 @@ def seeds_of(text: str) -> list[int]:
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
+    from mfmarl.cli.carry_out import carry_out
     from mfmarl.evaluation.claims import parse_claim
     from mfmarl.evaluation.comparison import plan, write_plan
     from mfmarl.evaluation.results import folder_name
@@ -114,37 +114,8 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)
     write_plan(folder, environments, agents, seeds, "mfmarl " + shlex.join(sys.argv[1:]))
-    failed = _carry_out(known, runs)
+    failed = carry_out(runs, known.jobs, known.quiet, known.imports)
     return _conclude(known, folder, failed)
-
-
-def _carry_out(known: argparse.Namespace, runs: list[Any]) -> list[tuple[Any, str]]:
-    from mfmarl.cli.progress import Progress
-    from mfmarl.evaluation.comparison import execute
-
-    jobs = known.jobs or os.cpu_count() or 1
-    total = sum(r.config.run.steps for r in runs)
-    done: dict[str, int] = {}
-    agent_steps: dict[str, int] = {}
-    begun = time.monotonic()
-    with Progress(known.quiet) as progress:
-        progress.add("all runs", total)
-
-        def on_event(planned: Any, event: dict[str, Any]) -> None:
-            key = str(planned.path)
-            if event["event"] == "row":
-                done[key] = event["row"]["step"]
-                agent_steps[key] = event["row"]["agent_steps"]
-            elif event["event"] == "done":
-                done[key] = planned.config.run.steps
-            elif event["event"] == "failed":
-                progress.say(f"failed: {planned.environment} {planned.agent} seed {planned.seed}: {event['error']}")
-            finished = sum(v >= r.config.run.steps for r in runs if (v := done.get(str(r.path), 0)))
-            rate = sum(agent_steps.values()) / max(time.monotonic() - begun, 1e-9)
-            note = f"{finished}/{len(runs)} runs  {rate / 1e6:.2f}M agent-steps/s"
-            progress.update("all runs", sum(done.values()), note)
-
-        return execute(runs, jobs, on_event, known.imports)
 
 
 def _conclude(known: argparse.Namespace, folder: Path, failed: list[tuple[Any, str]]) -> int:

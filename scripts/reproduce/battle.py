@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import shlex
 import sys
 from math import sqrt
@@ -29,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mfmarl.cli.carry_out import carry_out
 from mfmarl.cli.progress import Progress
 from mfmarl.errors import MfmarlError, RunsFailed
-from mfmarl.evaluation.comparison import PlannedRun, execute, plan, write_plan
+from mfmarl.evaluation.comparison import PlannedRun, plan, write_plan
 from mfmarl.evaluation.films import film, film_comparison, write_gif, write_png
 from mfmarl.evaluation.report import write_report
 from mfmarl.evaluation.results import read_comparison
@@ -121,19 +121,7 @@ class Stage:
 
 def train(runs: list[PlannedRun], jobs: int, quiet: bool) -> None:
     """Carry out the runs. Raises RunsFailed."""
-    done: dict[Path, int] = {}
-    with Progress(quiet) as progress:
-        progress.add("training", sum(run.config.run.steps for run in runs))
-
-        def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
-            if event["event"] == "row":
-                done[run.path] = event["row"]["step"]
-            elif event["event"] == "done":
-                done[run.path] = run.config.run.steps
-            finished = sum(steps >= run.config.run.steps for steps in done.values())
-            progress.update("training", sum(done.values()), f"{finished}/{len(runs)} runs")
-
-        failed = execute(runs, jobs, on_event)
+    failed = carry_out(runs, jobs, quiet)
     if failed:
         raise RunsFailed(f"{len(failed)} of {len(runs)} runs failed; the first: {failed[0][1]}")
 
@@ -221,7 +209,7 @@ def main() -> int:
     try:
         runs = plan({PLACE: environment}, teams, seeds, options, known.out)
         write_plan(known.out, {PLACE: environment}, teams, seeds, "python " + shlex.join(sys.argv))
-        train(runs, known.jobs or os.cpu_count() or 1, known.quiet)
+        train(runs, known.jobs, known.quiet)
         stage = Stage(environment, min(known.games, 25), 1_000_003, known.max_cycles)
         try:
             table = evaluate(runs, seeds, stage, known.games, known.quiet)

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.progress import Progress
+from mfmarl.cli.carry_out import carry_out
 from mfmarl.errors import MfmarlError, RunsFailed
-from mfmarl.evaluation.comparison import PlannedRun, execute, plan, write_plan
+from mfmarl.evaluation.comparison import PlannedRun, plan, write_plan
 from mfmarl.evaluation.films import film_comparison
 from mfmarl.evaluation.report import write_report
 from mfmarl.evaluation.results import read_comparison, scores
@@ -47,19 +46,7 @@ AGAINST = (*((name, "random") for name in AGENTS if name != "random"), ("mfppo",
 
 def train(runs: list[PlannedRun], jobs: int, quiet: bool) -> None:
     """Carry out the runs. Raises RunsFailed."""
-    done: dict[Path, int] = {}
-    with Progress(quiet) as progress:
-        progress.add("training", sum(run.config.run.steps for run in runs))
-
-        def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
-            if event["event"] == "row":
-                done[run.path] = event["row"]["step"]
-            elif event["event"] == "done":
-                done[run.path] = run.config.run.steps
-            finished = sum(steps >= run.config.run.steps for steps in done.values())
-            progress.update("training", sum(done.values()), f"{finished}/{len(runs)} runs")
-
-        failed = execute(runs, jobs, on_event)
+    failed = carry_out(runs, jobs, quiet)
     if failed:
         raise RunsFailed(f"{len(failed)} of {len(runs)} runs failed; the first: {failed[0][1]}")
 
@@ -104,7 +91,7 @@ def main() -> int:
     try:
         runs = plan({PLACE: ENVIRONMENT}, teams, seeds, options, known.out)
         write_plan(known.out, {PLACE: ENVIRONMENT}, teams, seeds, command)
-        train(runs, known.jobs or os.cpu_count() or 1, known.quiet)
+        train(runs, known.jobs, known.quiet)
         comparison = read_comparison(known.out, burn_in=burn_in)
         film_comparison(comparison)
         page = write_report(known.out, burn_in=burn_in)
