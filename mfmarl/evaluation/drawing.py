@@ -205,8 +205,8 @@ def room_for_names(figure: Figure, names: Sequence[Any], distance: float) -> Non
     """The axes give way to the longest of the names on their right, which begin so many points away from them."""
     from matplotlib.text import Text
 
-    # Of an annotation the text alone, without its arrow.
-    longest = max((Text.get_window_extent(name).width for name in names), default=0.0) / figure.dpi
+    # Of an annotation the text alone, without its arrow; in a browser's font it may be a little wider.
+    longest = 1.08 * max((Text.get_window_extent(name).width for name in names), default=0.0) / figure.dpi
     room = (longest + (distance + 4) / 72) / figure.get_size_inches()[0]
     if 1 - room < figure.subplotpars.right:
         figure.subplots_adjust(right=1 - room)

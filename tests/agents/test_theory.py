@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from mfmarl.agents.mfq import Table
+from mfmarl.envs.congestion import Congestion
+from mfmarl.evaluation.averages import averages_while_learning
 from mfmarl.statmech import gibbs
 from tests.learning.mini import Aim, Arms, Corridor, finish, train
 
@@ -55,6 +57,42 @@ def test_the_temperature_is_in_units_of_reward(learner: str) -> None:
         training = train(Arms(50, pay=(0.0, pay)), name, given, evaluate=False, steps=800, copies=4)
         finish(training)
         assert policy(training)[1].item() == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("learner", ["mfq", "mfac", "mfppo"])
+def test_steps_shrink_as_a_crowd_cools_and_before_it_stops(learner: str) -> None:
+    """By the square root of T / T_0, and linearly to nothing over the last quarter; they never grow, nor end at 0."""
+    options = {"hidden": (4,), "temperature": "geometric(1, 0.01)"}
+    training = train(Arms(4), learner, options, evaluate=False, steps=400)
+    agent: Any = training.players[0].agent
+    for progress, share in ((0.0, 1.0), (0.5, 0.1**0.5), (0.875, 0.5 * 0.01**0.4375), (1.0, 1e-3)):
+        agent.progress = progress
+        assert agent.pace() == pytest.approx(share)
+    agent.progress = 0.0
+    finish(training)
+    rates = [group["lr"] for o in agent.optimisers().values() for group in o.param_groups]
+    assert rates
+    assert all(0 < rate < 0.1 * 1e-3 for rate in rates)
+    warm = train(Arms(4), learner, {**options, "anneal": False}, evaluate=False, steps=400)
+    finish(warm)
+    kept: Any = warm.players[0].agent
+    assert all(group["lr"] == pytest.approx(1e-3) for o in kept.optimisers().values() for group in o.param_groups)
+    hot: Any = train(Arms(4), learner, {**options, "temperature": "linear(0.1, 1)"}, evaluate=False).players[0].agent
+    hot.progress = 0.5
+    assert hot.pace() == 1.0
+
+
+def test_a_cold_crowd_of_networks_does_not_run_to_and_fro() -> None:
+    """Drivers of one mind cooled to T = 0.02: with shrinking steps they stay at the equilibrium, without they leave it."""
+    cost = {}
+    for anneal in (True, False):
+        options = {"temperature": "geometric(1, 0.02)", "anneal": anneal}
+        training = train(Congestion(100, horizon=None), "mfq", options, evaluate=False, steps=2000, copies=4)
+        cost[anneal] = averages_while_learning(training, 1900)["cost"]
+    known = Congestion(100).reference(0.02)["cost"].value
+    slack = 5 * cost[True].error + 0.01  # the schedule is still on its way
+    assert abs(cost[True].value - known) < slack
+    assert cost[False].value > known + slack
 
 
 def corridor_values(rules: Corridor, gamma: float, temperature: float) -> torch.Tensor:
