@@ -356,21 +356,28 @@ def print_table(table: dict[str, Any], console: Console) -> None:
     def empty(title: str, headings: Sequence[str]) -> Table:
         shown = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None)
         for place, heading in enumerate(headings):
-            shown.add_column(Text(heading), justify="right" if place else "left", no_wrap=place < 2)
+            shown.add_column(
+                Text(heading),
+                justify="right" if place else "left",
+                no_wrap=place > 0,
+                overflow="fold" if place == 0 else "ellipsis",
+            )
         return shown
 
     for environment, about in table["environments"].items():
-        headings = ["agent", f"{about['score']}, 95 %", "runs", "P(impr.)", "wall", "CPU", "agent-steps/s"]
-        shown = empty(environment, headings)
+        # Long names take the room of the times, which the report has.
+        timed = max(map(len, about["agents"]), default=0) + 68 <= console.width
+        headings = ["agent", f"{about['score']}, 95 %", "runs", "P(impr.)", *(["wall", "CPU"] if timed else [])]
+        shown = empty(environment, [*headings, "agent-steps/s"])
         for name, agent in about["agents"].items():
             chance = improvement_of(about, name)
+            times = [duration(agent["wall"]), duration(agent["cpu"])] if timed else []
             shown.add_row(
                 Text(name, style="bold"),
                 Text(measured_text(agent["iqm"], agent["low"], agent["high"]) if agent["runs"] else "failed"),
                 Text(runs_text(agent), style="red" if agent["failed"] else ""),
                 "" if chance is None else f"{chance['value']:.2f}",
-                duration(agent["wall"]),
-                duration(agent["cpu"]),
+                *times,
                 count(agent["agent_steps_per_second"]),
             )
         console.print(shown)
