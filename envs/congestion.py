@@ -31,7 +31,7 @@ from mfmarl.population.pettingzoo_out import faces
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
-from mfmarl.statmech import logit
+from mfmarl.statmech.mean_field import logit
 
 Array = NDArray[np.float64]
 

@@ -37,7 +37,7 @@ from mfmarl.population.pettingzoo_out import faces
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
-from mfmarl.statmech import ising_exact
+from mfmarl.statmech.exact import ising as ising_exact
 
 
 class State(NamedTuple):

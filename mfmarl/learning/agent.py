@@ -23,7 +23,7 @@ from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
-from mfmarl.statmech.schedule import Schedule, parse_schedule
+from mfmarl.statmech.annealing.schedule import Schedule, parse_schedule
 
 _CHUNK = 1 << 14  # rows whose activations stay in the cache: twice as fast as a million rows in one go
 

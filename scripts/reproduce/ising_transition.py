@@ -37,7 +37,7 @@ from mfmarl.learning.build import build
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
-from mfmarl.statmech import ising_exact
+from mfmarl.statmech.exact import ising as ising_exact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

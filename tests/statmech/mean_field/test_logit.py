@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from mfmarl.errors import ConfigError, NumericFault
-from mfmarl.statmech import ising_exact, logit
+from mfmarl.statmech.exact import ising as ising_exact
+from mfmarl.statmech.mean_field import logit
 
 A, B = np.array([0.0, 0.2, 0.5, 1.0]), np.array([1.0, 0.8, 0.5, 0.25])
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfmarl.errors import ConfigError
-from mfmarl.statmech import ising_exact as exact
+from mfmarl.statmech.exact import ising as exact
 
 T_C = exact.SQUARE_CRITICAL_TEMPERATURE
 

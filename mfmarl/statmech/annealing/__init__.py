@@ -1,0 +1,1 @@
+"""Temperatures over time, and the search for ground states by cooling."""

@@ -1,0 +1,1 @@
+"""What a system is: its energy, and what samplers need to know of it."""

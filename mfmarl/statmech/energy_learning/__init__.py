@@ -1,0 +1,1 @@
+"""Learning an energy from data: losses, contrastive divergence, score matching."""

@@ -1,0 +1,1 @@
+"""What is known exactly: enumeration, transfer matrices, quadrature, closed forms."""

@@ -1,0 +1,1 @@
+"""Free-energy differences from samples, each with its standard error."""

@@ -1,0 +1,1 @@
+"""Self-consistent equations: naive, TAP, Bethe, logit equilibria; stability and susceptibility."""

@@ -1,0 +1,1 @@
+"""Optimisers with a temperature, as `torch.optim.Optimizer`."""

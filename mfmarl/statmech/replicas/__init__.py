@@ -1,0 +1,1 @@
+"""Copies of one disordered system: overlaps, replica theory, ensembles."""

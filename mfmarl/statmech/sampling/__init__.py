@@ -1,0 +1,1 @@
+"""Markov chains that leave the Gibbs distribution unchanged, and what their samples are worth."""
