@@ -62,7 +62,7 @@ def write_report(
         _settings(comparison.runs, comparison.plan),
         _repeat(comparison),
     ]
-    return write_text(path / "report.html", _page(title, body))
+    return write_text(path / "report.html", html_page(title, body))
 
 
 def report_run(path: Path) -> Path:
@@ -91,18 +91,20 @@ def report_run(path: Path) -> Path:
         f"{summary.count(run.agent_steps)} agent-steps in {summary.duration(run.wall)} "
         f"({summary.duration(run.cpu)} of CPU), {summary.count(run.rate)} agent-steps per second.</p></header>",
         _pictures(path),
-        _figure(
+        html_figure(
             path,
             "run",
             figures.single_run(run),
             "What the run measured, as it learned; dashed lines are known answers.",
         ),
         "<section><h2>Time averages</h2>",
-        _table(["measure", "mean of the last half", "theory", "distance", "kind and source"], rows, numbers=(1, 2, 3)),
+        html_table(
+            ["measure", "mean of the last half", "theory", "distance", "kind and source"], rows, numbers=(1, 2, 3)
+        ),
         "<p class='note'>One run is one sample: for intervals, compare several seeds.</p></section>",
         _settings([run], {}),
     ]
-    return write_text(path / "report.html", _page(title, body))
+    return write_text(path / "report.html", html_page(title, body))
 
 
 def report_tournament(path: Path) -> Path:
@@ -126,15 +128,15 @@ def report_tournament(path: Path) -> Path:
         f"<header><h1>{escape(title)}</h1><p class='lead'>{escape(players[order[0]])} leads {len(players)} players "
         f"after {found.games.sum() / 2:.0f} games ({unit}).</p></header>",
         "<section>",
-        _table(["player", "Elo", "95 % interval", "points"], rows, numbers=(1, 2, 3)),
-        _figure(path, "elo", figures.elo(found), "Elo ratings by maximum likelihood, mean 1500."),
-        _figure(path, "win_matrix", figures.win_matrix(found), "Points per game, ties counting half to each side."),
+        html_table(["player", "Elo", "95 % interval", "points"], rows, numbers=(1, 2, 3)),
+        html_figure(path, "elo", figures.elo(found), "Elo ratings by maximum likelihood, mean 1500."),
+        html_figure(path, "win_matrix", figures.win_matrix(found), "Points per game, ties counting half to each side."),
         "</section>",
         _pictures(path),
         _settings([], about),
-        _command(str(about.get("command", ""))),
+        html_repeat(str(about.get("command", ""))),
     ]
-    return write_text(path / "report.html", _page(title, body))
+    return write_text(path / "report.html", html_page(title, body))
 
 
 def _points(found: Any, player: int) -> str:
@@ -165,7 +167,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
     parts = [f"<section><h2>{escape(environment)}</h2>", _scores(comparison, about)]
     if any(a["runs"] for a in about["agents"].values()):
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 f"curves_{stem}",
                 figures.learning_curves(comparison, environment),
@@ -183,7 +185,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
     curves = [(m, column) for m, column in measures.items() if "/" not in m and column != about["score"]]
     for measure, column in curves[:MOST_CURVES]:
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 f"curves_{stem}_{drawing.file_name(measure)}",
                 figures.learning_curves(comparison, environment, column),
@@ -192,7 +194,7 @@ def _environment(comparison: Comparison, table: dict[str, Any], environment: str
         )
     if any(a["runs"] for a in about["agents"].values()):
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 f"intervals_{stem}",
                 figures.intervals(comparison, environment),
@@ -241,7 +243,7 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
                 summary.count(agent["agent_steps_per_second"]),
             ]
         )
-    scores = _table(headings, rows, numbers=range(1, len(headings)))
+    scores = html_table(headings, rows, numbers=range(1, len(headings)))
     known = summary.theory_rows(about)
     if not known:
         return scores
@@ -251,7 +253,7 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
         "<p class='note'>Distance of the runs' mean from the known answer, ± half its 95 % interval; "
         "where a temperature falls, of the steps within a tenth of its end.</p>"
     )
-    return scores + _table(headings, lines, numbers=range(1, len(headings))) + note
+    return scores + html_table(headings, lines, numbers=range(1, len(headings))) + note
 
 
 def _across(comparison: Comparison, table: dict[str, Any]) -> str:
@@ -260,7 +262,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
     parts = []
     if any(a["theory"] for e in table["environments"].values() for a in e["agents"].values()):
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 "theory",
                 figures.theory(comparison),
@@ -272,7 +274,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
         dict.fromkeys(m for e in comparison.environments for m in comparison.references(e)) if option else ()
     ):
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 f"order_{drawing.file_name(measure)}",
                 figures.order_parameter(comparison, measure, option),
@@ -281,7 +283,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
         )
     if any(p["improvement"] for e in table["environments"].values() for p in e["pairs"]):
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 "improvement",
                 figures.improvement(comparison, table),
@@ -290,7 +292,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
         )
     if sum(len(t) for t in summary.pooled(comparison).values()) > 1:
         parts.append(
-            _figure(
+            html_figure(
                 comparison.path,
                 "profile",
                 figures.profile(comparison),
@@ -304,7 +306,7 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
             for a, e in table["overall"]["agents"].items()
         ]
         parts.append(
-            _table(headings, rows, numbers=(1, 2)) + f"<p class='note'>{escape(table['overall']['scale'])}.</p>"
+            html_table(headings, rows, numbers=(1, 2)) + f"<p class='note'>{escape(table['overall']['scale'])}.</p>"
         )
     return f"<section><h2>All together</h2>{''.join(parts)}</section>" if parts else ""
 
@@ -318,7 +320,7 @@ def _failures(table: dict[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    return f"<section><h2 class='bad'>Failed runs</h2>{_table(['environment', 'agent', 'seed', 'what happened'], rows)}</section>"
+    return f"<section><h2 class='bad'>Failed runs</h2>{html_table(['environment', 'agent', 'seed', 'what happened'], rows)}</section>"
 
 
 def _method(comparison: Comparison, table: dict[str, Any]) -> str:
@@ -348,7 +350,7 @@ def _settings(runs: Sequence[Run], plan: dict[str, Any]) -> str:
     rows = [
         [key, " | ".join(sorted(values)[:6]) + (" | …" if len(values) > 6 else "")] for key, values in shown.items()
     ]
-    settings = _table(["setting", "value"], rows) if rows else ""
+    settings = html_table(["setting", "value"], rows) if rows else ""
     listed = ", ".join(f"{escape(k)} {escape(v)}" for k, v in versions.items()) or f"mfmarl {__version__}"
     return f"<section><h2>Settings and versions</h2><p>{listed}.</p><details><summary>All settings</summary>{settings}</details></section>"
 
@@ -368,10 +370,10 @@ def _repeat(comparison: Comparison) -> str:
     if not told:
         environments, agents = ",".join(comparison.environments), ",".join(comparison.agents)
         told = f"mfmarl compare {environments} --agents {agents} --seeds {len(comparison.seeds)}"
-    return _command(str(told))
+    return html_repeat(str(told))
 
 
-def _command(text: str) -> str:
+def html_repeat(text: str) -> str:
     return f"<section><h2>How to repeat it</h2><pre><code>{escape(text)}</code></pre></section>" if text else ""
 
 
@@ -387,7 +389,7 @@ class Mark(str):
         return made
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> str:
     right = set(numbers)
 
     def cell(tag: str, place: int, text: str) -> str:
@@ -404,7 +406,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iter
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _figure(folder: Path, stem: str, figure: Figure, caption: str) -> str:
+def html_figure(folder: Path, stem: str, figure: Figure, caption: str) -> str:
     """Save a figure under `figures/` and give it as HTML, in the page's own colours."""
     svg, _ = drawing.save(figure, folder / "figures" / stem)
     return f"<figure>{_inline(svg.read_text(encoding='utf-8'), caption)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -455,7 +457,7 @@ def _pictures(folder: Path, captions: dict[str, str] | None = None) -> str:
     return f"<h3>The population</h3><div class='pictures'>{''.join(parts)}</div>" if parts else ""
 
 
-def _page(title: str, body: Iterable[str]) -> str:
+def html_page(title: str, body: Iterable[str]) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     text = "".join(body)
     page = (
