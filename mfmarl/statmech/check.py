@@ -12,8 +12,8 @@ from mfmarl.errors import ConfigError, NumericFault
 
 def temperature(value: float | Tensor, *, positive: bool = False) -> None:
     """Raises ConfigError unless `value` is a temperature: not negative (or above 0), not NaN, not infinite."""
-    low = float(value.min()) if isinstance(value, Tensor) else float(value)
-    high = float(value.max()) if isinstance(value, Tensor) else float(value)
+    low = float(value.detach().min()) if isinstance(value, Tensor) else float(value)
+    high = float(value.detach().max()) if isinstance(value, Tensor) else float(value)
     if not (low > 0 if positive else low >= 0) or not math.isfinite(high):
         wanted = "above 0" if positive else "at least 0"
         raise ConfigError(f"A temperature must be finite and {wanted}, not {low if not low >= 0 else high:g}.")
@@ -21,7 +21,7 @@ def temperature(value: float | Tensor, *, positive: bool = False) -> None:
 
 def inverse_temperature(value: float | Tensor) -> None:
     """Raises ConfigError unless `value` is a beta: 0 (infinite temperature) to inf (zero temperature), not NaN."""
-    low = float(value.min()) if isinstance(value, Tensor) else float(value)
+    low = float(value.detach().min()) if isinstance(value, Tensor) else float(value)
     if not low >= 0:
         raise ConfigError(f"An inverse temperature beta must be at least 0, not {low:g}.")
 

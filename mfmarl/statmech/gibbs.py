@@ -5,6 +5,13 @@ $$ p_T(a) = e^{-E(a)/T} / Z, \qquad F = -T \log Z = \langle E \rangle_p - T\, H(
 Energies lie on the last axis; leading axes are a batch. An energy of `inf` is forbidden (probability 0).
 The temperature is a number or a tensor that broadcasts against the batch. At T = 0 the distribution is
 uniform over the ground states, and every function here takes that limit without overflow.
+
+$$ \frac{dF}{dT} = -H, \qquad C = \frac{d\langle E \rangle}{dT} = \frac{\mathrm{Var}(E)}{T^2}, \qquad
+   \frac{d\langle E \rangle}{d\beta} = -\mathrm{Var}(E) $$
+
+Raised everywhere: ConfigError for a temperature that is negative or not a number, NumericFault for energies that are
+not numbers or forbid every state of a row. `sample` alone looks at temperatures given as numbers only, since agents
+act by it: tensors are not waited for.
 """
 
 from __future__ import annotations
@@ -15,15 +22,27 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
+from mfmarl.errors import NumericFault
 from mfmarl.random import Key
+from mfmarl.statmech import check
 
 _SHORT = 15  # as many states along the last axis are too few for torch's kernels
 _COLDEST = 1e-30  # (E - E_min)/T is then 0 or huge: the limit T -> 0 in float32, without 0/0
 
 
-def _reduced(energy: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
+def _reduced(energy: Tensor, temperature: float | Tensor, checked: bool = True) -> tuple[Tensor, Tensor]:
     """(E - E_min)/T, and E_min [..., 1]."""
+    if checked or not isinstance(temperature, Tensor):
+        check.temperature(temperature)
     ground = energy.amin(-1, keepdim=True)
+    if checked and not bool(torch.isfinite(ground).all()):
+        # The least of a row is NaN if any is, and infinite if all are.
+        bad = ground[~torch.isfinite(ground)]
+        if bool((bad == torch.inf).all()):
+            raise NumericFault(f"Every state of {len(bad)} row(s) has infinite energy: no state is allowed, Z = 0.")
+        raise NumericFault(
+            f"Energies of {len(bad)} row(s) hold NaN or -inf; expected numbers, or inf for the forbidden."
+        )
     # A row of nothing but forbidden states has E_min = inf: inf - inf must not become NaN silently.
     ground = torch.where(torch.isinf(ground), torch.zeros_like(ground), ground)
     if isinstance(temperature, Tensor):
@@ -57,8 +76,15 @@ def probabilities(energy: Tensor, temperature: float | Tensor) -> Tensor:
     return softmax(-_reduced(energy, temperature)[0])
 
 
+def log_partition(energy: Tensor, temperature: float | Tensor) -> Tensor:
+    """log Z = log sum exp(-E/T), [...]: -F/T, Massieu's potential ("free entropy"; the entropy is `entropy`). T > 0."""
+    check.temperature(temperature, positive=True)
+    reduced, ground = _reduced(energy, temperature)
+    return torch.logsumexp(-reduced, dim=-1) - ground.squeeze(-1) / temperature
+
+
 def free_energy(energy: Tensor, temperature: float | Tensor) -> Tensor:
-    """F = -T log Z, [...]; the least energy at T = 0."""
+    """F = -T log Z = <E> - T H, [...]; the least energy at T = 0."""
     reduced, ground = _reduced(energy, temperature)
     log_z = torch.logsumexp(-reduced, dim=-1)
     return ground.squeeze(-1) - temperature * log_z
@@ -77,12 +103,22 @@ def entropy(energy: Tensor, temperature: float | Tensor) -> Tensor:
     return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
 
 
+def heat_capacity(energy: Tensor, temperature: float | Tensor) -> Tensor:
+    """C = d<E>/dT = Var(E)/T^2, [...]; 0 at T = 0, where a discrete set of energies has none."""
+    reduced, _ = _reduced(energy, temperature)
+    p = softmax(-reduced)
+    # In units of T, above the ground state: nothing overflows, and no two large numbers are subtracted.
+    height = torch.where(p > 0, reduced, torch.zeros_like(reduced))
+    mean = (p * height).sum(-1, keepdim=True)
+    return (p * (height - mean).square()).sum(-1)
+
+
 def sample(energy: Tensor, temperature: float | Tensor, ids: Tensor, key: Key) -> Tensor:
     """One state per row, int64 [...]: inversion of the cumulative distribution, one uniform per row.
 
     `ids` has the batch's shape. Forbidden states are never drawn, whatever the rounding.
     """
-    p = probabilities(energy, temperature)
+    p = softmax(-_reduced(energy, temperature, checked=False)[0])
     level = random.uniform(key, ids)
     if p.shape[-1] <= 8:
         # How many steps of the cumulative lie at or below the level: an empty step cannot be where it stops.
