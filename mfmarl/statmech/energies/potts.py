@@ -74,8 +74,9 @@ class Potts:
     def __call__(self, k: Tensor) -> Tensor:
         """H [*b] of states [*b, n]."""
         same = (k[..., self.pairs[:, 0]] == k[..., self.pairs[:, 1]]).to(self.couplings.dtype)
-        fields = self.fields.expand(*k.shape, self.num_states)
-        return -((same * self.couplings).sum(-1) + fields.gather(-1, k.unsqueeze(-1)).squeeze(-1).sum(-1))
+        shape = torch.broadcast_shapes(k.shape, self.fields.shape[:-1])
+        fields = self.fields.expand(*shape, self.num_states).gather(-1, k.expand(shape).unsqueeze(-1))
+        return -((same * self.couplings).sum(-1) + fields.squeeze(-1).sum(-1))
 
     def state_energies(self, k: Tensor) -> Tensor:
         """The energy of every state of every site given the others, [*b, n, q]: what a heat bath draws from."""
