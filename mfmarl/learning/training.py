@@ -19,6 +19,7 @@ from mfmarl.learning.agent import Transition
 from mfmarl.learning.memory import Replay, Rollout
 from mfmarl.learning.players import Player
 from mfmarl.learning.run_config import RunOptions
+from mfmarl.learning.thermodynamics import thermodynamics
 from mfmarl.population.simulation import Env
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -346,7 +347,10 @@ class Training:
             row |= self.evaluate(self.options.evaluation_interval)
         for name, values in self.numbers.items():
             row[name] = float(torch.stack([v.detach().to(torch.float64) for v in values]).mean())
-        for player in self.players:
+        for player, felt in zip(self.players, self.episode.felt, strict=True):
+            team = f"/{player.name}" if len(self.players) > 1 else ""
+            found = thermodynamics(player.agent, self.episode.timestep, felt)
+            row |= {f"gibbs/{name}{team}": float(value) for name, value in found.items()}
             if player.agent.memory != "self":
                 row[f"{player.name}/temperature"] = float(player.agent.temperature)
         self.tally.clear()

@@ -1,0 +1,44 @@
+"""What the agents' Gibbs distributions say of a population: energy, entropy, free energy and heat capacity.
+
+Every agent with discrete actions is an energy at a temperature, so these mean the same for all of them. They are means
+over the agents asked to act, each in units of the agent's own energy (reward, for a value learner; an actor's energy
+has an arbitrary zero, so only its entropy and heat capacity are to be compared).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfmarl.learning.agent import Agent, forbid
+from mfmarl.population.timestep import Timestep
+from mfmarl.statmech import gibbs
+
+_ROWS = 1 << 16  # agents enough for any mean that is drawn
+
+
+@torch.no_grad()
+def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str, Tensor]:
+    """Means (0-dim) over who acts now, of at most 65,536 agents; empty for a Box of actions or where nobody acts.
+
+    `field` [E, n, F] is what the agent's slots feel.
+    """
+    if not agent.spec.discrete:
+        return {}
+    obs, felt = agent.by_mind(timestep.obs[:, agent.slots]), agent.by_mind(field)
+    acting = agent.by_mind(timestep.acting[:, agent.slots])
+    legal = None if timestep.legal is None else agent.by_mind(timestep.legal[:, agent.slots])
+    # One that does not learn may know its rows by their place.
+    every = 1 if agent.memory == "none" else -(-acting.numel() // _ROWS)
+    obs, felt, acting = obs[:, ::every], felt[:, ::every], acting[:, ::every]
+    if not bool(acting.any()):
+        return {}
+    energy = forbid(agent.energy(obs, felt), None if legal is None else legal[:, ::every])[acting]
+    temperature = agent.temperature
+    found = {
+        "energy": gibbs.mean_energy(energy, temperature),
+        "entropy": gibbs.entropy(energy, temperature),
+        "free_energy": gibbs.free_energy(energy, temperature),
+        "heat_capacity": gibbs.heat_capacity(energy, temperature),
+    }
+    return {name: value.mean(dtype=torch.float64) for name, value in found.items()}
