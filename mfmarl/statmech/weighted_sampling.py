@@ -45,10 +45,13 @@ def replay_weights(probability: Tensor, beta: float, among: Tensor | None = None
 
 
 def draw(probability: Tensor, ids: Tensor, key: Key) -> Tensor:
-    """Indices int64 of the shape of `ids`, independently in proportion to `probability` [n] (any scale, in float64)."""
+    """Indices int64 of the shape of `ids`, independently in proportion to `probability` [n] (any scale, in float64).
+
+    Several distributions at once: probability [*m, n] and ids [*m, k].
+    """
     cumulative = probability.double().cumsum(-1)
-    level = _fine(key, ids) * cumulative[-1]
-    return torch.searchsorted(cumulative, level, right=True).clamp_(max=len(probability) - 1)
+    level = _fine(key, ids) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, level, right=True).clamp_(max=probability.shape[-1] - 1)
 
 
 def resample(
