@@ -35,6 +35,8 @@ from mfmarl.learning.agent import (
     logits_as_energy,
     policy,
     pooled,
+    told_of_weights,
+    weighted,
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
 from mfmarl.learning.networks import Network, adam, descend, track
@@ -64,6 +66,10 @@ class MFACConfig(AgentConfig):
     """Transitions per update and mind."""
     capacity: Positive = 65_536
     """Transitions kept for replay, per mind."""
+    priority: Annotated[float, Bounds(0.0, 1.0)] = 0.0
+    """Exponent alpha of prioritised replay: transitions are drawn by error^alpha (usual: 0.6); 0: uniformly."""
+    correction: Annotated[float, Bounds(0.0, 1.0)] = 0.4
+    """Exponent beta of the weights that correct for priorities, at first; it rises to 1 over the run."""
     warm_up: Positive = 256
     """Transitions gathered, per mind, before learning begins."""
     learn_every: Positive = 1
@@ -134,14 +140,15 @@ class MFAC(Agent):
             chosen = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         else:
             q = chosen = self.critic(batch.obs, batch.field, batch.action).squeeze(-1)
-        loss = pooled((chosen - target).square(), batch.valid)
+        error = chosen - target
+        loss = pooled(weighted(error.square(), batch.weight), batch.valid)
         finite(loss, "the critic of mean-field actor-critic")
         pace = self.pace() if config.anneal else 1.0
         rate, clip = pace * config.critic_rate, config.gradient_clip
         norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, clip, rate)
         track(self.target, self.critic, config.target_rate)
         free, entropy = self.free_energy(batch, q.detach())
-        free_loss = pooled(free, batch.valid)
+        free_loss = pooled(weighted(free, batch.weight), batch.valid)
         finite(free_loss, "the actor of mean-field actor-critic")
         # Through the critic, but not into it: the gradient of the actor's weights alone.
         rate = pace * config.actor_rate
@@ -156,6 +163,7 @@ class MFAC(Agent):
             "gradient_norm": norm.mean(),
             "actor_gradient_norm": actor_norm.mean(),
             "value": q.detach().mean(),
+            **told_of_weights(batch, error),
         }
 
     @torch.no_grad()

@@ -43,6 +43,7 @@ from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
+from mfmarl.statmech import importance
 
 
 @dataclass(frozen=True)
@@ -215,12 +216,16 @@ class MFPPO(Agent):
                 self.log_std.clamp_(-5.0, 2.0)
         with torch.no_grad():
             divergence = pooled(ratio - 1 - change, mask)
+            weighed = change if mask is None else change.masked_fill(~mask, float("-inf"))
+            rows_left = change.shape[1] if mask is None else mask.sum(1).clamp(min=1)
+            share = importance.effective_sample_size(weighed) / rows_left
         minds = self.minds
         return {
             "loss": error.detach() / minds,
             "gain": gain.detach() / minds,
             "entropy": pooled(entropy.detach(), mask) / minds,
             "divergence": divergence / minds,
+            "effective_sample_share": share.nan_to_num(0.0).mean(),
             "gradient_norm": norm.mean(),
         }
 

@@ -22,7 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from mfmarl.errors import ConfigError
-from mfmarl.learning.agent import Agent, AgentConfig, Clip, Discount, Positive, Rate, Transition, finite, forbid, pooled
+from mfmarl.learning.agent import (
+    Agent,
+    AgentConfig,
+    Clip,
+    Discount,
+    Positive,
+    Rate,
+    Transition,
+    finite,
+    forbid,
+    pooled,
+    told_of_weights,
+    weighted,
+)
 from mfmarl.learning.networks import Network, adam, descend, track
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions
@@ -54,6 +67,10 @@ class MFQConfig(AgentConfig):
     """Transitions per update and mind."""
     capacity: Positive = 65_536
     """Transitions kept for replay, per mind."""
+    priority: Annotated[float, Bounds(0.0, 1.0)] = 0.0
+    """Exponent alpha of prioritised replay: transitions are drawn by error^alpha (usual: 0.6); 0: uniformly."""
+    correction: Annotated[float, Bounds(0.0, 1.0)] = 0.4
+    """Exponent beta of the weights that correct for priorities, at first; it rises to 1 over the run."""
     warm_up: Positive = 256
     """Transitions gathered, per mind, before learning begins."""
     learn_every: Positive = 1
@@ -206,7 +223,7 @@ class MFQ(Agent):
             return self._learn_table(batch, target)
         q = self._evaluate(self.values, batch.obs, batch.field)
         error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
-        loss = pooled(error.square(), batch.valid)
+        loss = pooled(weighted(error.square(), batch.weight), batch.valid)
         finite(loss, "mean-field Q-learning")
         norm = descend(loss, self.weights, self.optimiser, self.minds, config.gradient_clip, self.rate)
         track(self.target, self.values, config.target_rate)
@@ -217,6 +234,7 @@ class MFQ(Agent):
             "entropy": entropy,
             "gradient_norm": norm.mean(),
             "value": q.detach().mean(),
+            **told_of_weights(batch, error),
         }
 
     def _learn_table(self, batch: Transition, target: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from mfmarl.population.field import Field, default_field, parse_field
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
-from mfmarl.statmech import gibbs
+from mfmarl.statmech import gibbs, importance
 from mfmarl.statmech.annealing.schedule import Schedule, parse_schedule
 
 _CHUNK = 1 << 14  # rows whose activations stay in the cache: twice as fast as a million rows in one go
@@ -44,6 +44,10 @@ class AgentConfig:
             parse_field(self.field)
 
 
+# What a memory keeps of a transition's columns: not how it was drawn.
+NOT_KEPT = ("valid", "weight", "place")
+
+
 class Transition(NamedTuple):
     """What is remembered of agents' steps, by mind: [M, B, ...]. A transition closes when its agent is asked again."""
 
@@ -57,6 +61,8 @@ class Transition(NamedTuple):
     next_legal: Tensor | None
     terminated: Tensor  # [M, B] bool: nothing follows. A truncated episode is cut off, not terminated.
     valid: Tensor | None = None  # [M, B] bool; None: every row
+    weight: Tensor | None = None  # [M, B]: what each row counts where some are drawn more often than others
+    place: Tensor | None = None  # [M, B]: where such rows lie in the memory, which wants their new priorities
 
 
 class Agent(nn.Module, ABC):
@@ -163,7 +169,10 @@ class Agent(nn.Module, ABC):
         )
 
     def learn(self, batch: Any) -> dict[str, Tensor]:
-        """Improve from a batch of the agent's memory; returns numbers for the log (0-dim tensors)."""
+        """Improve from a batch of the agent's memory; returns numbers for the log (0-dim tensors).
+
+        Rows that came with a `weight` are answered with their new `priority` [M, B], the size of their errors.
+        """
         return {}
 
     # ---------------------------------------------------------------------------------------- layout
@@ -242,6 +251,19 @@ def logits_as_energy(logits: Tensor, temperature: float | Tensor) -> Tensor:
     is hot. Descending <-Q> - T H, the energy arrives at -Q, up to a constant.
     """
     return -temperature * logits
+
+
+def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Losses [M, B] times what each row counts."""
+    return values if weight is None else values * weight
+
+
+def told_of_weights(batch: Transition, error: Tensor) -> dict[str, Tensor]:
+    """For a batch drawn by priority: the new priorities, and the share of its rows that its weights make count."""
+    if batch.weight is None:
+        return {}
+    share = importance.effective_sample_size(batch.weight.log()) / batch.weight.shape[-1]
+    return {"priority": error.detach().abs(), "effective_sample_share": share.mean()}
 
 
 # Types of options that agents share.

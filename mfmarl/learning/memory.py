@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
-from mfmarl.learning.agent import Transition
+from mfmarl.learning.agent import NOT_KEPT, Transition
 from mfmarl.random import Key
+from mfmarl.statmech import weighted_sampling
 
 
 def sample_rows(rows: int, keep: int | None, key: Key, device: torch.device) -> Tensor | None:
@@ -35,10 +36,15 @@ def rows_of(transition: Transition, index: Tensor | slice) -> Transition:
 
 
 class Replay:
-    """A ring of transitions for each mind, drawn from uniformly with replacement."""
+    """A ring of transitions for each mind, drawn from with replacement: uniformly, or by priority.
 
-    def __init__(self, minds: int, capacity: int) -> None:
-        self.minds, self.capacity = minds, capacity
+    With an exponent `alpha` above 0 a transition is drawn in proportion to p^alpha, p the size of its error when it
+    was last learned from (a new one: the largest so far), and batches carry the weights that correct for it.
+    """
+
+    def __init__(self, minds: int, capacity: int, alpha: float = 0.0) -> None:
+        self.minds, self.capacity, self.alpha = minds, capacity, alpha
+        self.largest = torch.ones(minds)  # priority of each mind so far
         self.ring: dict[str, Tensor] = {}
         self.at = torch.zeros(minds, dtype=torch.int64)  # where each mind writes next
         self.size = torch.zeros(minds, dtype=torch.int64)
@@ -63,10 +69,14 @@ class Replay:
             valid, rows = None, new.reward.shape[1]
         if not self.ring:
             for name, value in new._asdict().items():
-                if value is not None and name != "valid":
+                if value is not None and name not in NOT_KEPT:
                     shape = (self.minds, self.capacity, *value.shape[2:])
                     self.ring[name] = torch.zeros(shape, dtype=value.dtype, device=value.device)
-            self.at, self.size = self.at.to(new.reward.device), self.size.to(new.reward.device)
+            device = new.reward.device
+            self.at, self.size = self.at.to(device), self.size.to(device)
+            if self.alpha:
+                self.largest = self.largest.to(device)
+                self.priority = torch.zeros((self.minds, self.capacity), dtype=torch.float64, device=device)
         if valid is None and not self.even:
             valid = torch.ones(new.reward.shape, dtype=torch.bool, device=new.reward.device)
         if valid is None:
@@ -81,6 +91,10 @@ class Replay:
                 store[:, start : start + first] = value[:, :first]
                 if first < rows:
                     store[:, : rows - first] = value[:, first:]
+            if self.alpha:
+                fresh = self.largest.double().unsqueeze(1)
+                self.priority[:, start : start + first] = fresh
+                self.priority[:, : rows - first] = fresh
             self.added += rows
             self.at.fill_(self.added % self.capacity)
             self.least = min(self.added, self.capacity)
@@ -96,25 +110,49 @@ class Replay:
         mind, row = valid.nonzero(as_tuple=True)
         for name, store in self.ring.items():
             store[mind, place[mind, row]] = getattr(new, name)[mind, row]
+        if self.alpha:
+            self.priority[mind, place[mind, row]] = self.largest.double()[mind]
         counts = rank[:, -1] + 1
         self.at = (self.at + counts) % self.capacity
         self.size = (self.size + counts).clamp(max=self.capacity)
         self.least = int(self.size.min())
 
-    def draw(self, batch: int, key: Key) -> Transition:
-        """`batch` transitions of each mind: [M, batch, ...]. Needs `least` > 0."""
+    def draw(self, batch: int, key: Key, correction: float = 1.0) -> Transition:
+        """`batch` transitions of each mind: [M, batch, ...]. Needs `least` > 0.
+
+        By priority, `correction` is the exponent beta of their weights: at 1 averages are those of uniform draws.
+        """
         ids = torch.arange(self.minds * batch, device=self.at.device).view(self.minds, batch)
-        index = (random.uniform(key, ids) * self.size.unsqueeze(1)).long()
+        weight = None
+        if self.alpha:
+            rows = max(1, int(self.size.max()))
+            probability = weighted_sampling.replay_probabilities(self.priority[:, :rows], self.alpha)
+            index = weighted_sampling.draw(probability, ids, key)
+            # N P, with the N that each mind has: weights of what is not there yet are never asked for.
+            weight = weighted_sampling.replay_weights(probability, correction).gather(1, index).to(torch.float32)
+        else:
+            index = (random.uniform(key, ids) * self.size.unsqueeze(1)).long()
         flat = index + torch.arange(self.minds, device=index.device).unsqueeze(1) * self.capacity
         # index_select: several times faster than store[index].
         line = flat.flatten()
-        rows = {n: x.flatten(0, 1).index_select(0, line).unflatten(0, flat.shape) for n, x in self.ring.items()}
-        return Transition(**{name: rows.get(name) for name in Transition._fields})  # type: ignore[arg-type]
+        columns = {n: x.flatten(0, 1).index_select(0, line).unflatten(0, flat.shape) for n, x in self.ring.items()}
+        drawn = {name: columns.get(name) for name in Transition._fields if name not in NOT_KEPT}
+        return Transition(**drawn, weight=weight, place=None if weight is None else index)  # type: ignore[arg-type]
+
+    def reweigh(self, place: Tensor, priority: Tensor) -> None:
+        """Give the transitions at `place` [M, B] their new priorities [M, B]; the largest of a repeated one's."""
+        # Never quite 0: what is learned well today may be wrong tomorrow (Schaul et al., section 3.3).
+        new = priority.double().clamp(min=1e-6)
+        seen = torch.zeros_like(self.priority).scatter_reduce_(1, place, new, "amax")
+        self.priority = torch.where(seen > 0, seen, self.priority)
+        self.largest = torch.maximum(self.largest, new.amax(1).to(self.largest.dtype))
 
     def state_dict(self) -> dict[str, Tensor]:
         rows = max(1, int(self.size.max()))
         # A ring that is not yet full is written without its empty part.
         state = {f"ring.{name}": store[:, :rows].contiguous() for name, store in self.ring.items()}
+        if self.alpha and self.ring:
+            state |= {"priority": self.priority[:, :rows].contiguous(), "largest": self.largest}
         return {
             **state,
             "at": self.at,
@@ -133,6 +171,10 @@ class Replay:
                 store = torch.zeros((self.minds, self.capacity, *value.shape[2:]), dtype=value.dtype, device=device)
                 store[:, : value.shape[1]] = value.to(device)
                 self.ring[name.removeprefix("ring.")] = store
+        if self.alpha and "priority" in state:
+            self.largest = state["largest"].to(device)
+            self.priority = torch.zeros((self.minds, self.capacity), dtype=torch.float64, device=device)
+            self.priority[:, : state["priority"].shape[1]] = state["priority"].to(device)
 
 
 class Rollout:

@@ -78,7 +78,7 @@ def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) 
 def make_memory(agent: Agent) -> Replay | Rollout | Any:
     """The memory an agent asks for."""
     if agent.memory == "replay":
-        return Replay(agent.minds, agent.config.capacity)
+        return Replay(agent.minds, agent.config.capacity, getattr(agent.config, "priority", 0.0))
     if agent.memory == "rollout":
         return Rollout(agent.config.rollout)
     if agent.memory == "self":

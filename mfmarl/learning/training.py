@@ -317,8 +317,15 @@ class Training:
         key = self.key.fold("learn", i, self.tick)
         if isinstance(memory, Replay):
             if self.tick % config.learn_every == 0 and memory.least >= config.warm_up:
+                # Weights correct the more, the further learning has come (Schaul et al. 2016, section 3.4).
+                first = getattr(config, "correction", 1.0)
+                correction = first + (1.0 - first) * agent.progress
                 for update in range(config.updates):
-                    self._note(player, agent.learn(memory.draw(config.batch_size, key.fold(update))))
+                    batch = memory.draw(config.batch_size, key.fold(update), correction)
+                    numbers = agent.learn(batch)
+                    if batch.place is not None:
+                        memory.reweigh(batch.place, numbers.pop("priority"))
+                    self._note(player, numbers)
         elif isinstance(memory, Rollout) and memory.full:
             episode = self.episode
             steps = memory.stacked()

@@ -235,3 +235,56 @@ def test_a_half_full_rollout_goes_on_from_its_state() -> None:
     assert torch.equal(old.rows, new.rows)
     assert new.chosen
     assert torch.equal(old.stacked()["reward"], new.stacked()["reward"])
+
+
+# By priority
+
+
+def drawn_by_priority(alpha: float, correction: float, batch: int = 20_000) -> tuple[Replay, Transition]:
+    memory = Replay(2, 8, alpha)
+    memory.add(transition(torch.arange(5.0).repeat(2, 1)), Key.of(0))
+    priority = torch.tensor([[0.5, 1.0, 2.0, 4.0, 0.25]]).repeat(2, 1)
+    priority[1] = priority[1].flip(0)
+    memory.reweigh(torch.arange(5).repeat(2, 1), priority)
+    return memory, memory.draw(batch, Key.of(1), correction)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_transitions_are_drawn_in_proportion_to_a_power_of_their_priority(alpha: float) -> None:
+    memory, batch = drawn_by_priority(alpha, 1.0)
+    assert batch.place is not None and batch.weight is not None
+    for mind in range(2):
+        p = memory.priority[mind, :5] ** alpha
+        p = p / p.sum()
+        share = torch.bincount(batch.place[mind], minlength=5) / 20_000
+        assert bool(((share - p).abs() <= 5 * (p * (1 - p) / 20_000).sqrt()).all())
+        assert torch.equal(batch.reward[mind], memory.ring["reward"][mind, batch.place[mind]])
+
+
+def test_fully_corrected_a_weighted_mean_is_the_uniform_one() -> None:
+    memory, batch = drawn_by_priority(0.7, 1.0)
+    assert batch.weight is not None
+    for mind in range(2):
+        w, x = batch.weight[mind].double(), batch.reward[mind].double()
+        mean = (w * x).sum() / w.sum()
+        error = ((w * (x - mean)).square().sum().sqrt() / w.sum()).item()
+        assert abs(mean.item() - memory.ring["reward"][mind, :5].double().mean().item()) <= 5 * error
+    uncorrected = drawn_by_priority(0.7, 0.0)[1].weight
+    assert uncorrected is not None and bool((uncorrected == 1).all())
+
+
+def test_a_new_transition_has_the_largest_priority_so_far_and_repetitions_keep_theirs() -> None:
+    memory, _ = drawn_by_priority(1.0, 1.0)
+    memory.add(transition(torch.tensor([[7.0, 8.0], [7.0, 8.0]])), Key.of(5))
+    assert memory.priority[:, 5:7].tolist() == [[4.0, 4.0], [4.0, 4.0]]
+    memory.reweigh(torch.tensor([[5, 5, 0], [6, 6, 6]]), torch.tensor([[1.0, 3.0, 0.0], [0.1, 0.2, 0.15]]))
+    assert memory.priority[0, 5] == 3 and memory.priority[1, 6] == pytest.approx(0.2)
+    assert 0 < memory.priority[0, 0] < 1e-5  # never quite forgotten
+
+
+def test_priorities_are_part_of_what_is_saved() -> None:
+    memory, _ = drawn_by_priority(0.6, 1.0)
+    again = Replay(2, 8, 0.6)
+    again.load_state_dict(memory.state_dict(), torch.device("cpu"))
+    first, second = memory.draw(50, Key.of(9), 0.5), again.draw(50, Key.of(9), 0.5)
+    assert torch.equal(first.place, second.place) and torch.equal(first.weight, second.weight)

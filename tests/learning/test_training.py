@@ -63,6 +63,20 @@ def test_a_resumed_run_is_the_run_that_never_stopped(agent: str, sharing: str) -
     assert_resumes(Lattice(risk=0.03, horizon=17), agent, QUICK[agent], sharing=sharing)
 
 
+@pytest.mark.parametrize("agent", ["mfq", "mfac"])
+@pytest.mark.parametrize("sharing", ["all", "none"])
+def test_a_resumed_run_with_priorities_is_the_run_that_never_stopped(agent: str, sharing: str) -> None:
+    assert_resumes(Lattice(risk=0.03, horizon=17), agent, {**QUICK[agent], "priority": 0.6}, sharing=sharing)
+
+
+def test_off_policy_learners_tell_how_many_of_their_rows_count() -> None:
+    for agent, options in (("mfq", {"priority": 0.8, "correction": 1.0}), ("mfac", {"priority": 0.8}), ("mfppo", {})):
+        row = finish(train(Arms(6), agent, {**QUICK[agent], **options}, steps=40, report_every=40))[-1]
+        assert 0 < row["all/effective_sample_share"] <= 1 + 1e-6
+        if agent == "mfq":
+            assert row["all/effective_sample_share"] < 0.999
+
+
 @pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
 def test_a_resumed_run_is_the_run_that_never_stopped_in_lockstep(agent: str) -> None:
     assert_resumes(Arms(6, horizon=7), agent, {**QUICK[agent], "remember": 5}, sharing="all")
