@@ -1,0 +1,121 @@
+r"""The gradient of an RBM's log-likelihood, exactly and from Markov chains.
+
+$$ \frac{\partial \log p(v)}{\partial \theta} = -\frac{\partial F(v)}{\partial \theta}
+   + \Big\langle \frac{\partial F}{\partial \theta} \Big\rangle_{\text{model}}, \qquad
+   -\frac{\partial F}{\partial W_{ij}} = v_i\, P(h_j = 1 | v) $$
+
+The second average is what costs: exact by enumeration; over chains of k sweeps from the data (CD-k, Hinton 2002,
+Neural Computation 14), biased, towards the likelihood as k grows; over chains that go on from step to step
+(persistent: Tieleman 2008, ICML); over chains that exchange states with hotter ones (Desjardins et al. 2010, AISTATS).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError
+from mfmarl.random import Key
+from mfmarl.statmech.energies.machines import RBM
+from mfmarl.statmech.sampling import block, tempering
+
+
+class Gradient(NamedTuple):
+    """Of the mean log-likelihood: add it to the parameters."""
+
+    weights: Tensor
+    """[V, H]."""
+    visible: Tensor
+    """[V]."""
+    hidden: Tensor
+    """[H]."""
+
+
+def statistics(rbm: RBM, v: Tensor, weight: Tensor | None = None) -> Gradient:
+    """<-dF/dtheta> over visible states [n, V], weighted alike or by `weight` [n] that sums to 1."""
+    hidden = rbm.hidden_given(v)
+    if weight is None:
+        return Gradient(v.mT @ hidden / len(v), v.mean(0), hidden.mean(0))
+    return Gradient(v.mT @ (weight.unsqueeze(-1) * hidden), weight @ v, weight @ hidden)
+
+
+def difference(data: Gradient, model: Gradient) -> Gradient:
+    return Gradient(*(a - b for a, b in zip(data, model, strict=True)))
+
+
+def exact(rbm: RBM, data: Tensor) -> Gradient:
+    """The gradient of the mean log-likelihood of data [n, V], by enumerating the smaller layer (at most 25 units)."""
+    log_z_slope = _log_partition_gradient(rbm)
+    return difference(statistics(rbm, data), log_z_slope)
+
+
+def contrastive_divergence(rbm: RBM, data: Tensor, ids: Tensor, key: Key, steps: int = 1) -> tuple[Gradient, Tensor]:
+    """CD-k from data [n, V] with ids int64 [n]: the gradient, and where the chains ended [n, V].
+
+    Hidden units of the data and of the last step enter by their probabilities, those in between by draws; visible
+    ones by draws throughout (Hinton 2010, "A practical guide to training RBMs", section 3).
+    """
+    if steps < 1:
+        raise ConfigError(f"Contrastive divergence needs one step at least, not {steps}.")
+    positive = rbm.hidden_given(data)
+    v = _walk(rbm, data, positive, ids, key, steps)
+    negative = rbm.hidden_given(v)
+    n = len(data)
+    # One product instead of two: [data, v]^T [positive; -negative].
+    weights = torch.cat([data, v]).mT @ torch.cat([positive, -negative]) / n
+    return Gradient(weights, (data - v).mean(0), (positive - negative).mean(0)), v
+
+
+def persistent(
+    rbm: RBM, data: Tensor, chains: Tensor, ids: Tensor, key: Key, steps: int = 1
+) -> tuple[Gradient, Tensor]:
+    """As `contrastive_divergence`, from chains [m, V] (ids [m]) that go on where they were; the chains come back."""
+    if steps < 1:
+        raise ConfigError(f"Persistent chains need one step at least, not {steps}.")
+    chains = _walk(rbm, chains, rbm.hidden_given(chains), ids, key, steps)
+    return difference(statistics(rbm, data), statistics(rbm, chains)), chains
+
+
+def tempered(
+    rbm: RBM, data: Tensor, ladder: Tensor, betas: Tensor, ids: Tensor, key: Key, steps: int = 1
+) -> tuple[Gradient, Tensor]:
+    """As `persistent`, from ladders [R, m, V + H] of joint states at `betas` [R] that go up to 1; ids [m].
+
+    Each step is a sweep of block Gibbs on every rung and a round of swaps between neighbours; the gradient uses the
+    rung at beta = 1.
+    """
+    if len(betas) != len(ladder) or not math.isclose(float(betas[-1]), 1.0) or not bool((betas.diff() > 0).all()):
+        raise ConfigError(f"A ladder of {len(ladder)} rungs needs as many betas that go up to 1, not {betas.tolist()}.")
+    sweep, machine = block.layers(rbm), rbm.machine
+    rungs, chains = ladder.shape[:2]
+    own = ids * rungs + torch.arange(rungs, device=ids.device).unsqueeze(-1)
+    beta = betas.to(ladder.dtype).unsqueeze(-1).expand(rungs, chains)
+    # Even and odd pairs must take turns over the updates too, and an update knows only its key.
+    parity = key.fold("parity").value & 1
+    for step in range(steps):
+        ladder = sweep(ladder, beta, own, key.fold("sweep", step))
+        source, _ = tempering.swap(machine(ladder), betas, parity + step, ids, key.fold("swap", step))
+        ladder = ladder.gather(0, source.unsqueeze(-1).expand_as(ladder))
+    cold = ladder[-1, :, : len(rbm.visible)]
+    return difference(statistics(rbm, data), statistics(rbm, cold)), ladder
+
+
+def _walk(rbm: RBM, v: Tensor, hidden: Tensor, ids: Tensor, key: Key, steps: int) -> Tensor:
+    """k sweeps of v [n, V] whose P(h = 1 | v) is known."""
+    for step in range(steps):
+        if step:
+            hidden = rbm.hidden_given(v)
+        h = block.bernoulli(hidden, ids, key.fold("hidden", step))
+        v = block.bernoulli(rbm.visible_given(h), ids, key.fold("visible", step))
+    return v
+
+
+def _log_partition_gradient(rbm: RBM) -> Gradient:
+    """d log Z/d theta."""
+    with torch.enable_grad():
+        parts = [value.detach().requires_grad_(True) for value in (rbm.weights, rbm.visible, rbm.hidden)]
+        log_z = RBM(*parts).log_partition()
+        return Gradient(*torch.autograd.grad(log_z, parts))
