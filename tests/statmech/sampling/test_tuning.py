@@ -1,0 +1,90 @@
+"""Warming up: the step size, the masses and the length it should find, and the effective samples that buys."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.random import Key
+from mfmarl.statmech.energies.continuous import Gaussian
+from mfmarl.statmech.sampling import diagnostics, hamiltonian, noise, tuning
+
+
+def ill_conditioned(n: int) -> Gaussian:
+    """Standard deviations from .03 to 1, along no axis."""
+    basis, _ = torch.linalg.qr(noise.normal(Key.of(0), torch.arange(n), n, torch.float64))
+    precision = basis @ torch.diag(torch.logspace(3, 0, n, dtype=torch.float64)) @ basis.T
+    return Gaussian(torch.zeros(n), ((precision + precision.T) / 2).float())
+
+
+@pytest.mark.parametrize(("mass", "nuts", "nuts_square"), [("diagonal", 6.89, 4.78), ("dense", 94.57, 33.20)])
+def test_an_ill_conditioned_gaussian_of_100_variables_is_sampled_as_well_as_by_nuts(mass, nuts, nuts_square):
+    """Effective samples per 1,000 gradients of the worst variable and the worst square; NUTS of blackjax 1.7.1.
+
+    Its figures are from `scripts/bench/bench_hamiltonian.py` (4 chains, window adaptation of 1,000 steps).
+    """
+    energy, count = ill_conditioned(100), 32
+    x = noise.normal(Key.of(1), torch.arange(count), 100)
+    x, tuned = tuning.warm_up(energy, x, 1.0, Key.of(1), 400, mass=mass)
+    steps = 200
+    _, seen, report = hamiltonian.sample(energy, tuned, x, 1.0, Key.of(2), steps)
+    gradients = steps * count * (tuned.steps + 1) / 2
+    bulk = float(diagnostics.effective_sample_size(seen, observables=1).min())
+    square = float(diagnostics.effective_sample_size(seen**2, "mean", observables=1).min())
+    assert 1e3 * bulk / gradients > nuts
+    assert 1e3 * square / gradients > nuts_square
+    assert 0.75 < float(report.acceptance.mean()) < 0.95
+    assert float(diagnostics.split_r_hat(seen, observables=1).max()) < 1.05
+    exact = energy.covariance.diag()
+    # 5 sigma of a variance from the effective samples of the squares.
+    assert bool(((seen.double().var((0, 1)) / exact - 1).abs() < 5 * math.sqrt(2 / square)).all())
+
+
+def test_the_length_settles_at_the_slowest_directions_half_turn():
+    """Under uniform jitter the expected ChEES of a Gaussian is largest where tan(2 T) = 2 T: T = 2.247 widths."""
+    energy = Gaussian(torch.zeros(20), torch.eye(20) / 9)
+    x = 3 * noise.normal(Key.of(0), torch.arange(256), 20)
+    _, tuned = tuning.warm_up(energy, x, 1.0, Key.of(3), 400, mass="unit")
+    assert tuned.steps * tuned.step_size / 3 == pytest.approx(2.247, rel=0.35)
+
+
+def test_masses_become_the_spread_of_each_variable():
+    scales = torch.tensor([0.1, 1.0, 30.0])
+    energy = Gaussian(torch.zeros(3), torch.diag(scales**-2))
+    _, tuned = tuning.warm_up(energy, torch.zeros(200, 3), 4.0, Key.of(0), 300)
+    assert torch.allclose(tuned.inverse_mass, scales**2 / 4, rtol=0.1)
+    _, dense = tuning.warm_up(ill_conditioned(5), torch.zeros(200, 5), 1.0, Key.of(0), 300, mass="dense")
+    assert torch.allclose(dense.inverse_mass, ill_conditioned(5).covariance, atol=0.1)
+
+
+def test_acceptance_comes_near_its_target():
+    energy = ill_conditioned(50)
+    for target in (0.7, 0.9):
+        x, tuned = tuning.warm_up(energy, torch.zeros(64, 50), 1.0, Key.of(0), 400, mass="dense", target=target)
+        _, _, report = hamiltonian.sample(energy, tuned, x, 1.0, Key.of(1), 100)
+        # Steered by the mean of log steps, over 50 sweeps of changing length: no nearer than this.
+        assert float(report.acceptance.mean()) == pytest.approx(target, abs=0.08)
+
+
+def test_the_windows_of_the_masses_double_and_end_before_the_end():
+    ends = tuning.windows(1000)
+    assert ends == [200, 300, 500, 950]
+    assert tuning.windows(60)[-1] == 45
+
+
+def test_warming_up_is_repeatable():
+    energy, x = ill_conditioned(5), torch.zeros(8, 5)
+    one, other = (tuning.warm_up(energy, x, 1.0, Key.of(4), 60) for _ in range(2))
+    assert torch.equal(one[0], other[0]) and one[1].step_size == other[1].step_size
+
+
+def test_what_cannot_be_tuned_is_refused():
+    with pytest.raises(NumericFault, match="No HMC step size"):
+        tuning.warm_up(lambda x: 0 * x.sum(-1), torch.zeros(4, 2), 1.0, Key.of(0))
+    with pytest.raises(ConfigError, match="50 sweeps"):
+        tuning.warm_up(ill_conditioned(2), torch.zeros(4, 2), 1.0, Key.of(0), 10)
+    with pytest.raises(ConfigError, match="'dense'"):
+        tuning.warm_up(ill_conditioned(2), torch.zeros(4, 2), 1.0, Key.of(0), mass="full")
