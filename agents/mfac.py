@@ -24,7 +24,6 @@ from torch import Tensor
 from mfmarl.errors import ConfigError
 from mfmarl.learning.agent import (
     Agent,
-    AgentConfig,
     Clip,
     Discount,
     Positive,
@@ -39,7 +38,8 @@ from mfmarl.learning.agent import (
     weighted,
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
-from mfmarl.learning.networks import Network, adam, descend, track
+from mfmarl.learning.networks import Network, descend, track
+from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -47,17 +47,17 @@ from mfmarl.registry import register
 
 
 @dataclass(frozen=True)
-class MFACConfig(AgentConfig):
+class MFACConfig(LearnerConfig):
     """Options of mean-field actor-critic."""
 
     carry: Literal["felt", "caused"] = "felt"
     """The field a transition carries: the one felt when acting (what acting knows), or the one the step caused."""
     gamma: Discount = None
     """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
-    actor_rate: Rate = 1e-3
-    """Learning rate of the actor (Adam)."""
-    critic_rate: Rate = 1e-3
-    """Learning rate of the critic (Adam)."""
+    actor_rate: Rate | None = None
+    """Learning rate of the actor (none: 0.001 with Adam, the optimiser's usual one with others)."""
+    critic_rate: Rate | None = None
+    """Learning rate of the critic (likewise)."""
     anneal: bool = True
     """Whether learning rates sink over the last quarter of the run, and as the temperature falls."""
     hidden: tuple[Positive, ...] = (64, 64)
@@ -105,8 +105,11 @@ class MFAC(Agent):
             self.critic = Network(spec, size + actions, hidden, 1, minds, key.fold("critic"))
         self.target = deepcopy(self.critic).requires_grad_(False)
         self.actor_weights, self.critic_weights = list(self.actor.parameters()), list(self.critic.parameters())
-        self.actor_optimiser = adam(self.actor_weights, config.actor_rate)
-        self.critic_optimiser = adam(self.critic_weights, config.critic_rate)
+        noise = key.fold("weights")
+        self.actor_optimiser = make_optimiser(config, self.actor_weights, config.actor_rate, noise.fold("actor"))
+        self.critic_optimiser = make_optimiser(config, self.critic_weights, config.critic_rate, noise.fold("critic"))
+        # As they were made: what an annealing run slows down.
+        self.rates = [float(o.param_groups[0]["lr"]) for o in (self.actor_optimiser, self.critic_optimiser)]
 
     # ---------------------------------------------------------------------------------------- acting
 
@@ -143,16 +146,16 @@ class MFAC(Agent):
         error = chosen - target
         loss = pooled(weighted(error.square(), batch.weight), batch.valid)
         finite(loss, "the critic of mean-field actor-critic")
-        pace = self.pace() if config.anneal else 1.0
-        rate, clip = pace * config.critic_rate, config.gradient_clip
-        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, clip, rate)
+        pace, clip = self.pace() if config.anneal else 1.0, config.gradient_clip
+        for optimiser, rate in zip((self.actor_optimiser, self.critic_optimiser), self.rates, strict=True):
+            set_pace(optimiser, pace * rate, config, self.progress)
+        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, clip)
         track(self.target, self.critic, config.target_rate)
         free, entropy = self.free_energy(batch, q.detach())
         free_loss = pooled(weighted(free, batch.weight), batch.valid)
         finite(free_loss, "the actor of mean-field actor-critic")
         # Through the critic, but not into it: the gradient of the actor's weights alone.
-        rate = pace * config.actor_rate
-        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, clip, rate)
+        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, clip)
         entropy = pooled(entropy.detach(), batch.valid) / self.minds
         self.adapt_temperature(entropy)
         self.learned += 1

@@ -25,7 +25,6 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.learning.agent import (
     Agent,
-    AgentConfig,
     Clip,
     Discount,
     Positive,
@@ -38,7 +37,8 @@ from mfmarl.learning.agent import (
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
 from mfmarl.learning.memory import advantages
-from mfmarl.learning.networks import Activation, Network, adam, clip_gradients
+from mfmarl.learning.networks import Activation, Network, clip_gradients
+from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -47,7 +47,7 @@ from mfmarl.statmech import importance
 
 
 @dataclass(frozen=True)
-class MFPPOConfig(AgentConfig):
+class MFPPOConfig(LearnerConfig):
     """Options of mean-field proximal policy optimisation."""
 
     gamma: Discount = None
@@ -60,8 +60,8 @@ class MFPPOConfig(AgentConfig):
     """Passes over each rollout."""
     minibatches: Positive = 4
     """Parts of the rollout, one update each."""
-    learning_rate: Rate = 1e-3
-    """Of Adam, for policy and value."""
+    learning_rate: Rate | None = None
+    """Of policy and value (none: 0.001 with Adam, the optimiser's usual one with others)."""
     anneal: bool = True
     """Whether learning rates sink over the last quarter of the run, and as the temperature falls."""
     clip: Annotated[float, Bounds(0.0, 10.0, open_low=True)] = 0.2
@@ -95,11 +95,12 @@ class MFPPO(Agent):
         self.policy = Network(spec, size, hidden, actions, minds, key.fold("policy"), config.activation, out_scale=1e-3)
         self.worth = Network(spec, size, hidden, 1, minds, key.fold("value"), config.activation)
         self.value_weights, self.policy_weights = list(self.worth.parameters()), list(self.policy.parameters())
-        self.optimiser = adam([*self.policy_weights, *self.value_weights], config.learning_rate)
+        weights = [*self.policy_weights, *self.value_weights]
+        self.optimiser = make_optimiser(config, weights, config.learning_rate, key.fold("weights"))
         if not spec.discrete:
             # One number per dimension has further to go than the many weights of a network.
             self.policy_weights.append(self.log_std)
-            self.optimiser.add_param_group({"params": [self.log_std], "lr": 10 * config.learning_rate})
+            self.optimiser.add_param_group({"params": [self.log_std], "lr": 10 * self.optimiser.param_groups[0]["lr"]})
         self.rates = [float(group["lr"]) for group in self.optimiser.param_groups]
         self.register_buffer("centre", torch.zeros(minds, 1))  # of the returns
         self.register_buffer("spread", torch.ones(minds, 1))
@@ -181,6 +182,7 @@ class MFPPO(Agent):
             parts = [self._judge({n: x[:, part] for n, x in rows.items()}, key)[0] for part in self._chunks(count)]
             rows["log_p"] = torch.cat(parts, 1)
         numbers: dict[str, list[Tensor]] = {}
+        set_pace(self.optimiser, 0.0, config, self.progress)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.pace() if config.anneal else rate
         for epoch in range(config.epochs):

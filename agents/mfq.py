@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from mfmarl.errors import ConfigError
 from mfmarl.learning.agent import (
     Agent,
-    AgentConfig,
     Clip,
     Discount,
     Positive,
@@ -36,7 +35,8 @@ from mfmarl.learning.agent import (
     told_of_weights,
     weighted,
 )
-from mfmarl.learning.networks import Network, adam, descend, track
+from mfmarl.learning.networks import Network, descend, track
+from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions
 from mfmarl.population.spec import Spec
@@ -46,7 +46,7 @@ from mfmarl.statmech import gibbs
 
 
 @dataclass(frozen=True)
-class MFQConfig(AgentConfig):
+class MFQConfig(LearnerConfig):
     """Options of mean-field Q-learning."""
 
     values: Literal["network", "table"] = "network"
@@ -56,11 +56,15 @@ class MFQConfig(AgentConfig):
     gamma: Discount = None
     """Discount per step; none: the environment's own (0 for a stage game, else 0.95)."""
     learning_rate: Rate | None = None
-    """Of Adam for a network (none: 0.001); the share of the way to the target for a table (none: 0.05)."""
+    """Of a network (none: 0.001 with Adam, the optimiser's usual one with others); of a table, the share of the way
+    to the target (none: 0.05)."""
     anneal: bool = True
     """Whether a network's learning rate sinks over the last quarter of the run, and as the temperature falls."""
     hidden: tuple[Positive, ...] = (64, 64)
     """Hidden layers of the network."""
+    replicas: Annotated[int, Bounds(1, 1000)] = 1
+    """Networks that learn the same from different beginnings and draws. Their mean acts; that they disagree is the
+    agent's uncertainty."""
     channels: tuple[Positive, ...] = (32, 32)
     """Convolutions (3 x 3) that images pass before those; none: images are flattened, many times faster."""
     batch_size: Positive = 256
@@ -169,10 +173,13 @@ class MFQ(Agent):
         super().__init__(config, spec, slots, minds, key)
         self.carries = config.carry
         self.tabular = config.values == "table"
-        chosen, usual = config.learning_rate, 0.05 if self.tabular else 1e-3
-        self.learning_rate = usual if chosen is None else chosen
+        self.replicas = config.replicas
         self.values: nn.Module
         if self.tabular:
+            for option in ("optimiser", "replicas", "priority"):
+                if getattr(config, option) != getattr(MFQConfig, option):
+                    raise ConfigError(f"A table has no {option} = {getattr(config, option)}: use values = network.")
+            self.learning_rate = 0.05 if config.learning_rate is None else config.learning_rate
             # One-hot means add up to one: the first column is known from the others.
             self.columns = self.field_size - 1 if isinstance(self.field.of, Actions) else self.field_size
             self.columns = max(self.columns, 0)
@@ -184,13 +191,14 @@ class MFQ(Agent):
                 self.field_size,
                 config.hidden,
                 spec.num_actions,
-                minds,
+                minds * self.replicas,
                 key.fold("values"),
                 channels=config.channels,
             )
             self.target = deepcopy(self.values).requires_grad_(False)
             self.weights = list(self.values.parameters())
-            self.optimiser = adam(self.weights, self.learning_rate)
+            self.optimiser = make_optimiser(config, self.weights, config.learning_rate, key.fold("weights"))
+            self.learning_rate = float(self.optimiser.param_groups[0]["lr"])
 
     @property
     def rate(self) -> float:
@@ -203,8 +211,25 @@ class MFQ(Agent):
         return q
 
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
-        """E = -Q."""
+        """E = -Q, the mean over replicas."""
+        if self.replicas > 1:
+            return self.replica_energies(obs, field).mean(0)
         return -self._evaluate(self.values, obs, field)
+
+    def replica_energies(self, obs: Tensor, field: Tensor) -> Tensor:
+        """-Q of each replica, [R, M, B, A]."""
+        replicas = self.replicas
+        every = [x.repeat_interleave(replicas, 0) if replicas > 1 else x for x in (obs, field)]
+        return -self._evaluate(self.values, *every).unflatten(0, (-1, replicas)).transpose(0, 1)
+
+    def _shared_out(self, batch: Transition) -> Transition:
+        """[M, R x B, ...] -> [M x R, B, ...]: every replica learns from rows of its own, as a mind beside others."""
+        replicas = self.replicas
+        columns = {
+            name: None if x is None else x.unflatten(1, (replicas, -1)).flatten(0, 1)
+            for name, x in batch._asdict().items()
+        }
+        return Transition(**columns)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def mean_field_value(self, obs: Tensor, field: Tensor, legal: Tensor | None) -> Tensor:
@@ -214,6 +239,9 @@ class MFQ(Agent):
 
     def learn(self, batch: Transition) -> dict[str, Tensor]:
         config: MFQConfig = self.config
+        drawn = batch
+        if self.replicas > 1:
+            batch = self._shared_out(batch)
         if self.gamma:
             value = self.mean_field_value(batch.next_obs, batch.next_field, batch.next_legal)
             target = batch.reward + self.gamma * torch.where(batch.terminated, 0.0, value)
@@ -225,16 +253,18 @@ class MFQ(Agent):
         error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
         loss = pooled(weighted(error.square(), batch.weight), batch.valid)
         finite(loss, "mean-field Q-learning")
-        norm = descend(loss, self.weights, self.optimiser, self.minds, config.gradient_clip, self.rate)
+        minds = self.minds * self.replicas
+        set_pace(self.optimiser, self.rate, config, self.progress)
+        norm = descend(loss, self.weights, self.optimiser, minds, config.gradient_clip)
         track(self.target, self.values, config.target_rate)
         entropy = gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature).mean()
         self.adapt_temperature(entropy)
         return {
-            "loss": loss.detach() / self.minds,
+            "loss": loss.detach() / minds,
             "entropy": entropy,
             "gradient_norm": norm.mean(),
             "value": q.detach().mean(),
-            **told_of_weights(batch, error),
+            **told_of_weights(drawn, error.view(self.minds, -1)),
         }
 
     def _learn_table(self, batch: Transition, target: Tensor) -> dict[str, Tensor]:

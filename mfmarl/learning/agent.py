@@ -138,6 +138,10 @@ class Agent(nn.Module, ABC):
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """E(a | obs, field): [M, B, *O], [M, B, F] -> [M, B, A]."""
 
+    def replica_energies(self, obs: Tensor, field: Tensor) -> Tensor | None:
+        """The energies [R, M, B, A] of each of an agent's replicas; None of one that has none."""
+        return None
+
     @torch.no_grad()
     def act(self, timestep: Timestep, field: Tensor, ids: Tensor, key: Key) -> Tensor:
         """An action for every slot: [E, n] int64 (or [E, n, D]). `field` [E, n, F] and `ids` [E, n] are the slots' own."""

@@ -7,7 +7,7 @@ Rows come as [M, B, ...]: M minds, B rows each. With M = 1 the products are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -126,22 +126,14 @@ class Network(nn.Module):
         return x.unsqueeze(0) if alone else x
 
 
-def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
-    """Adam, its whole step in one kernel: half the time of the others for networks of this size."""
-    return torch.optim.Adam(parameters, rate, fused=True)
-
-
 def descend(
     loss: Tensor,
     parameters: Sequence[nn.Parameter],
     optimiser: torch.optim.Optimizer,
     minds: int,
     largest: float,
-    rate: float,
 ) -> Tensor:
     """One step down the gradient of these parameters alone, clipped mind by mind; returns its norms [M] before that."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
     norm = clip_gradients(parameters, minds, largest)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mfmarl.learning.agent import Agent, forbid
 from mfmarl.population.timestep import Timestep
-from mfmarl.statmech import gibbs
+from mfmarl.statmech import gibbs, information
 
 _ROWS = 1 << 16  # agents enough for any mean that is drawn
 
@@ -21,6 +21,8 @@ _ROWS = 1 << 16  # agents enough for any mean that is drawn
 def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str, Tensor]:
     """Means (0-dim) over who acts now, of at most 65,536 agents; empty for a Box of actions or where nobody acts.
 
+    Of an agent with replicas also `uncertainty`: what a draw of the replica tells of the action, in nats (Houlsby et
+    al. 2011's mutual information); 0 where they agree, at most log R and log A.
     `field` [E, n, F] is what the agent's slots feel.
     """
     if not agent.spec.discrete:
@@ -41,4 +43,9 @@ def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str,
         "free_energy": gibbs.free_energy(energy, temperature),
         "heat_capacity": gibbs.heat_capacity(energy, temperature),
     }
+    replicas = agent.replica_energies(obs, felt)
+    if replicas is not None and len(replicas) > 1:
+        allowed = None if legal is None else legal[:, ::every]
+        p = torch.stack([gibbs.probabilities(forbid(one, allowed)[acting], temperature) for one in replicas], dim=-2)
+        found["uncertainty"] = information.jensen_shannon(p)
     return {name: value.mean(dtype=torch.float64) for name, value in found.items()}

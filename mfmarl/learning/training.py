@@ -321,7 +321,8 @@ class Training:
                 first = getattr(config, "correction", 1.0)
                 correction = first + (1.0 - first) * agent.progress
                 for update in range(config.updates):
-                    batch = memory.draw(config.batch_size, key.fold(update), correction)
+                    rows = config.batch_size * getattr(agent, "replicas", 1)
+                    batch = memory.draw(rows, key.fold(update), correction)
                     numbers = agent.learn(batch)
                     if batch.place is not None:
                         memory.reweigh(batch.place, numbers.pop("priority"))

@@ -69,6 +69,18 @@ def test_a_resumed_run_with_priorities_is_the_run_that_never_stopped(agent: str,
     assert_resumes(Lattice(risk=0.03, horizon=17), agent, {**QUICK[agent], "priority": 0.6}, sharing=sharing)
 
 
+@pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
+@pytest.mark.parametrize("optimiser", ["sgld", "psgld", "sghmc"])
+def test_a_resumed_run_with_warm_weights_is_the_run_that_never_stopped(agent: str, optimiser: str) -> None:
+    warm = {"optimiser": optimiser, "weight_temperature": "geometric(1e-2, 1e-4)"}
+    assert_resumes(Lattice(risk=0.03, horizon=17), agent, {**QUICK[agent], **warm}, sharing="none")
+
+
+def test_a_resumed_run_with_replicas_is_the_run_that_never_stopped() -> None:
+    options = {**QUICK["mfq"], "replicas": 3, "priority": 0.6}
+    assert_resumes(Lattice(risk=0.03, horizon=17), "mfq", options, sharing="none")
+
+
 def test_off_policy_learners_tell_how_many_of_their_rows_count() -> None:
     for agent, options in (("mfq", {"priority": 0.8, "correction": 1.0}), ("mfac", {"priority": 0.8}), ("mfppo", {})):
         row = finish(train(Arms(6), agent, {**QUICK[agent], **options}, steps=40, report_every=40))[-1]
