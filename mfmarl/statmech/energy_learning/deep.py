@@ -10,6 +10,7 @@ algorithm 1. They begin from greedily trained RBMs, which small data do not need
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def initial_machine(data: Tensor, hidden: tuple[int, ...], key: Key, scale: floa
     sizes = (data.shape[1], *hidden)
     weights = tuple(
         (random.normal(key.fold("weights", layer), torch.arange(below), above) * scale).to(data.dtype)
-        for layer, (below, above) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for layer, (below, above) in enumerate(itertools.pairwise(sizes))
     )
     return Machine(weights, (base_biases(data), *(torch.zeros(size, dtype=data.dtype) for size in hidden)))
 
