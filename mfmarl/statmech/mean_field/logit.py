@@ -13,10 +13,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
+from torch import Tensor
 
 from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.statmech.mean_field import self_consistent
 
 Array = NDArray[np.float64]
 _HALVINGS = 60  # of an interval of width 1: below the rounding of a share
@@ -128,17 +131,15 @@ def softmax_fixed_point(
     _temperature(temperature)
     if temperature == 0:
         raise ConfigError("A softmax needs a temperature above 0.")
-    p = np.asarray(start, dtype=np.float64)
-    last = np.inf
-    for step in range(steps):
-        best = special.softmax(payoff(p) / temperature)
-        gap = float(np.abs(best - p).max())
-        if gap < tolerance:
-            return np.asarray(best)
-        # Judged over fifty steps, since a spiral inwards may widen for a few: a cycle needs smaller ones.
-        if step % 50 == 49:
-            damping, last = (max(damping / 2, 1e-3) if gap > 0.95 * last else damping), gap
-        p = (1 - damping) * p + damping * best
+
+    def reply(p: Tensor) -> Tensor:
+        return torch.from_numpy(special.softmax(payoff(p.numpy()) / temperature))
+
+    first = torch.from_numpy(np.array(start, dtype=np.float64))
+    reached = self_consistent.solve(reply, first, share=damping, steps=steps, tolerance=tolerance)
+    p = reached.point.numpy()
+    if bool(reached.converged):
+        return np.asarray(special.softmax(payoff(p) / temperature))
 
     # In the payoffs instead of the probabilities: no bounds to keep, and of moderate size at every temperature.
     def residual(u: Array) -> Array:
