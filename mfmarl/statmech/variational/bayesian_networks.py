@@ -29,10 +29,10 @@ def gaussian_entropy(log_scale: Tensor) -> Tensor:
     return log_scale.sum(-1) + log_scale.shape[-1] / 2 * math.log(2 * math.pi * math.e)
 
 
-def kl_to_prior(mean: Tensor, log_scale: Tensor, precision: float, temperature: float = 1.0) -> Tensor:
-    """KL(N(mean, sigma^2) || N(0, T/precision)) summed over the last axis, [*b]."""
-    stiffness = precision / temperature
-    each = stiffness * (mean.square() + (2 * log_scale).exp()) - 1 - 2 * log_scale - math.log(stiffness)
+def kl_to_prior(mean: Tensor, log_scale: Tensor, precision: float | Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, T/precision)) summed over the last axis, [*b]; precisions are one or [*b]."""
+    stiffness = torch.as_tensor(precision, dtype=mean.dtype, device=mean.device).unsqueeze(-1) / temperature
+    each = stiffness * (mean.square() + (2 * log_scale).exp()) - 1 - 2 * log_scale - stiffness.log()
     return each.sum(-1) / 2
 
 
@@ -45,11 +45,12 @@ def entropy_regularised(loss: Tensor, entropy: Tensor, temperature: float) -> Te
 class MeanField(nn.Module):
     """A Gaussian for every weight of `model` (whose own values become the means), `networks` of them at once.
 
-    `mean` and `log_scale` are [networks, d]; the model itself is left as it is.
+    `mean` and `log_scale` are [networks, d]; the model itself is left as it is. A prior's precision is one for all or
+    [networks]: a choice of priors is then fitted in one go.
     """
 
     def __init__(
-        self, model: nn.Module, prior_precision: float = 1.0, *, scale: float = 0.05, networks: int = 1
+        self, model: nn.Module, prior_precision: float | Tensor = 1.0, *, scale: float = 0.05, networks: int = 1
     ) -> None:
         super().__init__()
         _check_options(prior_precision, scale, networks)
@@ -101,7 +102,13 @@ class MeanFieldLayers(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], prior_precision: float = 1.0, *, key: Key, scale: float = 0.05, networks: int = 1
+        self,
+        widths: Sequence[int],
+        prior_precision: float | Tensor = 1.0,
+        *,
+        key: Key,
+        scale: float = 0.05,
+        networks: int = 1,
     ) -> None:
         super().__init__()
         _check_options(prior_precision, scale, networks)
@@ -156,9 +163,13 @@ class MeanFieldLayers(nn.Module):
         return losses.mean(0) + temperature * self.kl(temperature)
 
 
-def _check_options(prior_precision: float, scale: float, networks: int) -> None:
-    for name, value in (("prior's precision", prior_precision), ("initial scale", scale)):
-        if not 0 < value < math.inf:
-            raise ConfigError(f"A {name} must be finite and above 0, not {value:g}.")
+def _check_options(prior_precision: float | Tensor, scale: float, networks: int) -> None:
     if networks < 1:
         raise ConfigError(f"There must be at least one network, not {networks}.")
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"An initial scale must be finite and above 0, not {scale:g}.")
+    precision = torch.as_tensor(prior_precision, dtype=torch.float64)
+    if precision.shape not in ((), (networks,)) or not bool(((precision > 0) & precision.isfinite()).all()):
+        raise ConfigError(
+            f"A prior's precision must be finite and above 0, one for all or one for each of {networks} networks."
+        )

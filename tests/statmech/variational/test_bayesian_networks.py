@@ -110,6 +110,15 @@ def test_networks_in_one_batch_are_independent_and_their_kl_is_of_each():
     assert float(both.mean.grad[0].abs().max()) > 0 and float(both.mean.grad[1].abs().max()) == 0
 
 
+def test_every_network_may_have_a_prior_of_its_own():
+    many = bnn.MeanFieldLayers([2, 3], torch.tensor([0.5, 2.0]), key=Key.of(16), networks=2)
+    for k, precision in enumerate((0.5, 2.0)):
+        mean, log_scale = many.means[0][k].flatten(), many.log_scales[0][k].flatten()
+        torch.testing.assert_close(many.kl(0.7)[k], bnn.kl_to_prior(mean, log_scale, precision, 0.7))
+    with pytest.raises(ConfigError, match="each of 3"):
+        bnn.MeanField(nn.Linear(1, 1), torch.tensor([0.5, 2.0]), networks=3)
+
+
 def test_the_model_that_is_made_bayesian_is_left_as_it_is():
     model = nn.Linear(2, 1)
     before = [p.detach().clone() for p in model.parameters()]
