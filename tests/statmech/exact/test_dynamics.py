@@ -47,16 +47,17 @@ def test_one_spin_is_drawn_from_its_conditional():
     assert after.tolist() == pytest.approx([0, 0, 1 - up, up], abs=1e-14)
 
 
-def test_slower_cooling_ends_in_the_ground_state_more_often_and_a_quench_least():
-    # A ring would not do: its domain walls diffuse even at T = 0, so a quench succeeds there.
-    levels = enumeration.energies(sherrington_kirkpatrick(10, Key.of(5)))
-    ground = levels < levels.min() + 1e-9
-    chance = [
-        float(dynamics.annealed(levels, torch.linspace(0.1, 3, k, dtype=torch.float64))[ground].sum())
-        for k in (1, 4, 16, 64)
-    ]
-    quench = float(dynamics.annealed(levels, torch.full((64,), math.inf, dtype=torch.float64))[ground].sum())
-    assert chance == sorted(chance) and quench < chance[-1] - 0.1, (chance, quench)
+def test_slower_cooling_ends_in_ground_states_more_often_than_quenches():
+    # Averaged over glasses: on one of them a quench may win. (On a ring it always succeeds: its walls diffuse at T = 0.)
+    levels = enumeration.energies(sherrington_kirkpatrick(10, Key.of(5), (60,)))
+    ground = levels < levels.amin(-1, keepdim=True) + 1e-9
+
+    def chance(betas: torch.Tensor) -> float:
+        return float((dynamics.annealed(levels, betas.double()) * ground).sum(-1).mean())
+
+    slower = [chance(torch.logspace(-0.5, 1.5, k)) for k in (2, 8, 32, 128)]
+    assert slower == sorted(slower)
+    assert slower[-1] > chance(torch.full((128,), math.inf)) + 0.1
 
 
 def test_a_spin_that_is_not_there_is_refused():
