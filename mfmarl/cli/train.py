@@ -17,6 +17,7 @@ EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
   mfmarl train magent2/battle_v4 --agents red=mfq,blue=rusher --map-size 20 --mfq.temperature 0.01
   mfmarl train my_env.py:MyEnv --agent mfppo
   mfmarl train --config run.toml
+  mfmarl train ising --temperature 2.4 --steps 1000 --diagnose
   mfmarl train --resume runs/routes
   mfmarl list ising          # the environment's own options
   mfmarl list mfq            # the agent's own options"""
@@ -39,6 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a Python file or module that registers names of your own",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="then freeze the policies and measure how the population fluctuates and answers a small incentive: its "
+        "susceptibility in two ways, which agree in equilibrium and peak at a transition",
+    )
+    parser.add_argument(
+        "--diagnose-steps", type=int, default=1000, metavar="STEPS", help="of each measurement (default: 1000)"
+    )
     add_run_options(parser)
 
 
@@ -76,7 +86,10 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             reward = row.get("eval/reward", row.get("train/reward", float("nan")))
             progress.update("training", row["step"], f"reward {reward:.4g}  {_per_second(rate)}")
 
+        if known.diagnose:
+            refuse_diagnosis(config, known.diagnose_steps)
         run_in_folder(config, path, resume=resume, on_row=on_row)
+        found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}
     rows, status = read_metrics(path), read_status(path)
     from mfmarl.evaluation.report import report_run
 
@@ -85,6 +98,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         print(
             json.dumps(
                 {"run": str(path), "report": str(page), "status": status, "last": _plain(rows[-1]) if rows else {}}
+                | ({"diagnosis": {name: one.to_table() for name, one in found.items()}} if found else {})
             )
         )
     else:
@@ -92,10 +106,37 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         for name in ("eval/reward", "train/reward"):
             if name in last:
                 print(f"{name:>14}  {last[name]:.5g}")
+        for name, one in found.items():
+            team = f" of {name}" if len(found) > 1 else ""
+            print(f"{'chi':>14}  {one.susceptibility}{team}: N Var(m)/T, from fluctuations")
+            print(f"{'dm/dh':>14}  {one.response}{team}: from incentives of {one.incentive:.2g}")
+            print(f"{'ratio':>14}  {one.violation}{team}: 1 in equilibrium")
+            print(f"{'memory':>14}  {one.autocorrelation_time:.3g} steps{team}: autocorrelation time of m")
         print(f"{'time':>14}  {time.monotonic() - started:.1f} s")
         print(f"{'run':>14}  {path}")
         print(f"{'report':>14}  {page}")
     return 0
+
+
+def refuse_diagnosis(config: Any, steps: int) -> None:
+    """What cannot be diagnosed is said before hours of training, where the config alone tells."""
+    from mfmarl.statmech.annealing.schedule import parse_schedule
+
+    if not 64 <= steps < 1 << 40:
+        raise ConfigError(f"--diagnose-steps must be at least 64, not {steps}.")
+    for choice in config.agents.values():
+        schedule = parse_schedule(choice.options.get("temperature", "1"))
+        if schedule.kind != "entropy" and not schedule.at(1.0) > 0:
+            raise ConfigError(f"{choice.name} ends at temperature 0: its fluctuations say nothing of its response.")
+
+
+def _diagnose(path: Path, steps: int, progress: Any) -> Any:
+    from mfmarl.learning.diagnosis import diagnose_run
+    from mfmarl.learning.run_folder import read_config
+
+    players = max(1, len(read_config(path).get("agents", {})))
+    progress.add("diagnosis", (1 + 2 * players) * (steps + steps // 5))
+    return diagnose_run(path, steps, watched=lambda done: progress.update("diagnosis", done))
 
 
 def _per_second(rate: float) -> str:

@@ -102,9 +102,42 @@ def report_run(path: Path) -> Path:
             ["measure", "mean of the last half", "theory", "distance", "kind and source"], rows, numbers=(1, 2, 3)
         ),
         "<p class='note'>One run is one sample: for intervals, compare several seeds.</p></section>",
+        _diagnosis(path),
         _settings([run], {}),
     ]
     return write_text(path / "report.html", html_page(title, body))
+
+
+def _diagnosis(path: Path) -> str:
+    """What `mfmarl train --diagnose` found, where there is something."""
+    try:
+        table = json.loads((path / "diagnosis.json").read_text(encoding="utf-8"))
+        rows = [
+            [
+                name,
+                *(f"{one[key]['value']:.4g} ± {one[key]['error']:.2g}" for key in _DIAGNOSED),
+                f"{one['autocorrelation_time']:.3g}",
+                f"{one['gibbs']['entropy']:.4g}",
+                f"{one['gibbs']['heat_capacity']:.4g}",
+            ]
+            for name, one in table["players"].items()
+        ]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return (
+            f"<section><h2>Diagnosis</h2><p class='bad'>diagnosis.json is damaged: {escape(str(error))}</p></section>"
+        )
+    headings = ["player", *_DIAGNOSED.values(), "memory of m, steps", "entropy per agent", "heat capacity per agent"]
+    text = (
+        "Policies frozen. Fluctuations (N Var m / T) and the answer to a small incentive (dm/dh) agree in equilibrium; "
+        "a ratio away from 1 tells of moves without detailed balance, or of a population that still remembers its start. "
+        "Both peak where it is about to change its mind. m is the combination of action shares that fluctuates most."
+    )
+    return f"<section><h2>Diagnosis</h2><p>{text}</p>{html_table(headings, rows, range(1, len(headings)))}</section>"
+
+
+_DIAGNOSED = {"order": "|m|", "susceptibility": "χ = N Var m / T", "response": "dm/dh", "violation": "ratio"}
 
 
 def report_tournament(path: Path) -> Path:
