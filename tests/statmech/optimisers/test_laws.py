@@ -243,3 +243,22 @@ def test_descent_without_temperature_is_descent():
     torch.testing.assert_close(path(lambda p: SGHMC(p, 0.1, 0.0, friction=1.0, key=Key.of(1))), plain)
     heavy = path(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9))
     torch.testing.assert_close(path(lambda p: SGHMC(p, 0.1, 0.0, friction=0.1, key=Key.of(1))), heavy)
+
+
+def test_torchs_own_averages_and_schedules_of_the_rate_serve_them():
+    """The average of a Langevin chain by torch.optim.swa_utils is the posterior's mean; its schedulers set `lr`."""
+    model = nn.Linear(1, CHAINS // 10, bias=False)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimizer = SGLD(model.parameters(), 0.5, 0.3, key=Key.of(15))
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400, eta_min=0.1)
+    w = model.weight
+    for step in range(400):
+        w.grad = w.detach() - 2
+        optimizer.step()
+        rates.step()
+        if step >= 50:
+            average.update_parameters(model)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    found = average.module.weight.detach().double()
+    assert abs(float(found.mean()) - 2) < 5 * float(found.std()) / math.sqrt(found.numel())
+    assert float(found.std()) < 0.3 * float(w.detach().std())

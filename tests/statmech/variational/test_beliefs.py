@@ -91,6 +91,16 @@ def test_two_factors_that_explain_each_other_away_have_known_numbers():
     assert found.factors[0][:, 1].tolist() == pytest.approx(found.factors[1].flip(0)[:, 1].tolist())
 
 
+def test_the_anchor_of_two_binary_factors():
+    """p(s) = (.7, .3) (.5, .5), p(o | s) = [[.9, .3], [.4, .05]]: -log evidence .7184649885, mean field .7270451802."""
+    seen = torch.tensor([[0.9, 0.3], [0.4, 0.05]], dtype=torch.float64)
+    priors = [torch.tensor([0.7, 0.3], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)]
+    log_like = beliefs.log_likelihood([torch.stack([seen, 1 - seen])], torch.tensor([0]))
+    assert -float(beliefs.exact(log_like, priors).log_evidence) == pytest.approx(0.7184649885, abs=1e-10)
+    found = beliefs.mean_field(log_like, priors, tolerance=1e-12)
+    assert float(found.free_energy) == pytest.approx(0.7270451802, abs=1e-10)
+
+
 def test_one_factor_is_exact_at_once():
     likelihood = torch.tensor([[0.9, 0.2], [0.1, 0.8]], dtype=torch.float64)
     prior = torch.tensor([0.5, 0.5], dtype=torch.float64)
