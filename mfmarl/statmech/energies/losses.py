@@ -37,6 +37,14 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets, reduction="sum")
 
 
+def demand_determinism(model: nn.Module) -> None:
+    """Raises ConfigError for layers whose training mode draws noise or couples rows: no function of the weights."""
+    for name, layer in model.named_modules():
+        kind = type(layer).__name__
+        if layer.training and ("Dropout" in kind or "BatchNorm" in kind):
+            raise ConfigError(f"{kind} ({name}) makes the loss no function of the weights: call model.eval() first.")
+
+
 @dataclass(frozen=True, eq=False)
 class LossEnergy:
     """H of flat weights [*b, d] -> [*b]; d counts the model's parameters in their order. Buffers stay as they are."""
@@ -55,6 +63,7 @@ class LossEnergy:
     def __post_init__(self) -> None:
         if not self.size:
             raise ConfigError("The model has no parameters: its loss is no energy over weights.")
+        demand_determinism(self.model)
         if len(self.inputs) != len(self.targets) or not len(self.inputs):
             raise ConfigError(f"{len(self.inputs)} inputs need as many targets, at least one, not {len(self.targets)}.")
         prior = torch.as_tensor(self.prior_precision)

@@ -2,7 +2,9 @@ r"""What every optimiser with a temperature shares: its noise, its options, and 
 
 The noise of a step is one draw of a generator made from the optimiser's key, never of the global one. The generator's
 state lies in `state_dict()["state"]` as bytes (a tensor of the first parameter's state, so that whatever saves tensors
-saves it), and a run resumed from it is bitwise the run that was never stopped.
+saves it), and a run resumed from it is bitwise the run that was never stopped. Of parameters [replicas, ...] each
+replica is a chain with noise of its own; which numbers it gets depends on the shapes of all (chains whose noise is their
+own by id are in `sampling`).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import check
+from mfmarl.statmech.energies.losses import demand_determinism
 
 
 def gaussian_entropy(log_scale: Tensor) -> Tensor:
@@ -57,6 +58,7 @@ class MeanField(nn.Module):
         self.shapes = {name: p.shape for name, p in model.named_parameters()}
         if not self.shapes:
             raise ConfigError("The model has no parameters to be Bayesian about.")
+        demand_determinism(model)
         # Not a submodule: its parameters are not ours to learn.
         self._model = [model]
         flat = torch.cat([p.detach().flatten() for p in model.parameters()])

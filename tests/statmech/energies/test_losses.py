@@ -137,6 +137,10 @@ def test_wrong_data_and_priors_are_refused():
         LossEnergy(model, cross_entropy, energy.inputs, energy.targets, -1.0)
     with pytest.raises(ConfigError, match="precision"):
         LossEnergy(model, cross_entropy, energy.inputs, energy.targets, torch.ones(3))
+    noisy = nn.Sequential(nn.Linear(3, 2), nn.Dropout()).double()
+    with pytest.raises(ConfigError, match=r"Dropout.*eval"):
+        LossEnergy(noisy, cross_entropy, energy.inputs, energy.targets, 1.0)
+    assert LossEnergy(noisy.eval(), cross_entropy, energy.inputs, energy.targets, 1.0).size == 8
     with pytest.raises(ConfigError, match="no parameters"):
         LossEnergy(nn.Tanh(), cross_entropy, energy.inputs, energy.targets, 1.0)
     with pytest.raises(ConfigError, match="shape"):

@@ -7,13 +7,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 from mfmarl.statmech.annealing.schedule import Schedule
+from mfmarl.statmech.energies.losses import LossEnergy, half_squares
 from mfmarl.statmech.optimisers import pruning
 
 
@@ -108,6 +109,26 @@ def test_the_weights_of_any_loss_can_be_pruned():
     mask, least = pruning.exhaustive(masked, 3)
     assert mask.tolist() == [True, False, True]
     assert float(least) == pytest.approx(0.01 + 1.0)
+
+
+def test_a_trained_network_is_pruned_as_well_by_cooling_as_by_trying_all_its_masks():
+    ids = torch.arange(40)
+    x = random.normal(Key.of(8), ids, 3)
+    y = torch.tanh(2 * x[:, :1])  # the third input and half the hidden units are of no use
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1, bias=False))
+    energy = LossEnergy(model, half_squares, x, y, 1e-3)
+    w = energy.random_states((1,), Key.of(9))[0] * 0.02
+    adam = torch.optim.Adam([w], lr=0.02)
+    for _ in range(400):
+        w.grad = energy.gradient(w)
+        adam.step()
+    masked = pruning.pruned_loss(energy, w, penalty=0.3)
+    mask, least = pruning.exhaustive(masked, energy.size)
+    assert 2 <= int(mask.sum()) < energy.size
+    start = torch.ones(100, energy.size, dtype=torch.bool)
+    found = pruning.anneal_masks(masked, start, Schedule("geometric", 5, 0.02), 300, Key.of(10))
+    assert torch.equal(found.best_mask[found.best_energy.argmin()], mask)
+    assert float((found.best_energy < least + 1e-5).float().mean()) > 0.5
 
 
 def test_masks_that_cannot_move_are_refused():
