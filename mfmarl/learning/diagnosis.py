@@ -33,7 +33,8 @@ from mfmarl.learning.thermodynamics import thermodynamics
 from mfmarl.learning.training import Episode
 from mfmarl.population.simulation import Env
 from mfmarl.random import Key
-from mfmarl.statmech.sampling import diagnostics, resampling
+from mfmarl.statmech import response
+from mfmarl.statmech.sampling import diagnostics
 
 
 class Number(NamedTuple):
@@ -153,28 +154,31 @@ def diagnose(
         temperature, agents = float(player.agent.temperature), counts[i]
         direction = _direction(shares[i], player.name)
         m = shares[i] @ direction
-        square = resampling.jackknife(m - m.mean(0), lambda x: x.square().mean(0))
-        chi = Number(float(square.value) * agents / temperature, float(square.error) * agents / temperature)
+        # About each copy's own mean: copies that settled on opposite sides are not one fluctuating population.
+        chi = _number(response.susceptibility(m - m.mean(0), 1 / temperature, round(agents)))
         # A third of a standard deviation of m: in proportion still. The same noise on both sides makes it visible.
         incentive = math.sqrt(temperature / (agents * chi.value)) / 3
         ends = []
         for sign in (1, -1):
             push = [x if j != i else (sign * incentive * direction).to(x) for j, x in enumerate(still)]
             ends.append(watch(push)[0][i] @ direction)
-        slope = diagnostics.mean_and_error((ends[0] - ends[1]) / (2 * incentive))
-        order = diagnostics.mean_and_error(m.abs())
+        slope = _number(response.finite_difference(ends[0], ends[1], incentive))
         found[player.name] = Diagnosis(
             round(agents),
             temperature,
             direction.tolist(),
-            Number(float(order.value), float(order.error)),
+            _number(diagnostics.mean_and_error(m.abs())),
             chi,
-            Number(float(slope.value), float(slope.error)),
+            slope,
             incentive,
             float(diagnostics.autocorrelation_time(m).mean()),
             gibbs[i],
         )
     return found
+
+
+def _number(found: diagnostics.Estimate) -> Number:
+    return Number(float(found.value), float(found.error))
 
 
 @torch.no_grad()
