@@ -122,9 +122,9 @@ def _unit(raw: Tensor) -> Tensor:
     return (raw >> 41).to(torch.float32).add_(4194304.5).mul_(2.0**-23)
 
 
-def bits(key: Key, ids: Tensor) -> Tensor:
-    """64 random bits per id, as int64 of the shape of `ids`."""
-    return _draw(key, ids, None, torch.int64, None)
+def bits(key: Key, ids: Tensor, draws: int | None = None) -> Tensor:
+    """64 random bits, as int64: shape `ids.shape`, or `ids.shape + (draws,)`."""
+    return _draw(key, ids, draws, torch.int64, None)
 
 
 def uniform(key: Key, ids: Tensor, draws: int | None = None) -> Tensor:

@@ -60,23 +60,30 @@ def contrastive_divergence(rbm: RBM, data: Tensor, ids: Tensor, key: Key, steps:
     """
     if steps < 1:
         raise ConfigError(f"Contrastive divergence needs one step at least, not {steps}.")
-    positive = rbm.hidden_given(data)
-    v = _walk(rbm, data, positive, ids, key, steps)
-    negative = rbm.hidden_given(v)
-    n = len(data)
-    # One product instead of two: [data, v]^T [positive; -negative].
-    weights = torch.cat([data, v]).mT @ torch.cat([positive, -negative]) / n
-    return Gradient(weights, (data - v).mean(0), (positive - negative).mean(0)), v
+    positive = negative = rbm.hidden_given(data)
+    v = data
+    for step in range(steps):
+        h = block.bernoulli(negative, ids, key.fold("hidden", step))
+        v = block.bernoulli(rbm.visible_given(h), ids, key.fold("visible", step))
+        negative = rbm.hidden_given(v)
+    return _contrast(data, positive, v, negative), v
 
 
 def persistent(
     rbm: RBM, data: Tensor, chains: Tensor, ids: Tensor, key: Key, steps: int = 1
 ) -> tuple[Gradient, Tensor]:
-    """As `contrastive_divergence`, from chains [m, V] (ids [m]) that go on where they were; the chains come back."""
+    """As `contrastive_divergence`, from chains of hidden units [m, H] (ids [m]) that go on where they were.
+
+    The chains come back. What is kept is the hidden layer: its law given the visible one is known already.
+    """
     if steps < 1:
         raise ConfigError(f"Persistent chains need one step at least, not {steps}.")
-    chains = _walk(rbm, chains, rbm.hidden_given(chains), ids, key, steps)
-    return difference(statistics(rbm, data), statistics(rbm, chains)), chains
+    v = negative = chains
+    for step in range(steps):
+        v = block.bernoulli(rbm.visible_given(chains), ids, key.fold("visible", step))
+        negative = rbm.hidden_given(v)
+        chains = block.bernoulli(negative, ids, key.fold("hidden", step))
+    return _contrast(data, rbm.hidden_given(data), v, negative), chains
 
 
 def tempered(
@@ -103,14 +110,10 @@ def tempered(
     return difference(statistics(rbm, data), statistics(rbm, cold)), ladder
 
 
-def _walk(rbm: RBM, v: Tensor, hidden: Tensor, ids: Tensor, key: Key, steps: int) -> Tensor:
-    """k sweeps of v [n, V] whose P(h = 1 | v) is known."""
-    for step in range(steps):
-        if step:
-            hidden = rbm.hidden_given(v)
-        h = block.bernoulli(hidden, ids, key.fold("hidden", step))
-        v = block.bernoulli(rbm.visible_given(h), ids, key.fold("visible", step))
-    return v
+def _contrast(data: Tensor, positive: Tensor, v: Tensor, negative: Tensor) -> Gradient:
+    """The difference of the statistics of two sets of states, the weights' by one product."""
+    scaled = torch.cat([positive / len(data), negative / -len(v)])
+    return Gradient(torch.cat([data, v]).mT @ scaled, data.mean(0) - v.mean(0), positive.mean(0) - negative.mean(0))
 
 
 def _log_partition_gradient(rbm: RBM) -> Gradient:

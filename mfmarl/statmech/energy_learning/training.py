@@ -22,6 +22,9 @@ from mfmarl.random import Key
 from mfmarl.statmech.energies.machines import RBM
 from mfmarl.statmech.energy_learning import contrastive, likelihood
 from mfmarl.statmech.energy_learning.contrastive import Gradient
+from mfmarl.statmech.sampling import block
+
+_WATCHED = 500  # rows of each epoch whose pseudo-likelihood is estimated
 
 METHODS = ("cd", "persistent", "tempered", "exact")
 
@@ -67,7 +70,7 @@ class Training:
 
 
 class Epoch(NamedTuple):
-    """After an epoch: the machine, and a cheap unbiased estimate of its mean pseudo-log-likelihood on the data."""
+    """After an epoch: the machine, and an unbiased estimate of its mean pseudo-log-likelihood, on 500 rows at most."""
 
     epoch: int
     rbm: RBM
@@ -113,9 +116,9 @@ def train_rbm(rbm: RBM, data: Tensor, key: Key, options: Training | None = None)
         if not all(finite):
             raise NumericFault(f"The parameters became infinite in epoch {epoch + 1}: the learning rate is too large.")
         shown = RBM(*(value.clone() for value in parameters))
-        ids = torch.arange(len(data), device=data.device)
-        bits = (data > random.uniform(key.fold("bits", epoch), ids, data.shape[1])).to(data.dtype)
-        found = likelihood.sampled_pseudo_log_likelihood(shown, bits, ids, key.fold("pseudo", epoch))
+        index = order[:_WATCHED]
+        bits = block.bernoulli(data[index], index, key.fold("bits", epoch))  # 0 and 1 stay what they are
+        found = likelihood.sampled_pseudo_log_likelihood(shown, bits, index, key.fold("pseudo", epoch))
         yield Epoch(epoch + 1, shown, float(found.mean()))
 
 
@@ -128,12 +131,12 @@ def refuse_bad_data(data: Tensor, num_visible: int) -> None:
 
 
 def _beginning(rbm: RBM, data: Tensor, options: Training, key: Key) -> Tensor:
-    """Where the chains that go on begin: at data, or for ladders anywhere."""
+    """Where the chains that go on begin: at hidden states given data, or for ladders anywhere."""
     if options.method == "tempered":
         return rbm.machine.random_states((options.rungs, options.chains), key.fold("ladders"))
     ids = torch.arange(options.chains, device=data.device)
     rows = data[random.integers(key.fold("chains"), ids, len(data))]
-    return (random.uniform(key.fold("start"), ids, data.shape[1]) < rows).to(data.dtype)
+    return block.bernoulli(rbm.hidden_given(rows), ids, key.fold("start"))
 
 
 def initial_rbm(data: Tensor, num_hidden: int, key: Key, scale: float = 0.01) -> RBM:

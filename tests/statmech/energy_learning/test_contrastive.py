@@ -102,7 +102,7 @@ def test_kept_chains_come_to_the_exact_gradient(method: str) -> None:
     rbm, data, count = machine(5, 3, 1.5), rows(9, 5), 3000
     exact = contrastive.exact(rbm, data)
     ids, betas = torch.arange(count), torch.linspace(0, 1, 4)
-    held = rows(count, 5, "held") if method == "persistent" else torch.zeros(4, count, 8, dtype=torch.float64)
+    held = rows(count, 3, "held") if method == "persistent" else torch.zeros(4, count, 8, dtype=torch.float64)
     for turn in range(40):
         if method == "persistent":
             gradient, held = contrastive.persistent(rbm, data, held, ids, KEY.fold(turn))
@@ -120,7 +120,7 @@ def test_tempering_escapes_where_plain_chains_stay() -> None:
     p = torch.softmax(-rbm.free_energy(v), 0)
     assert float(p[0]) > 0.4 and float(p[-1]) > 0.4
     data, count = torch.zeros(4, 8, dtype=torch.float64), 400
-    ids, plain = torch.arange(count), torch.zeros(count, 8, dtype=torch.float64)
+    ids, plain = torch.arange(count), torch.zeros(count, 2, dtype=torch.float64)
     ladder = torch.zeros(10, count, 10, dtype=torch.float64)
     for turn in range(600):
         _, plain = contrastive.persistent(rbm, data, plain, ids, KEY.fold(turn))
