@@ -199,10 +199,10 @@ _FEW = 8  # chains below which they move one by one
 _DENSE = 64  # spins from which on a flip that mends all fields beats summing each anew
 
 
-def _graph(system: Ising) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Neighbours of each spin first, then what fills the row, int32 [n, K]; and degrees [n]."""
+def _graph(system: Ising) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Neighbours of each spin first, then what fills the row, uint32 [n, K]; and degrees [n]."""
     degree = torch.bincount(system.pairs.flatten(), minlength=system.num_spins)
-    return system.neighbours.to(torch.int32).numpy(force=True), degree.numpy(force=True)
+    return system.neighbours.numpy(force=True).astype(np.uint32), degree.numpy(force=True)
 
 
 def _kernels() -> ModuleType:

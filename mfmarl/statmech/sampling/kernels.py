@@ -204,7 +204,7 @@ def replicas(
 ) -> None:
     """Sweeps, site after site, of words [n, W]: bit b of word w is chain 64 w + b.
 
-    near int32 [n, K], flipped uint64 [n, K] (all ones where J < 0) and degree [n] are the graph; kind [n] is what the
+    near uint32 [n, K], flipped uint64 [n, K] (all ones where J < 0) and degree [n] are the graph; kind [n] is what the
     chances of a site depend on. Kind c compares with the thresholds bits[t, groups[c] .. groups[c + 1], 3, PLANES] in
     sweep t (the last t stays); where k neighbours favour +1 (Metropolis: agree) it takes threshold pick[c, k] of
     them, inverted where invert[c, k] is all ones. seeds [2, W] are the generators.
@@ -428,6 +428,25 @@ def _draw_ahead(noise: Any, size: int, metropolis: bool, state: Any) -> None:
     state[0], state[1], state[2], state[3] = g0, g1, g2, g3
 
 
+@_inline
+def _local_field(spin: Any, field: Any, around: Any, strength: Any, links: Any) -> Any:
+    """h + sum J s, in the order of `sparse`. Unsigned places need no check for counting from the end."""
+    slot, local = np.uint64(0), field
+    if links >= np.uint64(4):
+        local = _F(
+            _F(local + _F(strength[0] * spin[around[0]]))
+            + _F(
+                _F(strength[1] * spin[around[1]])
+                + _F(_F(strength[2] * spin[around[2]]) + _F(strength[3] * spin[around[3]]))
+            )
+        )
+        slot = np.uint64(4)
+    while slot < links:
+        local = _F(local + _F(strength[slot] * spin[around[slot]]))
+        slot += np.uint64(1)
+    return local
+
+
 @_jit
 def sparse_alone(
     s: Any,
@@ -447,30 +466,26 @@ def sparse_alone(
         state = seeds[:, chain].copy()
         for i in range(n):
             spin[i] = _F(s[i, chain])
+        turned = n
         for sweep in range(betas.shape[0]):
             twice = _F(2) * betas[sweep, chain if own else 0]
+            # Where few spins turn a branch is best, for the next spin need not wait for this one; else a choice of
+            # values, which cannot be guessed wrong.
+            seldom, turned = turned * 8 < n, 0
             for start in range(0, n, _AHEAD):
                 size = min(_AHEAD, n - start)
                 _draw_ahead(noise, size, metropolis, state)
                 for j in range(size):
-                    i = start + j
-                    slot, local = 0, fields[i]
-                    if degree[i] >= 4:
-                        local = _F(
-                            _F(local + _F(couplings[i, 0] * spin[near[i, 0]]))
-                            + _F(
-                                _F(couplings[i, 1] * spin[near[i, 1]])
-                                + _F(_F(couplings[i, 2] * spin[near[i, 2]]) + _F(couplings[i, 3] * spin[near[i, 3]]))
-                            )
-                        )
-                        slot = 4
-                    while slot < degree[i]:
-                        local = _F(local + _F(couplings[i, slot] * spin[near[i, slot]]))
-                        slot += 1
-                    if metropolis:
-                        spin[i] = -spin[i] if noise[j] >= _F(_F(twice * local) * spin[i]) else spin[i]
+                    i = np.uint64(start + j)
+                    local = _F(twice * _local_field(spin, fields[i], near[i], couplings[i], np.uint64(degree[i])))
+                    old = spin[i]
+                    turn = noise[j] >= _F(local * old) if metropolis else (noise[j] < local) != (old > 0)
+                    turned += turn
+                    if seldom:
+                        if turn:
+                            spin[i] = -old
                     else:
-                        spin[i] = _F(1) if noise[j] < _F(twice * local) else _F(-1)
+                        spin[i] = -old if turn else old
         for i in range(n):
             s[i, chain] = np.int8(spin[i])
 

@@ -357,6 +357,32 @@ def test_each_bit_of_a_comparison_meets_its_chance_alone() -> None:
     assert both == hits[:, 1].sum()  # one random number: below .01 is below .3
 
 
+@pytest.mark.verify
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("path", ["torus", "packed", "graph"])
+def test_billions_of_updates_agree_with_the_exact_energy(path: str, rule: str) -> None:
+    """Kaufman's energy to some 1e-5: a generator with a flaw that matters here would show."""
+    side, chains, beta = {"torus": (128, 32, 0.42), "packed": (32, 4096, 0.44), "graph": (32, 512, 0.44)}[path]
+    system = ising(graphs.torus(side, side), side * side)
+    s = torch.ones(chains, side * side, dtype=torch.int8)
+    total = torch.zeros(chains, dtype=torch.float64)
+    for step in range(-3, 30):
+        key, count = Key.of(5).fold(step + 3), {"torus": 1000, "packed": 150, "graph": 60}[path]
+        if step < 0:
+            count *= 6
+        if path == "torus":
+            s = compiled.torus_sweeps(s.reshape(chains, side, side), beta, count, key, rule).reshape(chains, -1)
+        else:
+            kernel = compiled.packed_sweeps if path == "packed" else compiled.graph_sweeps
+            s = kernel(system, s, torch.full((count,), beta), key, rule)
+        if step >= 0:
+            lattice = s.reshape(chains, side, side)
+            total -= (lattice * (lattice.roll(1, -1) + lattice.roll(1, -2))).double().mean((-1, -2)) / 30
+    error = float(total.std()) / math.sqrt(chains)
+    assert error < 3e-4
+    assert abs(float(total.mean()) - torus_energy((side, side), 1 / beta)) < 5 * error
+
+
 # -------------------------------------------------------------------------------------------------- refusals
 
 
