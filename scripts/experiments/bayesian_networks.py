@@ -247,12 +247,12 @@ def one_split(name: str, seed: int, given: argparse.Namespace, tell: Callable[[s
     found = descend(data, 300 if quick else 1000, key.fold("descent"))
     start = found.pop("start")
     tell(f"{name}, split {seed}: variational inference")
-    steps = 400 if quick else 2500
+    steps = 400 if quick else 2000
     found["mean-field VI"] = vary(data, steps, 1.0, key.fold("vi"))
     found["mean-field VI, cold"] = vary(data, steps, COLD, key.fold("cold"))
     for method, temperature in (("HMC, 8 chains", 1.0), ("HMC, cold", COLD)):
         tell(f"{name}, split {seed}: {method}")
-        pilot, sweeps = (40, 40) if quick else (200, 600)
+        pilot, sweeps = (40, 40) if quick else (100, 400)
         found[method] = sample(data, start, pilot, sweeps, temperature, key.fold(method))
     rows: dict[str, Any] = {}
     for method, got in found.items():
