@@ -70,6 +70,7 @@ class Metric:
             if inverse_mass.ndim != 1 or not bool((inverse_mass > 0).all()):
                 raise ConfigError("Inverse masses must be [n] numbers above 0, or a positive definite matrix [n, n].")
             self.root = inverse_mass.rsqrt()
+        self.unit = not self.dense and bool((inverse_mass == 1).all())
 
     def to(self, x: Tensor) -> Metric:
         """In the dtype and on the device of the states."""
@@ -80,10 +81,24 @@ class Metric:
 
     def draw(self, key: Key, ids: Tensor, like: Tensor) -> Tensor:
         z = noise.normal(key, ids, like.shape[-1], like.dtype)
+        if self.unit:
+            return z
         return z @ self.root if self.dense else z.mul_(self.root)
 
-    def velocity(self, p: Tensor) -> Tensor:
-        return p @ self.inverse_mass if self.dense else p * self.inverse_mass
+    def kinetic(self, p: Tensor) -> Tensor:
+        """p^T M^-1 p/2, [*b]."""
+        if self.dense:
+            return 0.5 * (p * (p @ self.inverse_mass)).sum(-1)
+        return 0.5 * torch.linalg.vector_norm(p if self.unit else p / self.root, dim=-1).square()
+
+    def drift_(self, x: Tensor, p: Tensor, step: float) -> None:
+        """x += step M^-1 p."""
+        if self.unit:
+            x.add_(p, alpha=step)
+        elif self.dense:
+            x.add_(p @ self.inverse_mass, alpha=step)
+        else:
+            x.addcmul_(p, self.inverse_mass, value=step)
 
     def square(self, away: Tensor) -> Tensor:
         """away^T M away, [*b]."""
@@ -96,7 +111,7 @@ def transition(
     """Fresh momenta, `steps` leapfrogs, and the choice: `steps + 1` gradients and 2 energies per chain."""
     cold = column(beta)
     p = metric.draw(key.fold("momenta"), ids, x)
-    before = beta * energy(x) + 0.5 * (p * metric.velocity(p)).sum(-1)
+    before = beta * energy(x) + metric.kinetic(p)
     new = x.clone()
 
     def kick(size: float) -> None:
@@ -107,18 +122,17 @@ def transition(
             p.add_(slope, alpha=-size * cold)
 
     kick(step_size / 2)
-    drift = metric.inverse_mass * step_size
     for i in range(steps):
-        if metric.dense:
-            new += p @ drift
-        else:
-            new.addcmul_(p, drift)
+        metric.drift_(new, p, step_size)
         kick(step_size if i < steps - 1 else step_size / 2)
-    change = beta * energy(new) + 0.5 * (p * metric.velocity(p)).sum(-1) - before
+    change = beta * energy(new) + metric.kinetic(p) - before
     accept = (-change).clamp(max=0).exp().nan_to_num(0.0)
-    taken = random.uniform(key.fold("accept"), ids) < accept
+    refused = random.uniform(key.fold("accept"), ids) >= accept
     divergent = ~(change < _DIVERGENCE)
-    return Transition(torch.where(taken.unsqueeze(-1), new, x), accept, divergent, new, p)
+    # Most are accepted: only the others are written back.
+    kept = new.clone()
+    kept[refused] = x[refused]
+    return Transition(kept, accept, divergent, new, p)
 
 
 def _length(key: Key, steps: int, jitter: bool) -> int:

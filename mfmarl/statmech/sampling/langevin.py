@@ -40,6 +40,13 @@ def _spread(step: float | Tensor, beta: float | Tensor) -> float | Tensor:
     return square.sqrt() if isinstance(square, Tensor) else math.sqrt(square)
 
 
+def _noise(key: Key, ids: Tensor, like: Tensor, spread: float | Tensor) -> Tensor:
+    """Normals of a standard deviation, or of one per chain [*b, 1], in the shape of `like`."""
+    if isinstance(spread, Tensor):
+        return noise.normal(key, ids, like.shape[-1], like.dtype).mul_(spread)
+    return noise.normal(key, ids, like.shape[-1], like.dtype, spread)
+
+
 def _positive(value: float | Tensor, name: str) -> None:
     low = float(value.min()) if isinstance(value, Tensor) else float(value)
     if not (low > 0 and math.isfinite(low)):
@@ -57,7 +64,7 @@ def ula(energy: Energy, step_size: float | Tensor, steps: int = 1) -> Sweep:
         step = column(step_size)
         spread = _spread(step, column(beta))
         for i in range(steps):
-            kick = noise.normal(key if steps == 1 else key.fold(i), ids, x.shape[-1], x.dtype).mul_(spread)
+            kick = _noise(key if steps == 1 else key.fold(i), ids, x, spread)
             slope = gradient(energy, x)
             # In place on the noise, which is ours: one pass over the state.
             kick = kick.add_(slope, alpha=-step) if not isinstance(step, Tensor) else kick.addcmul_(slope, -step)
@@ -157,7 +164,7 @@ def baoab(energy: Energy, step_size: float | Tensor, friction: float = 1.0, step
             p -= half * slope
             x += half * p
             p *= keep
-            p += noise.normal(key.fold(i), ids, n, x.dtype).mul_(spread)
+            p += _noise(key.fold(i), ids, x, spread)
             x += half * p
             slope = gradient(energy, x)
             p -= half * slope

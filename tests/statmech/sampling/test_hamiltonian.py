@@ -60,7 +60,7 @@ def test_a_gaussian_is_left_alone_whatever_the_masses(mass):
         "dense": energy.covariance / beta,
     }[mass]
     start, ids = draws(energy, count, beta), torch.arange(count)
-    moved = Tuned(0.7, 6, inverse).move(energy)(start, beta, ids, Key.of(3))
+    moved = Tuned(0.5, 6, inverse).move(energy)(start, beta, ids, Key.of(3))
     assert 0.4 < float(moved.acceptance.mean()) < 0.999
     away = moved.x - energy.mean
     assert bool((away.mean(0).abs() < 5 * away.std(0) / math.sqrt(count)).all())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
+from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.sampling import noise
 
@@ -34,3 +36,19 @@ def test_an_id_draws_the_same_whoever_else_draws():
     assert torch.equal(noise.normal(key, torch.tensor(11), 7), some[1, 1])
     assert noise.normal(key, ids[:0], 7, torch.float64).shape == (0, 2, 7)
     assert not torch.equal(noise.normal(Key.of(3), ids, 7), some)
+    assert torch.allclose(noise.normal(key, ids, 7, scale=3.0), 3 * some)
+    with pytest.raises(ConfigError, match="int64"):
+        noise.normal(key, ids.int(), 7)
+
+
+def test_a_long_draw_in_pieces_is_the_same_as_a_short_one(monkeypatch):
+    whole = noise.normal(Key.of(4), torch.arange(100), 9)
+    monkeypatch.setattr(noise, "_PIECE", 16)
+    assert torch.equal(noise.normal(Key.of(4), torch.arange(100), 9), whole)
+
+
+def test_neighbouring_keys_and_ids_are_strangers():
+    """Correlations between the draws of 40 keys, of ids one golden ratio and one apart included: none beyond 5 sigma."""
+    keys = [Key(1000 + i) for i in range(20)] + [Key((1000 + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(1, 21)]
+    x = torch.stack([noise.normal(k, torch.arange(500), 40).flatten() for k in keys]).double()
+    assert float((x @ x.T / x.shape[1] - torch.eye(40)).abs().max()) < 5 * math.sqrt(2 / x.shape[1])
