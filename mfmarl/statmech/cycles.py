@@ -81,7 +81,10 @@ def drive(
     if len(strokes) < 2:
         raise ConfigError(f"A drive goes from one stroke to another: give at least 2, not {len(strokes)}.")
     ids = chain_ids(x.shape[:-1], x.device) if ids is None else ids
-    work, heat, energies, exponent = [], [], [], []
+    work: list[Tensor] = []
+    heat: list[Tensor] = []
+    energies: list[Tensor] = []
+    exponent: list[Tensor] = []
     before: Stroke | None = None
     for number, stroke in enumerate(strokes):
         check.inverse_temperature(stroke.beta)
