@@ -44,6 +44,8 @@ class ThermalOptimizer(torch.optim.Optimizer):
         self, params: Iterable[Any], defaults: dict[str, Any], key: Key, temperature: float | Schedule = 1.0
     ) -> None:
         self.schedule = temperature if isinstance(temperature, Schedule) else None
+        if self.schedule is not None and self.schedule.kind == "entropy":
+            raise ConfigError("Weights have no entropy that could be measured and kept: give a temperature's schedule.")
         start = temperature.at(0.0) if isinstance(temperature, Schedule) else temperature
         super().__init__(params, {**defaults, "temperature": start})
         places = {p.device for p in self.parameters()}

@@ -115,6 +115,8 @@ def test_a_schedule_moves_the_temperature_of_every_group():
     before = optimizer.generator.get_state()
     optimizer.step(closure)
     assert torch.equal(before, optimizer.generator.get_state())  # at zero temperature nothing is drawn
+    with pytest.raises(ConfigError, match="entropy"):
+        SGLD(params, 0.01, Schedule("entropy", 0.7), key=KEY)
     with pytest.raises(ConfigError, match="no schedule"):
         SGLD(params, 0.01, key=KEY).advance(0.5)
 
