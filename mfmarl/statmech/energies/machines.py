@@ -20,7 +20,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import linear, softplus
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
@@ -199,11 +199,11 @@ class RBM:
 
     def hidden_given(self, v: Tensor) -> Tensor:
         """P(h = 1 | v) [*b, H] at beta = 1."""
-        return torch.sigmoid(self.hidden + v @ self.weights)
+        return linear(v, self.weights.mT, self.hidden).sigmoid_()
 
     def visible_given(self, h: Tensor) -> Tensor:
         """P(v = 1 | h) [*b, V] at beta = 1."""
-        return torch.sigmoid(self.visible + h @ self.weights.mT)
+        return linear(h, self.weights, self.visible).sigmoid_()
 
     def log_partition(self, beta: float = 1.0) -> Tensor:
         """Exact log Z by enumerating the smaller layer (at most 25 units)."""

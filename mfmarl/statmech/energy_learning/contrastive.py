@@ -58,15 +58,8 @@ def contrastive_divergence(rbm: RBM, data: Tensor, ids: Tensor, key: Key, steps:
     Hidden units of the data and of the last step enter by their probabilities, those in between by draws; visible
     ones by draws throughout (Hinton 2010, "A practical guide to training RBMs", section 3).
     """
-    if steps < 1:
-        raise ConfigError(f"Contrastive divergence needs one step at least, not {steps}.")
-    positive = negative = rbm.hidden_given(data)
-    v = data
-    for step in range(steps):
-        h = block.bernoulli(negative, ids, key.fold("hidden", step))
-        v = block.bernoulli(rbm.visible_given(h), ids, key.fold("visible", step))
-        negative = rbm.hidden_given(v)
-    return _contrast(data, positive, v, negative), v
+    phases = from_data(rbm, data, ids, key, steps)
+    return gradient(phases), phases.model
 
 
 def persistent(
@@ -76,14 +69,52 @@ def persistent(
 
     The chains come back. What is kept is the hidden layer: its law given the visible one is known already.
     """
+    phases, chains = from_chains(rbm, data, chains, ids, key, steps)
+    return gradient(phases), chains
+
+
+class Phases(NamedTuple):
+    """Visible states of the data [n, V] and the model [m, V], and P(h = 1) given either, [n, H] and [m, H]."""
+
+    data: Tensor
+    positive: Tensor
+    model: Tensor
+    negative: Tensor
+
+
+def gradient(phases: Phases) -> Gradient:
+    """The difference of the statistics of the two phases, the weights' by one product."""
+    data, positive, model, negative = phases
+    scaled = torch.cat([positive / len(data), negative / -len(model)])
+    return Gradient(
+        torch.cat([data, model]).mT @ scaled, data.mean(0) - model.mean(0), positive.mean(0) - negative.mean(0)
+    )
+
+
+def from_data(rbm: RBM, data: Tensor, ids: Tensor, key: Key, steps: int = 1) -> Phases:
+    """The phases of contrastive divergence."""
+    if steps < 1:
+        raise ConfigError(f"Contrastive divergence needs one step at least, not {steps}.")
+    positive = negative = rbm.hidden_given(data)
+    v = data
+    for step in range(steps):
+        first, second = _coins(rbm, ids, key.fold("data", step))
+        v = block.toss(rbm.visible_given(block.toss(negative, second)), first)
+        negative = rbm.hidden_given(v)
+    return Phases(data, positive, v, negative)
+
+
+def from_chains(rbm: RBM, data: Tensor, chains: Tensor, ids: Tensor, key: Key, steps: int = 1) -> tuple[Phases, Tensor]:
+    """The phases of persistent chains [m, H], and where these are then."""
     if steps < 1:
         raise ConfigError(f"Persistent chains need one step at least, not {steps}.")
     v = negative = chains
     for step in range(steps):
-        v = block.bernoulli(rbm.visible_given(chains), ids, key.fold("visible", step))
+        first, second = _coins(rbm, ids, key.fold("chains", step))
+        v = block.toss(rbm.visible_given(chains), first)
         negative = rbm.hidden_given(v)
-        chains = block.bernoulli(negative, ids, key.fold("hidden", step))
-    return _contrast(data, rbm.hidden_given(data), v, negative), chains
+        chains = block.toss(negative, second)
+    return Phases(data, rbm.hidden_given(data), v, negative), chains
 
 
 def tempered(
@@ -110,10 +141,9 @@ def tempered(
     return difference(statistics(rbm, data), statistics(rbm, cold)), ladder
 
 
-def _contrast(data: Tensor, positive: Tensor, v: Tensor, negative: Tensor) -> Gradient:
-    """The difference of the statistics of two sets of states, the weights' by one product."""
-    scaled = torch.cat([positive / len(data), negative / -len(v)])
-    return Gradient(torch.cat([data, v]).mT @ scaled, data.mean(0) - v.mean(0), positive.mean(0) - negative.mean(0))
+def _coins(rbm: RBM, ids: Tensor, key: Key) -> list[block.Coins]:
+    """For the visible layer and the hidden one."""
+    return block.coins(ids, key, rbm.weights.shape, rbm.weights.dtype)
 
 
 def _log_partition_gradient(rbm: RBM) -> Gradient:

@@ -21,10 +21,10 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech.energies.machines import RBM
 from mfmarl.statmech.energy_learning import contrastive, likelihood
-from mfmarl.statmech.energy_learning.contrastive import Gradient
+from mfmarl.statmech.energy_learning.contrastive import Gradient, Phases
 from mfmarl.statmech.sampling import block
 
-_WATCHED = 500  # rows of each epoch whose pseudo-likelihood is estimated
+_WATCHED = 250  # rows of each epoch whose pseudo-likelihood is estimated
 
 METHODS = ("cd", "persistent", "tempered", "exact")
 
@@ -70,7 +70,7 @@ class Training:
 
 
 class Epoch(NamedTuple):
-    """After an epoch: the machine, and an unbiased estimate of its mean pseudo-log-likelihood, on 500 rows at most."""
+    """After an epoch: the machine, and an unbiased estimate of its mean pseudo-log-likelihood, on 250 rows at most."""
 
     epoch: int
     rbm: RBM
@@ -98,20 +98,17 @@ def train_rbm(rbm: RBM, data: Tensor, key: Key, options: Training | None = None)
         for start in range(0, len(data), options.batch_size):
             index = order[start : start + options.batch_size]
             batch, step = data[index], key.fold("step", epoch, start)
-            gradient: Gradient
             if options.method == "cd":
-                gradient, _ = contrastive.contrastive_divergence(current, batch, index, step, options.steps)
+                phases = contrastive.from_data(current, batch, index, step, options.steps)
+                _follow_phases(parameters, velocity, phases, rate, options)
             elif options.method == "persistent":
-                gradient, held = contrastive.persistent(current, batch, held, chains, step, options.steps)
+                phases, held = contrastive.from_chains(current, batch, held, chains, step, options.steps)
+                _follow_phases(parameters, velocity, phases, rate, options)
             elif options.method == "tempered":
-                gradient, held = contrastive.tempered(current, batch, held, betas, chains, step, options.steps)
+                slopes, held = contrastive.tempered(current, batch, held, betas, chains, step, options.steps)
+                _follow(parameters, velocity, slopes, rate, options)
             else:
-                gradient = contrastive.exact(current, batch)
-            for place, (value, slope, speed) in enumerate(zip(parameters, gradient, velocity, strict=True)):
-                speed.mul_(options.momentum).add_(slope, alpha=rate)
-                if place == 0 and options.weight_decay:
-                    speed.add_(value, alpha=-rate * options.weight_decay)
-                value.add_(speed)
+                _follow(parameters, velocity, contrastive.exact(current, batch), rate, options)
         finite = [bool(value.isfinite().all()) for value in parameters]
         if not all(finite):
             raise NumericFault(f"The parameters became infinite in epoch {epoch + 1}: the learning rate is too large.")
@@ -122,11 +119,38 @@ def train_rbm(rbm: RBM, data: Tensor, key: Key, options: Training | None = None)
         yield Epoch(epoch + 1, shown, float(found.mean()))
 
 
+def _follow(parameters: list[Tensor], velocity: list[Tensor], slopes: Gradient, rate: float, options: Training) -> None:
+    """One step uphill, in place."""
+    for slope, speed in zip(slopes, velocity, strict=True):
+        speed.mul_(options.momentum).add_(slope, alpha=rate)
+    _move(parameters, velocity, rate, options)
+
+
+def _follow_phases(
+    parameters: list[Tensor], velocity: list[Tensor], phases: Phases, rate: float, options: Training
+) -> None:
+    """The same from the two phases: their products go straight into the velocity, and no gradient is stored."""
+    data, positive, model, negative = phases
+    up, down = rate / len(data), -rate / len(model)
+    velocity[0].addmm_(data.mT, positive, beta=options.momentum, alpha=up).addmm_(model.mT, negative, alpha=down)
+    for speed, first, second in zip(velocity[1:], (data, positive), (model, negative), strict=True):
+        speed.mul_(options.momentum).add_(first.sum(0), alpha=up).add_(second.sum(0), alpha=down)
+    _move(parameters, velocity, rate, options)
+
+
+def _move(parameters: list[Tensor], velocity: list[Tensor], rate: float, options: Training) -> None:
+    if options.weight_decay:
+        velocity[0].add_(parameters[0], alpha=-rate * options.weight_decay)
+    for value, speed in zip(parameters, velocity, strict=True):
+        value.add_(speed)
+
+
 def refuse_bad_data(data: Tensor, num_visible: int) -> None:
     """Raises ConfigError unless data are [n, num_visible] numbers from 0 to 1."""
     if data.ndim != 2 or data.shape[1] != num_visible or not len(data):
         raise ConfigError(f"Data must have shape [n, {num_visible}], a row each, not {list(data.shape)}.")
-    if not bool(((data >= 0) & (data <= 1)).all()):
+    low, high = data.aminmax()
+    if not (float(low) >= 0 and float(high) <= 1):  # as well for NaN
         raise ConfigError("Data of a Boltzmann machine lie between 0 and 1; scale them, or cut them at a threshold.")
 
 

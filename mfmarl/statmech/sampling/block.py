@@ -8,6 +8,9 @@ of spins are sampled by colours: `single_spin.heat_bath`.) Salakhutdinov and Hin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -43,16 +46,37 @@ def layers(machine: Machine | RBM, *, odd_first: bool = True, visible_held: bool
     return sweep
 
 
-def bernoulli(p: Tensor, ids: Tensor, key: Key) -> Tensor:
-    """Units 0 and 1 [*b, n] in the dtype of p [*b, n], with ids [*b]. p counts to 2^-24; 0 and 1 are certain.
+class Coins(NamedTuple):
+    """Noise for n units of each row, not yet compared with their chances."""
 
-    Sixteen bits to a unit and eight more that the units of a row share, for half the cost of a step would be noise:
-    each unit's chance is exact, and any two units of a row are independent but for 2^-32.
+    shared: Tensor
+    """[*b, 1]."""
+    level: Tensor
+    """int16 [*b, n]."""
+
+
+def coins(ids: Tensor, key: Key, sizes: Sequence[int], dtype: torch.dtype) -> list[Coins]:
+    """Noise for layers of these sizes (8 at most), by one draw for all: small layers cost little but the call.
+
+    Sixteen bits to a unit and eight more that the units of a layer share, for half the cost of a step would be noise:
+    each unit's chance is exact, and any two units of a layer are independent but for 2^-32.
     """
-    n = p.shape[-1]
-    words = (n + 3) // 4
-    raw = random.bits(key, ids, words + 1)
-    # The shared part lies on the middles of 256 steps of (0, 1): in float32 no sum below is rounded to an edge.
-    shared = raw[..., words:].bitwise_and(255).to(p.dtype).add_(0.5).mul_(-1 / 256).sub_(32768)
-    level = raw[..., :words].contiguous().view(torch.int16)[..., :n]
-    return torch.add(shared, p, alpha=65536.0).gt_(level)
+    words = [(size + 3) // 4 for size in sizes]
+    raw = random.bits(key, ids, sum(words) + 1)
+    last, found, start = raw[..., -1:], [], 0
+    for place, (size, count) in enumerate(zip(sizes, words, strict=True)):
+        # The shared part lies on the middles of 256 steps of (0, 1): in float32 no sum of it is rounded to an edge.
+        shared = (last >> 8 * place).bitwise_and_(255).to(dtype).add_(0.5).mul_(-1 / 256).sub_(32768)
+        found.append(Coins(shared, raw[..., start : start + count].contiguous().view(torch.int16)[..., :size]))
+        start += count
+    return found
+
+
+def toss(p: Tensor, noise: Coins) -> Tensor:
+    """Units 0 and 1 [*b, n] in the dtype of their chances p [*b, n], which count to 2^-24; 0 and 1 are certain."""
+    return torch.add(noise.shared, p, alpha=65536.0).gt_(noise.level)
+
+
+def bernoulli(p: Tensor, ids: Tensor, key: Key) -> Tensor:
+    """`toss` of fresh `coins`: units [*b, n] from chances p [*b, n], with ids [*b]."""
+    return toss(p, coins(ids, key, p.shape[-1:], p.dtype)[0])
