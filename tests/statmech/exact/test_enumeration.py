@@ -191,3 +191,14 @@ def test_what_is_too_large_or_unknown_is_refused():
         enumeration.log_partition(free_spins(3), math.nan)
     with pytest.raises(ConfigError, match="one instance"):
         enumeration.density_of_states(sherrington_kirkpatrick(4, Key.of(0), (2,)))
+
+
+def test_many_temperatures_at_once_are_each_by_itself():
+    glass = sherrington_kirkpatrick(6, Key.of(9))
+    betas = torch.tensor([0.0, 0.5, 2.0, math.inf], dtype=torch.float64)
+    together = enumeration.thermodynamics(glass, betas)
+    for place, beta in enumerate(betas.tolist()):
+        alone = enumeration.thermodynamics(glass, beta)
+        for name, a, b in zip(alone._fields, together, alone, strict=True):
+            assert float(a[place]) == pytest.approx(float(b), abs=1e-12), name
+    assert torch.equal(enumeration.probabilities(glass, betas)[1], enumeration.probabilities(glass, 0.5))

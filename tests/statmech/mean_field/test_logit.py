@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.statmech.exact import ising as ising_exact
-from mfmarl.statmech.mean_field import logit
+from mfmarl.statmech.mean_field import logit, potts, self_consistent
 
 A, B = np.array([0.0, 0.2, 0.5, 1.0]), np.array([1.0, 0.8, 0.5, 0.25])
 
@@ -115,3 +116,15 @@ def test_a_temperature_that_is_none_is_refused(temperature):
             solve(lambda x: x, 2, temperature)
     with pytest.raises(ConfigError, match="temperature"):
         logit.softmax_fixed_point(lambda p: p, 0.0, [0.5, 0.5])
+
+
+def test_a_boltzmann_equilibrium_is_the_self_consistency_solvers_with_its_transition():
+    # Three choices, each worth its share: between the spinodals there are two equilibria, and both solvers agree on them.
+    low, _, high = potts.transition(3)
+    temperature = 2 / (low + high)
+    ordered, uniform = [0.8, 0.1, 0.1], [0.34, 0.33, 0.33]
+    reached = [logit.softmax_fixed_point(lambda p: p, temperature, start) for start in (ordered, uniform)]
+    for start, p in zip((ordered, uniform), reached, strict=True):
+        found = self_consistent.softmax_equilibrium(lambda p: -p, temperature, torch.tensor(start, dtype=torch.float64))
+        assert found.shares.tolist() == pytest.approx(p.tolist(), abs=1e-9) and float(found.growth) < 1
+    assert reached[0][0] > 0.6 and reached[1] == pytest.approx([1 / 3] * 3, abs=1e-8)
