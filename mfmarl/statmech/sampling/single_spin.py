@@ -73,7 +73,7 @@ def potts_heat_bath(system: Potts, colouring: Tensor | None = None) -> Sweep:
     near = [system.neighbours[group] for group in groups]
     couplings = [system.neighbour_couplings[..., group, :] for group in groups]
     fields = [system.fields[..., group, :] for group in groups]
-    states = torch.arange(system.num_states)
+    states = torch.arange(system.num_states, device=system.fields.device)
 
     def sweep(k: Tensor, beta: float | Tensor, ids: Tensor, key: Key) -> Tensor:
         system.check_states(k)
@@ -170,6 +170,7 @@ def _groups(system: Ising | Potts, colouring: Tensor | None) -> list[Tensor]:
             raise ConfigError(
                 f"A colouring is int64 [{n}], a colour per site, not {colouring.dtype} {list(colouring.shape)}."
             )
+        colouring = colouring.to(system.pairs.device)
         clash = (colouring[system.pairs[:, 0]] == colouring[system.pairs[:, 1]]) & (
             system.couplings.reshape(-1, len(system.pairs)) != 0
         ).any(0)
@@ -178,6 +179,7 @@ def _groups(system: Ising | Potts, colouring: Tensor | None) -> list[Tensor]:
             raise ConfigError(
                 f"Sites {i} and {j} interact and share colour {int(colouring[i])}: they cannot move at once."
             )
+    colouring = colouring.to(system.fields.device)
     return [(colouring == colour).nonzero().squeeze(-1) for colour in colouring.unique()]
 
 
