@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import special
 
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
@@ -52,3 +53,24 @@ def test_neighbouring_keys_and_ids_are_strangers():
     keys = [Key(1000 + i) for i in range(20)] + [Key((1000 + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(1, 21)]
     x = torch.stack([noise.normal(k, torch.arange(500), 40).flatten() for k in keys]).double()
     assert float((x @ x.T / x.shape[1] - torch.eye(40)).abs().max()) < 5 * math.sqrt(2 / x.shape[1])
+
+
+def test_the_bits_are_those_of_the_head_computed_one_by_one():
+    """mix(mix(id G + k) + k' + d G) in Python's whole numbers: low half of a word first, its upper 23 bits."""
+    full, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
+
+    def mix(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & full
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & full
+        return z ^ (z >> 31)
+
+    key = Key.of(12)
+    drawn = noise.normal(key, torch.tensor([5, 123_456_789]), 6)
+    for row, number in zip(drawn, (5, 123_456_789), strict=True):
+        chain = mix((number * golden + key.value) & full)
+        for d in range(3):
+            word = mix((chain + key.fold("draw").value + d * golden) & full)
+            for place, half in enumerate((word & 0xFFFFFFFF, word >> 32)):
+                signed = half - (1 << 32) if half >> 31 else half
+                u = ((signed >> 9) + 0.5) * 2.0**-23 + 0.5
+                assert float(row[2 * d + place]) == pytest.approx(float(special.ndtri(u)), rel=1e-5, abs=1e-6)

@@ -88,3 +88,27 @@ def test_what_cannot_be_tuned_is_refused():
         tuning.warm_up(ill_conditioned(2), torch.zeros(4, 2), 1.0, Key.of(0), 10)
     with pytest.raises(ConfigError, match="'dense'"):
         tuning.warm_up(ill_conditioned(2), torch.zeros(4, 2), 1.0, Key.of(0), mass="full")
+
+
+def test_the_length_follows_the_masses_so_that_wide_variables_cost_no_more():
+    """Once the masses know a width of 100, a trajectory a hundred times too long would be 99 % waste."""
+
+    def leapfrogs(width: float) -> int:
+        count = 0
+
+        class Wide:
+            def __call__(self, x: torch.Tensor) -> torch.Tensor:
+                return 0.5 * (x / scale).square().sum(-1)
+
+            def gradient(self, x: torch.Tensor) -> torch.Tensor:
+                nonlocal count
+                count += 1
+                return x / scale**2
+
+        scale = torch.tensor([1.0, width])
+        x = scale * noise.normal(Key.of(0), torch.arange(64), 2)
+        _, tuned = tuning.warm_up(Wide(), x, 1.0, Key.of(1), 200)
+        assert tuned.steps * tuned.step_size < 6
+        return count
+
+    assert leapfrogs(100.0) < 8 * leapfrogs(1.0)
