@@ -1,6 +1,7 @@
 r"""Mean-field annealing: the averages of spins followed down in temperature, in place of spins.
 
-$$ m_i \leftarrow (1 - \alpha)\, m_i + \alpha \tanh \beta_k \Big( h_i + \sum_j J_{ij} m_j \Big), \qquad \beta_0 \le \beta_1 \le \dots $$
+$$ m_i \leftarrow (1 - \alpha)\, m_i + \alpha \tanh \beta_k \Big( h_i + \sum_j J_{ij} m_j \Big), \qquad
+   \beta_0 \le \beta_1 \le \dots $$
 
 One step at each beta, from small random averages: deterministic, and as good as its free energy (Peterson and
 Anderson 1987, Complex Syst. 1, 995; Bilbro et al. 1989). On dense graphs, where mean field is nearly right, it finds
@@ -21,7 +22,9 @@ from mfmarl.statmech.sampling.chains import chain_ids
 
 
 def anneal_averages(system: Ising, m: Tensor, betas: Tensor, *, share: float = 0.5) -> Tensor:
-    """Averages [*b, n] after a step of `share` of the way at each of `betas` [K], from m [*b, n]; round them by `rounded`."""
+    """Averages [*b, n] after a step of `share` of the way at each of `betas` [K], from m [*b, n]; round them by
+    `rounded`.
+    """
     check.inverse_temperature(betas)
     if not 0 < share <= 1 or betas.ndim != 1:
         raise ConfigError(f"Mean-field annealing takes betas [K] and steps of a share in (0, 1], not {share:g}.")

@@ -5,10 +5,11 @@ $$ w_r = e^{-(\beta_{k+1} - \beta_k) H(x_r)}, \qquad
    \rho_t = R \sum_i \nu_i^2 $$
 
 After each step of beta R copies are redrawn in proportion to w (systematic resampling), then swept. The product of
-the mean weights is an unbiased estimate of the ratio of partition functions. nu_i is the share of the last population that
-descends from copy i of the first: rho_t, the mean square family size, is the R below which nothing can be trusted,
-and the variance of log Z is at most about rho_t/R. (Hukushima and Iba 2003, AIP Conf. Proc. 690, 200; Machta 2010, Phys. Rev. E 82,
-026704; Wang, Machta and Katzgraber 2015, Phys. Rev. E 92, 063307.) Sequential Monte Carlo by its other name.
+the mean weights is an unbiased estimate of the ratio of partition functions. nu_i is the share of the last population
+that descends from copy i of the first: rho_t, the mean square family size, is the R below which nothing can be
+trusted, and the variance of log Z is at most about rho_t/R. (Hukushima and Iba 2003, AIP Conf. Proc. 690, 200; Machta
+2010, Phys. Rev. E 82, 026704; Wang, Machta and Katzgraber 2015, Phys. Rev. E 92, 063307.) Sequential Monte Carlo by
+its other name.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Population(NamedTuple):
 
     @property
     def entropic_family(self) -> Tensor:
-        """rho_s [*b] = R exp(-S_f), S_f the entropy of the families' shares: R over the effective number of families."""
+        """rho_s [*b] = R exp(-S_f), S_f the entropy of the families' shares: R over the families that count."""
         size = self.family.shape[-1]
         share = torch.zeros_like(self.family).scatter_add(-1, self.family, torch.ones_like(self.family)).double() / size
         return size * torch.special.xlogy(share, share).sum(-1).exp()
@@ -98,7 +99,8 @@ def anneal_population_adaptively(
     ids: Tensor | None = None,
     most: int = 10_000,
 ) -> Population:
-    """The same, each step of beta as large as leaves an effective share of at least `keep` of the copies (ESS/R) in every population.
+    """The same, each step of beta as large as leaves an effective share of at least `keep` of the copies (ESS/R) in
+    every population.
 
     Steps that depend on the copies bias the estimate of log Z by order 1/R. Raises NumericFault after `most` steps.
     """

@@ -1,12 +1,13 @@
 r"""Schedules of constant thermodynamic speed: slow where the system has much to rearrange, fast where it has not.
 
-$$ \lambda(\beta) = \int^\beta \sqrt{\operatorname{Var}_b H\ \tau(b)}\; db, \qquad \frac{d\lambda}{dt} = \text{const}; \qquad
+$$ \lambda(\beta) = \int^\beta \sqrt{\operatorname{Var}_b H\ \tau(b)}\; db, \qquad
+   \frac{d\lambda}{dt} = \text{const}; \qquad
    \sum_k \mathrm{KL}(p_{\beta_{k+1}} \| p_{\beta_k}) \to \frac{\lambda^2}{2 K} $$
 
 Var H = C/beta^2 is the Fisher information of beta: lambda is the thermodynamic length, and of all schedules of K steps
 the one of even length wastes the least work. With the relaxation time tau (in sweeps) as well it is optimal for slow
-driving (Salamon and Berry 1983, Phys. Rev. Lett. 51, 1127; Salamon et al. 1988, Comput. Phys. Commun. 49, 423; Sivak and
-Crooks 2012, Phys. Rev. Lett. 108, 190602). It waits at phase transitions, and it is the schedule to give parallel
+driving (Salamon and Berry 1983, Phys. Rev. Lett. 51, 1127; Salamon et al. 1988, Comput. Phys. Commun. 49, 423; Sivak
+and Crooks 2012, Phys. Rev. Lett. 108, 190602). It waits at phase transitions, and it is the schedule to give parallel
 tempering, population annealing and annealed importance sampling alike.
 """
 

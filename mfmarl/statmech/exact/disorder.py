@@ -1,12 +1,13 @@
 r"""Averages over disorder: quenched against annealed, and how far one large sample speaks for all.
 
-$$ f_{\mathrm{quenched}} = -\frac{T}{N}\, \overline{\log Z} \ \ge\ f_{\mathrm{annealed}} = -\frac{T}{N} \log \overline{Z}, \qquad
+$$ f_{\mathrm{quenched}} = -\frac{T}{N}\, \overline{\log Z}
+   \ \ge\ f_{\mathrm{annealed}} = -\frac{T}{N} \log \overline{Z}, \qquad
    \operatorname{Var} f \to 0 \ \text{(self-averaging)} $$
 
 The quenched average is what a typical sample has; the annealed one lets the disorder take part in the thermal average
 and is a bound (Jensen). Two cases in closed form: the open chain of Gaussian couplings, log Z = N_s log 2 +
-sum log cosh(beta J), and Sherrington-Kirkpatrick above T_c = 1, where the two agree to order 1/N and log Z has a variance that stays
-finite (Aizenman, Lebowitz and Ruelle 1987, Commun. Math. Phys. 112, 3).
+sum log cosh(beta J), and Sherrington-Kirkpatrick above T_c = 1, where the two agree to order 1/N and log Z has a
+variance that stays finite (Aizenman, Lebowitz and Ruelle 1987, Commun. Math. Phys. 112, 3).
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def disorder_average(
 
 
 def gaussian_chain(beta: float, mean: float = 0.0, deviation: float = 1.0) -> ChainDisorder:
-    """The chain in closed form; beta = 1, standard couplings: annealed - quenched = .1254327925, variance .18976744917."""
+    """The chain in closed form; beta = 1, standard couplings: annealed - quenched = .1254327925, variance
+    .18976744917.
+    """
     check.inverse_temperature(beta)
 
     def log_cosh(z: Tensor) -> Tensor:

@@ -3,8 +3,8 @@ r"""Averages over a standard normal variable, to all digits.
 $$ \int Dz\, g(z) = \int \frac{e^{-z^2/2}}{\sqrt{2\pi}}\, g(z)\, dz $$
 
 By the trapezoidal rule, which converges faster than any power of its step for a smooth g: a pole at distance a from
-the real axis costs exp(-2 pi a/step) (Trefethen and Weideman 2014, SIAM Rev. 56, 385). A tanh(beta z) has a = pi/(2 beta),
-so that with 1/400 for a step beta = 100 still has 16 digits; Gauss-Hermite with as many nodes has fewer there.
+the real axis costs exp(-2 pi a/step) (Trefethen and Weideman 2014, SIAM Rev. 56, 385). A tanh(beta z) has a = pi/(2
+beta), so that with 1/400 for a step beta = 100 still has 16 digits; Gauss-Hermite with as many nodes has fewer there.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def log_product(log_matrices: Tensor, zero_temperature: bool = False) -> Tensor:
 
 
 def chain_log_partition(couplings: Tensor, fields: Tensor | float, beta: float | Tensor) -> Tensor:
-    """log Z [*d] of N Ising spins in a row with fields [*d, N]: couplings [*d, N - 1] make an open chain, [*d, N] a ring.
+    """log Z [*d] of N Ising spins in a row with fields [*d, N]: couplings [*d, N - 1] make an open chain, [*d, N] a
+    ring.
 
     Link l joins spins l and l + 1. A number for the fields makes a ring. Differentiable; beta is a number or [*d].
     """
@@ -105,7 +106,9 @@ def _eigenvalues(beta: float, field: float, coupling: float) -> tuple[float, flo
 
 
 def _ising_links(couplings: Tensor, fields: Tensor | float) -> tuple[Tensor, Tensor | None]:
-    """Minus the energies [*d, L, 2, 2] of every link with its left spin's field, and of the last spin of an open chain."""
+    """Minus the energies [*d, L, 2, 2] of every link with its left spin's field, and of the last spin of an open
+    chain.
+    """
     j = couplings.double()
     if not isinstance(fields, Tensor) or fields.ndim == 0:
         fields = torch.as_tensor(fields, dtype=torch.float64).expand(j.shape[-1])

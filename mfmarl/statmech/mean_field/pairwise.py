@@ -7,7 +7,8 @@ $$ m_i = \tanh \beta \big(h_i + \sum_j J_{ij} m_j \ \underbrace{-\ \beta m_i \su
 The naive F bounds the exact one from above (Gibbs, Bogoliubov, Feynman) at any m; TAP's (Thouless, Anderson and
 Palmer 1977, Phil. Mag. 35, 593) is closer on dense graphs but is no bound: it may lie below. TAP's equations are
 iterated with the reaction term one step late (Bolthausen 2014, Commun. Math. Phys. 325, 333), which converges
-wherever the replica-symmetric state of SK is stable. Both fail near T_c and find order in one dimension, where there is none.
+wherever the replica-symmetric state of SK is stable. Both fail near T_c and find order in one dimension, where there
+is none.
 
 Instances lead, [*d]; starts [S, n] are tried in each of them.
 """

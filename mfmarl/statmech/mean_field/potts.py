@@ -5,7 +5,8 @@ $$ p = \operatorname{softmax}(K p), \qquad K = \beta J, \qquad
 
 Coordination games under logit choice are this (Blume 1993), as is the Curie-Weiss-Potts model (Wu 1982, eq. 1.30):
 the uniform state is stable for K < q, an ordered one exists from the lower spinodal on, and they exchange the
-lower free energy at K_c = 2 (q - 1) ln(q - 1)/(q - 2), where the favourite's share jumps from 1/q to 1 - 1/q. For q = 2 all three are 2.
+lower free energy at K_c = 2 (q - 1) ln(q - 1)/(q - 2), where the favourite's share jumps from 1/q to 1 - 1/q. All
+three are 2 for q = 2.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ $$ x \leftarrow x + \alpha\,(f(x) - x), \qquad J = \partial f/\partial x, \qquad
 
 A crowd that answers by Gibbs to energies which its own shares p set is p = softmax(-E(p)/T): a logit (quantal
 response) equilibrium (McKelvey and Palfrey 1995), the minimum of <E> - T S where E is a gradient. Its J is
--(diag p - p p^T) E'(p)/T, its susceptibility dp/dE = -(1 - J)^{-1} (diag p - p p^T)/T. Where 1 is an eigenvalue, a branch
-ends (spinodal) or splits (critical point). Anderson 1965 (J. ACM 12, 547) for the acceleration. The last axis is x;
-leading axes are a batch, each with a step of its own.
+-(diag p - p p^T) E'(p)/T, its susceptibility dp/dE = -(1 - J)^{-1} (diag p - p p^T)/T. Where 1 is an eigenvalue, a
+branch ends (spinodal) or splits (critical point). Anderson 1965 (J. ACM 12, 547) for the acceleration. The last axis
+is x; leading axes are a batch, each with a step of its own.
 """
 
 from __future__ import annotations

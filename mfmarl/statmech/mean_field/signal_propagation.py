@@ -5,7 +5,8 @@ $$ q_{l+1} = \sigma_w^2 \int Dz\, \tanh^2(\sqrt{q_l}\, z) + \sigma_b^2, \qquad
 
 Neurons of a layer are alike and independent as the width grows: the self-consistent crowd of this package (Sompolinsky,
 Crisanti and Sommers 1988; Poole et al. 2016; Schoenholz et al. 2017). chi < 1: inputs grow alike (order); chi > 1:
-they grow apart (chaos); on the edge, chi = 1, gradients neither vanish nor explode. The same integral as the overlap of a spin glass.
+they grow apart (chaos); on the edge, chi = 1, gradients neither vanish nor explode. The same integral as the overlap
+of a spin glass.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ $$ \alpha_c(\kappa) = \Big[ \int_{-\kappa}^{\infty} Dt\, (t + \kappa)^2 \Big]^{-
    \alpha_c^{\pm 1}:\ s(\alpha) = 0, \qquad
    \alpha_c^{\mathrm{Hopfield}} = \max_y \tfrac12 \Big( \frac{\operatorname{erf} y}{y} - \frac{2}{\sqrt\pi} e^{-y^2} \Big)^2 $$
 
-alpha is the number of random patterns per weight: 2 for a perceptron without a margin (Cover 1965; Gardner 1988, J. Phys. A 21,
-257); .8330785997 where weights are +-1 (Krauth and Mezard 1989, J. Phys. France 50, 3057: the replica-symmetric entropy
-vanishes); .137905566495 for Hopfield's memory at T = 0 (Amit, Gutfreund and Sompolinsky 1985; 1987).
+alpha is the number of random patterns per weight: 2 for a perceptron without a margin (Cover 1965; Gardner 1988, J.
+Phys. A 21, 257); .8330785997 where weights are +-1 (Krauth and Mezard 1989, J. Phys. France 50, 3057: the
+replica-symmetric entropy vanishes); .137905566495 for Hopfield's memory at T = 0 (Amit, Gutfreund and Sompolinsky
+1985; 1987).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def perceptron(margin: float = 0.0) -> float:
 
 
 def separable_share(patterns: int, weights: int) -> float:
-    """Cover 1965: the probability that `patterns` random points in general position with random labels can be separated.
+    """Cover 1965: the probability that `patterns` random points in general position with random labels can be
+    separated.
 
     2^(1 - P) sum_{k < N} C(P - 1, k): one half at P = 2 N, for every N.
     """

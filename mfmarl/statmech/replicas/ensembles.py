@@ -1,14 +1,14 @@
-r"""Ensembles as replicas: copies of one learner that differ in their noise, perhaps held together, and what their spread says.
+r"""Ensembles as replicas: copies of a learner that differ in their noise, perhaps coupled, and what their spread says.
 
 $$ H(\theta_1 \dots \theta_R) = \sum_a E(\theta_a) + \frac{\gamma}{2} \sum_a |\theta_a - \bar\theta|^2, \qquad
    \operatorname{Var} y = \underbrace{\overline{\sigma_a^2}}_{\text{noise}} + \underbrace{\overline{(\mu_a - \bar\mu)^2}}_{\text{disagreement}}, \qquad
    (\bar\mu - y)^2 = \overline{(\mu_a - y)^2} - \overline{(\mu_a - \bar\mu)^2} $$
 
-Coupled replicas prefer wide valleys: integrating all but one out leaves its local entropy (Baldassi et al. 2016, PNAS 113,
-E7655; Pittorino et al. 2021). The two identities on the right are the law of total variance, and the ambiguity
+Coupled replicas prefer wide valleys: integrating all but one out leaves its local entropy (Baldassi et al. 2016, PNAS
+113, E7655; Pittorino et al. 2021). The two identities on the right are the law of total variance, and the ambiguity
 decomposition (Krogh and Vedelsby 1995): an ensemble's mean errs less than its members by exactly their spread. For
-distributions the disagreement is the Jensen-Shannon divergence, the information that knowing the right member would give
-(BALD; Houlsby et al. 2011).
+distributions the disagreement is the Jensen-Shannon divergence, the information that knowing the right member would
+give (BALD; Houlsby et al. 2011).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from mfmarl.statmech.exact.disorder import Estimate
 
 @dataclass(frozen=True, eq=False)
 class Replicated:
-    """The energy of R coupled replicas; states [*b, R n], one replica after the other. Any sampler of continuous states serves."""
+    """The energy of R coupled replicas; states [*b, R n], one replica after the other. Any sampler of continuous
+    states serves.
+    """
 
     energy: Energy
     """Of one replica: [*b, n] -> [*b]."""
@@ -82,7 +84,7 @@ def coupling_energy(replicas: Tensor, coupling: float) -> Tensor:
 
 
 def of_distributions(probabilities: Tensor) -> Uncertainty:
-    """Entropies in nats [*b] of R replicas' distributions [R, *b, A]: H of the mean, the mean H, and their difference."""
+    """Nats [*b] of R replicas' distributions [R, *b, A]: the entropy of the mean, the mean entropy, the difference."""
     total = information.entropy(probabilities.mean(0))
     noise = information.entropy(probabilities).mean(0)
     return Uncertainty(total, noise, total - noise)

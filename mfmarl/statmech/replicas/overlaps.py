@@ -50,7 +50,7 @@ def off_diagonal(overlaps: Tensor) -> Tensor:
 
 
 def histogram(overlaps: Tensor, num_spins: int) -> tuple[Tensor, Tensor]:
-    """The n + 1 possible overlaps of n spins, rising [n + 1], and the share of each among `overlaps` [..., P], [..., n + 1]."""
+    """The n + 1 possible overlaps of n spins, rising, and the share [..., n + 1] of each among `overlaps` [..., P]."""
     agreeing = ((overlaps + 1) * num_spins / 2).round().to(torch.int64)
     if not bool(((agreeing >= 0) & (agreeing <= num_spins)).all()):
         raise ConfigError("Overlaps of spins lie in [-1, 1].")

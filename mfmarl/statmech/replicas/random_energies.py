@@ -56,7 +56,9 @@ def participation_ratio(energies: Tensor, beta: float) -> Tensor:
 
 
 def mean_participation_ratio(beta: float) -> float:
-    """1 - T/T_c in the glass, 0 above: its mean over the disorder as N grows. Single instances differ: it does not self-average."""
+    """1 - T/T_c in the glass, 0 above: its mean over the disorder as N grows. Single instances differ: it does not
+    self-average.
+    """
     return max(1 - CRITICAL_BETA / beta, 0.0) if beta > 0 else 0.0
 
 

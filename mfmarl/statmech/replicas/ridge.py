@@ -4,10 +4,11 @@ $$ R(\lambda) = \underbrace{r^2 \lambda^2 m'}_{\text{bias}} + \underbrace{\sigma
    m = \int \frac{\rho(x)\, dx}{x + \lambda} = \frac{-(1 - \gamma + \lambda) + \sqrt{(1 - \gamma + \lambda)^2 + 4 \gamma \lambda}}{2 \gamma \lambda}, \qquad
    m' = \int \frac{\rho(x)\, dx}{(x + \lambda)^2} $$
 
-A student of d weights learns from n examples y = w.x + noise, with x and noise normal, |w|^2 = r^2, gamma = d/n, by ridge regression
-(X^T X/n + lambda). rho is the law of Marchenko and Pastur. The excess risk is self-averaging, and the same by replicas (Krogh and
-Hertz 1992, J. Phys. A 25, 1135) and random matrices (Dobriban and Wager 2018, Ann. Stat. 46, 247; Hastie et al. 2022).
-The best lambda is sigma^2 gamma/r^2, the Bayesian's; with none the error diverges where d = n (double descent).
+A student of d weights learns from n examples y = w.x + noise, with x and noise normal, |w|^2 = r^2, gamma = d/n, by
+ridge regression (X^T X/n + lambda). rho is the law of Marchenko and Pastur. The excess risk is self-averaging, and the
+same by replicas (Krogh and Hertz 1992, J. Phys. A 25, 1135) and random matrices (Dobriban and Wager 2018, Ann. Stat.
+46, 247; Hastie et al. 2022). The best lambda is sigma^2 gamma/r^2, the Bayesian's; with none the error diverges where
+d = n (double descent).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Risk(NamedTuple):
 
 
 def risk(load: float, ridge: float, noise: float = 1.0, signal: float = 1.0) -> Risk:
-    """At gamma = `load` weights per example, with sigma^2 = `noise` and r^2 = `signal`; ridge 0 is least squares, of least norm."""
+    """At gamma = `load` weights per example, with sigma^2 = `noise` and r^2 = `signal`; ridge 0 is least squares, of
+    least norm.
+    """
     if not load > 0 or not ridge >= 0 or not noise >= 0 or not signal >= 0:
         raise ConfigError("Ridge regression needs a load above 0, and a ridge, a noise and a signal of at least 0.")
     if ridge == 0:

@@ -6,10 +6,10 @@ $$ -F/N = \min_\gamma\ \Phi(0, h) - \tfrac12 \int_0^1 t\, \gamma(t)\, dt, \qquad
    \partial_t \Phi = -\tfrac12 (\Phi'' + \gamma \Phi'^2), \quad \Phi(1, x) = T \log 2 \cosh \beta x $$
 
 gamma = beta x(q) is Parisi's order parameter over T, a rising step function: none (replica symmetry), one, K steps. At
-T = 0 it stays finite, with Phi(1, x) = |x| (Auffinger and Chen 2017, Ann. Probab. 45, 4617). Couplings N(0, 1/N), T_c = 1.
-Sherrington and Kirkpatrick 1975; de Almeida and Thouless 1978 (J. Phys. A 11, 983); Parisi 1979, 1980 (J. Phys. A 13, L115);
-Guerra 2003 and Talagrand 2006: it is true, and every gamma bounds F from below. Ground state: -.798 (symmetric), -.76526 (K = 1),
--.763608 (K = 2), -.763167 (Crisanti and Rizzo 2002, Phys. Rev. E 65, 046137).
+T = 0 it stays finite, with Phi(1, x) = |x| (Auffinger and Chen 2017, Ann. Probab. 45, 4617). Couplings N(0, 1/N), T_c
+= 1. Sherrington and Kirkpatrick 1975; de Almeida and Thouless 1978 (J. Phys. A 11, 983); Parisi 1979, 1980 (J. Phys. A
+13, L115); Guerra 2003 and Talagrand 2006: it is true, and every gamma bounds F from below. Ground state: -.798
+(symmetric), -.76526 (K = 1), -.763608 (K = 2), -.763167 (Crisanti and Rizzo 2002, Phys. Rev. E 65, 046137).
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def broken(steps: int, temperature: float = 0.0, field: float = 0.0) -> Broken:
 
 
 def parisi(overlaps: Sequence[Tensor], gammas: Sequence[Tensor], temperature: float, field: float = 0.0) -> Tensor:
-    """Parisi's functional, an upper bound of -F/N: gamma = gammas[k] between overlaps[k - 1] (0 at first) and overlaps[k].
+    """Parisi's functional, an upper bound of -F/N: gamma = gammas[k] between overlaps[k - 1] (0 at first) and
+    overlaps[k].
 
     At T > 0 gamma = 1/T above the last overlap; at T = 0 the last gamma holds up to 1. Overlaps rise, gammas rise.
     """
@@ -171,8 +172,8 @@ def parisi(overlaps: Sequence[Tensor], gammas: Sequence[Tensor], temperature: fl
 def _diffused(x: Tensor, phi: Tensor, variance: Tensor, gamma: Tensor, at: Tensor) -> Tensor:
     """log <exp gamma phi(y + sqrt(variance) z)>/gamma for y in `at`; the mean of phi for gamma = 0.
 
-    By the trapezoidal rule in z on nodes of its own, with phi between the grid's points by a cubic (Catmull-Rom), and of
-    slope 1 beyond.
+    By the trapezoidal rule in z on nodes of its own, with phi between the grid's points by a cubic (Catmull-Rom), and
+    of slope 1 beyond.
     """
     z = torch.linspace(-7.5, 7.5, 151, dtype=torch.float64)
     log_weight = -z * z / 2 - torch.logsumexp(-z * z / 2, -1)

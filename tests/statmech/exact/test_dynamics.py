@@ -48,7 +48,7 @@ def test_one_spin_is_drawn_from_its_conditional():
 
 
 def test_slower_cooling_ends_in_ground_states_more_often_than_quenches():
-    # Averaged over glasses: on one of them a quench may win. (On a ring it always succeeds: its walls diffuse at T = 0.)
+    # Over many glasses: on one of them a quench may win. (On a ring it always does: walls diffuse at T = 0.)
     levels = enumeration.energies(sherrington_kirkpatrick(10, Key.of(5), (60,)))
     ground = levels < levels.amin(-1, keepdim=True) + 1e-9
 

@@ -119,7 +119,7 @@ def test_a_temperature_that_is_none_is_refused(temperature):
 
 
 def test_a_boltzmann_equilibrium_is_the_self_consistency_solvers_with_its_transition():
-    # Three choices, each worth its share: between the spinodals there are two equilibria, and both solvers agree on them.
+    # Three choices, each worth its share: between the spinodals there are two equilibria; both solvers agree.
     low, _, high = potts.transition(3)
     temperature = 2 / (low + high)
     ordered, uniform = [0.8, 0.1, 0.1], [0.34, 0.33, 0.33]

@@ -1,4 +1,4 @@
-"""Replicated ensembles: coupled Gaussians in closed form, identities of uncertainty, and a spread that knows its error."""
+"""Replicated ensembles: coupled Gaussians in closed form, identities of uncertainty, a spread that knows its error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_total_variance_is_noise_and_disagreement():
 
 
 def test_where_replicas_disagree_they_err():
-    """Twenty replicas of a network of random features, each fitted to its own resample, of a task with a gap; 30 tasks."""
+    """Twenty replicas of a network of random features, each fitted to its own resample, of a task with a gap; 30
+    tasks.
+    """
     replicas, train, width = 20, 40, 60
 
     def task(key: Key) -> tuple[float, float]:
