@@ -1,4 +1,4 @@
-"""Who finds the ground state of a spin glass? Annealing, exchange and mean field beside Adam, on exactly solved instances.
+"""Who finds the ground state of a spin glass? Annealing, exchange, mean field and Adam on exactly solved instances.
 
 python scripts/experiments/spin_glasses.py            # about five CPU-minutes
 python scripts/experiments/spin_glasses.py --quick    # under one
@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 SIDE, DENSE = 10, 22
 PROBLEMS = ("EA +-1", "EA Gaussian", "SK")
-NAMES = {"EA +-1": "Edwards-Anderson, ±1", "EA Gaussian": "Edwards-Anderson, Gaussian", "SK": "Sherrington-Kirkpatrick"}
+NAMES = dict(
+    zip(PROBLEMS, ("Edwards-Anderson, ±1", "Edwards-Anderson, Gaussian", "Sherrington-Kirkpatrick"), strict=True)
+)
 HOT, COLD = 0.1, 3.0
 RUNGS, COPIES, DESCENT = 10, 20, 10
 SIZES = (8, 12, 16, 20)
@@ -242,7 +244,8 @@ def draw(found: dict[str, dict[str, dict[int, dict[str, Any]]]], budgets: tuple[
         bars = np.array([found["EA +-1"][method][b]["success"] for b in budgets])
         apart = 1.03 ** (place - len(methods) / 2)
         right.errorbar(
-            apart * np.array(budgets), bars[:, 0], [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]], fmt="o-", markersize=4,
+            apart * np.array(budgets), bars[:, 0], [bars[:, 0] - bars[:, 1], bars[:, 2] - bars[:, 0]], fmt="o-",
+            markersize=4,
             linewidth=1.3, color=shade, label=method,
         )  # fmt: skip
     right.set_xscale("log")
@@ -301,8 +304,8 @@ def sizes(instances: int, key: Key) -> tuple[Section, list[dict[str, float]]]:
     one, two = replica_theory.broken(1).free_energy, replica_theory.broken(2).free_energy
     text = (
         "Replica theory has the ground energy per spin of the endless glass: "
-        f"{-((2 / np.pi) ** 0.5):.4f} if the replicas are taken as equal (its entropy is negative: wrong), {one:.5f} and "
-        f"{two:.6f} with one and two steps of broken symmetry, {limit:.6f} with all. Finite glasses lie above, "
+        f"{-((2 / np.pi) ** 0.5):.4f} if the replicas are taken as equal (its entropy is negative: wrong), {one:.5f} "
+        f"and {two:.6f} with one and two steps of broken symmetry, {limit:.6f} with all. Finite glasses lie above, "
         "by about .70 N^(-2/3) (Boettcher 2010, an empirical law)."
     )
     table = Table(
@@ -354,7 +357,7 @@ def main() -> int:
         page = write_experiment(
             given.out,
             "Ground states of spin glasses",
-            "Annealing, exchange, mean field and Adam with equal budgets on glasses whose ground energies are known exactly: "
+            "Annealing, exchange, mean field and Adam with equal budgets on glasses of known ground energy: "
             f"{given.seeds} instances of each kind, {given.reads} reads of {given.sweeps:,} sweeps.",
             [
                 Section(
@@ -370,13 +373,13 @@ def main() -> int:
                 Section(
                     "How it was done",
                     f"Betas from {HOT:g} to {COLD:g}: linear in simulated annealing, or at even thermodynamic speed as "
-                    f"measured in a pilot (not counted); from 0 in population annealing ({COPIES} copies share a read's "
-                    f"budget); {RUNGS} rungs from .3 share it in parallel tempering. Mean-field annealing goes on to "
+                    f"measured in a pilot (not counted); from 0 in population annealing ({COPIES} copies share a "
+                    f"read's budget); {RUNGS} rungs from .3 share it in parallel tempering. Mean-field annealing goes on to "
                     f"{2 * COLD:g}. Adam has a rate of .05 on H(tanh x); with entropy it descends <H> - T S, T falling "
-                    "linearly to 0. Replica-exchange Langevin walks on H(tanh x) + x²/20 with ten rungs. The last three "
-                    f"and mean-field annealing are rounded and spend {DESCENT} of their sweeps on descent. No method "
-                    "was tuned further, so that ranks close to each other mean little; CPU times are of plain torch. With couplings "
-                    "of +-1 a quench is better than its name: spins without a field keep flipping at T = 0, and so it "
+                    "linearly to 0. Replica-exchange Langevin walks on H(tanh x) + x²/20 with ten rungs. The last "
+                    f"three and mean-field annealing are rounded and spend {DESCENT} of their sweeps on descent. No method "
+                    "was tuned further, so that ranks close to each other mean little; CPU times are of plain torch. With "
+                    "couplings of +-1 a quench is better than its name: spins without a field keep flipping at T = 0, and so it "
                     "wanders over plateaus.",
                 ),
             ],
