@@ -25,6 +25,7 @@ from mfmarl.statmech.energies.spins import (
 )
 from mfmarl.statmech.exact.ising import curie_weiss_finite, square_magnetisation, torus_energy
 from mfmarl.statmech.sampling import compiled, single_spin
+from mfmarl.statmech.sampling.tempering import parallel_tempering
 
 pytest.importorskip("numba")
 
@@ -273,6 +274,20 @@ def test_realisations_of_the_disorder_meet_their_own_chains() -> None:
             one = Ising(batch.pairs, batch.couplings[d, 0], batch.fields)
             alone = compiled.graph_sweeps(one, s[d], betas, Key.of(3), ids=torch.arange(10) + 10 * d)
             assert torch.equal(alone, together[d])
+
+
+def test_a_compiled_sweep_is_a_sweep_like_any_other() -> None:
+    system = edwards_anderson((4, 2), Key.of(3))
+    betas = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64)
+    s = system.random_states((3, 20_000), Key.of(1))
+    run = parallel_tempering(compiled.graph_sweep(system), system, s, betas, Key.of(2), 20)
+    for r, beta in enumerate(betas.tolist()):
+        assert reaches_equilibrium(system, run.states[r], beta)
+    sweep, ids = compiled.graph_sweep(system, "metropolis", 3), torch.arange(50)
+    once = sweep(s[0, :50], 0.7, ids, Key.of(4))
+    assert torch.equal(once, compiled.graph_sweeps(system, s[0, :50], torch.full((3,), 0.7), Key.of(4), "metropolis"))
+    each = torch.linspace(0, 2, 50)
+    assert torch.equal(sweep(s[0, :50], each, ids, Key.of(4))[7], sweep(s[0, 7], each[7], ids[7], Key.of(4)))
 
 
 # ------------------------------------------------------------------------------------------ the noise itself
