@@ -285,8 +285,8 @@ def draw_convergence(results: dict[str, dict[str, list[dict[str, Any]]]]) -> Fig
 
 @themed
 def draw_variances(variances: dict[str, dict[str, dict[str, list[float]]]]) -> Figure:
-    figure, axes = canvas(10.4, 3.6, 1, len(variances))
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.83, bottom=0.14, wspace=0.17)
+    figure, axes = canvas(10.4, 4.0, 1, len(variances))
+    figure.subplots_adjust(left=0.08, right=0.985, top=0.85, bottom=0.21, wspace=0.17)
     for panel, (name, of_stage) in zip(axes[0], variances.items(), strict=True):
         for number, objective in enumerate(OBJECTIVES):
             for colour, sampler in zip(COLOURS, SAMPLERS, strict=False):
@@ -300,9 +300,8 @@ def draw_variances(variances: dict[str, dict[str, dict[str, list[float]]]]) -> F
         panel.set_title(name.replace("_", " "), pad=20)
         subtitle(panel, "variance of one example's gradient over the squared mean")
         panel.set_xlabel("steps of training before")
-    axes[0][-1].legend(
-        frameon=False, labelcolor=SOFT, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.22, 0.27)
-    )
+    names, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(names, labels, frameon=False, labelcolor=SOFT, fontsize=8, ncols=6, loc="lower center")
     return figure
 
 

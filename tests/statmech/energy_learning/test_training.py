@@ -140,12 +140,12 @@ def test_a_network_learns_a_double_well_by_contrast() -> None:
             return float((law * (law.log() - torch.log_softmax(-energy(grid), 0))).sum())
 
     before = divergence()
-    optimiser = torch.optim.Adam(energy.parameters(), lr=3e-3)
-    sweep = langevin.mala(energy, 0.1, 3)
-    options = networks.Contrast(steps=400, batch_size=256, chains=512, sweeps=1, restart=0.2)
+    optimiser = torch.optim.Adam(energy.parameters(), lr=3e-3, betas=(0.0, 0.999))
+    sweep = langevin.mala(energy, 0.1, 6)
+    options = networks.Contrast(steps=300, batch_size=256, chains=512, sweeps=1, restart=0.2)
     rows = list(networks.train_energy(energy, data, sweep, optimiser, KEY, options))
-    assert [row.step for row in rows] == [100, 200, 300, 400]
-    assert before > 0.3 and divergence() < 0.2
+    assert [row.step for row in rows] == [100, 200, 300]
+    assert before > 1 and divergence() < 0.3  # .02 to .08 for other keys
 
 
 def test_steps_too_large_and_data_that_do_not_fit_are_refused() -> None:
