@@ -101,42 +101,45 @@ def packed_sweeps(
     for c, (links, field) in enumerate(kinds.tolist()):
         # Where k neighbours favour +1 (Metropolis: agree), half the cost of -1 (of the flip).
         gains = [size * (2 * k - links) + field for k in range(int(links) + 1)]
-        levels = sorted({abs(gain) for gain in gains if gain > 0 or (gain < 0 and not metropolis)})
+        sizes = sorted({abs(gain) for gain in gains if gain > 0 or (gain < 0 and not metropolis)})
         for k, gain in enumerate(gains):
             if metropolis and gain <= 0:
                 invert[c, k] = _ONES  # not never: always
             elif gain == 0:
                 pick[c, k] = kernels.COIN
             else:
-                pick[c, k] = levels.index(abs(gain))
+                pick[c, k] = sizes.index(abs(gain))
                 invert[c, k] = _ONES if gain > 0 and not metropolis else 0
-        levels += [0.0] * ((-len(levels) % 3) if levels else 3)
-        costs += torch.tensor(levels, dtype=torch.float64).reshape(-1, 3)
+        sizes += [0.0] * ((-len(sizes) % 3) if sizes else 3)
+        costs += torch.tensor(sizes, dtype=torch.float64).reshape(-1, 3)
         starts.append(len(costs))
-    sweeps = len(betas)
-    betas = betas.double()
-    betas = betas[:1] if bool((betas == betas[0]).all()) else betas
-    doubled = 2 * (betas.reshape(-1, 1, 1) * torch.stack(costs)).nan_to_num(0.0, torch.inf)
-    ids = (chain_ids(s.shape[:-1]) if ids is None else ids).reshape(-1)
+    cost = torch.stack(costs)
+    ids = (chain_ids(s.shape[:-1]) if ids is None else ids).reshape(-1).cpu()
     numbers, which = torch.unique(ids >> 6, return_inverse=True)
     lanes = (which * 64 + (ids & 63)).numpy()
     states = s.reshape(-1, system.num_spins).to(torch.int8).numpy(force=True).copy()
     words = np.empty((system.num_spins, len(numbers)), np.uint64)
     kernels.pack_chains(states, lanes, words)
-    kernels.replicas(
-        words,
-        sweeps,
-        near,
-        np.where(system.neighbour_couplings.numpy(force=True) < 0, np.uint64(_ONES), np.uint64(0)),
-        degree,
-        kind.numpy(),
-        np.array(starts),
-        _threshold_bits(kernels, _chances(doubled, metropolis)),
-        pick,
-        invert,
-        metropolis,
-        _seeds(key.fold("packed"), numbers, 2),
-    )
+    flipped = np.where(system.neighbour_couplings.numpy(force=True) < 0, np.uint64(_ONES), np.uint64(0))
+    seeds = _seeds(key.fold("packed"), numbers, 2)
+    for part in betas.double().cpu().split(max(1, _THRESHOLDS // (cost.numel() * kernels.PLANES))):
+        levels = part[:1] if bool((part == part[0]).all()) else part
+        doubled = 2 * (levels.reshape(-1, 1, 1) * cost).nan_to_num(0.0, torch.inf)
+        bits = _threshold_bits(kernels, _chances(doubled, metropolis))
+        kernels.replicas(
+            words,
+            len(part),
+            near,
+            flipped,
+            degree,
+            kind.numpy(force=True),
+            np.array(starts),
+            bits,
+            pick,
+            invert,
+            metropolis,
+            seeds,
+        )
     kernels.unpack_chains(words, lanes, states)
     return torch.from_numpy(states).reshape(s.shape).to(s.dtype).to(s.device)
 
@@ -234,6 +237,7 @@ def _graph_sweeps(arrays: _Arrays, s: Tensor, betas: Tensor, key: Key, metropoli
 
 _ONES = (1 << 64) - 1
 _COLDEST = 1e30  # beta = inf: finite, so that it times a field of 0 is 0
+_THRESHOLDS = 1 << 22  # words of the bits of thresholds held at once: 32 MB
 _FEW = 8  # chains below which they move one by one
 _DENSE = 64  # spins from which on a flip that mends all fields beats summing each anew
 

@@ -181,6 +181,14 @@ def test_packed_chains_do_not_know_of_each_other() -> None:
     )
 
 
+def test_a_long_schedule_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = ising(FRUSTRATED, 6, SIGNS, torch.linspace(-1, 1, 6).double())
+    s, betas = system.random_states((100,), Key.of(1)), torch.linspace(0, 2, 23)
+    whole = compiled.packed_sweeps(system, s, betas, Key.of(2))
+    monkeypatch.setattr(compiled, "_THRESHOLDS", 1 << 12)
+    assert torch.equal(compiled.packed_sweeps(system, s, betas, Key.of(2)), whole)
+
+
 def test_a_schedule_is_followed_sweep_by_sweep() -> None:
     system = edwards_anderson((6, 6), Key.of(3), "binary")
     s = system.random_states((200,), Key.of(1))
