@@ -48,7 +48,7 @@ def test_fluctuations_differences_and_enumeration_agree(pairs, n, field, beta):
             lambda s: torch.stack([s.sum(-1), system(s)], -1),
             warm_up=40,
         )
-        return seen.unbind(-1)
+        return seen[..., 0], seen[..., 1]
 
     m, energy = sampled(field)
     _, chi, heat = exact(spins.ising(pairs, n, 1.0, field), beta)

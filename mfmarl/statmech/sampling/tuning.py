@@ -45,6 +45,11 @@ class _Length:
 
     def __init__(self, length: float) -> None:
         self.log, self.count, self.slope, self.square = math.log(length), 0, 0.0, 0.0
+        self.mean = self.log
+
+    def shift(self, by: float) -> None:
+        self.log += by
+        self.mean += by
 
     def update(self, metric: Metric, x: Tensor, moved: Transition, centre: Tensor, time: float, least: float) -> None:
         """`time`: of the trajectories just run; `least`: one step, below which no length goes."""
@@ -62,6 +67,8 @@ class _Length:
         self.square += 0.05 * (slope * slope - self.square)
         scale = math.sqrt(self.square / (1 - 0.95**self.count)) + 1e-12
         self.log = max(self.log + 0.05 * self.slope / (1 - 0.9**self.count) / scale, math.log(least))
+        # The average of the last hundred or so: with few chains the ascent itself is noisy.
+        self.mean += max(0.02, 1 / self.count) * (self.log - self.mean)
 
 
 class _Spread:
@@ -181,8 +188,8 @@ def warm_up(
         if i + 1 in ends:
             inverse = spread.inverse_mass()
             # The widest direction has width 1 in the new metric: the length shrinks or grows with it.
-            length.log -= math.log(_widest(metric, inverse))
+            length.shift(-math.log(_widest(metric, inverse)))
             metric, spread = Metric(inverse.to(x)), _Spread(n, mass)
             size = _StepSize(_first_step(energy, metric, x, beta, ids, key.fold("again", i)), target)
     step = math.exp(size.mean)
-    return x, Tuned(step, min(max_steps, max(1, round(math.exp(length.log) / step))), metric.inverse_mass)
+    return x, Tuned(step, min(max_steps, max(1, round(math.exp(length.mean) / step))), metric.inverse_mass)

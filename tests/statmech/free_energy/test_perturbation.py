@@ -79,7 +79,7 @@ def test_bennetts_ratio_of_two_states_is_mbar_of_two_states():
 
 def test_error_bars_of_mbar_are_right_for_all_pairs_and_for_averages():
     counts = torch.tensor([150, 0, 250])  # the middle state was never sampled
-    z = {"1-0": [], "2-0": [], "2-1": [], "mean": []}
+    z: dict[str, list[torch.Tensor]] = {"1-0": [], "2-0": [], "2-1": [], "mean": []}
     x0, x2 = draws(0, 400, 150), draws(2, 400, 250)
     for a, b in zip(x0, x2, strict=True):
         x = torch.cat([a, b])

@@ -33,7 +33,8 @@ def ess_by_loops(x: np.ndarray) -> float:
     w = (acov[0] * n / (n - 1)).mean()
     var_plus = w * (n - 1) / n + (x.mean(0).var(ddof=1) if m > 1 else 0.0)
     rho = [1.0] + [1 - (w - acov[t].mean()) / var_plus for t in range(1, n)]
-    sums, t = [], 0
+    sums: list[float] = []
+    t = 0
     while t + 1 < n and rho[t] + rho[t + 1] > 0:
         sums.append(min(rho[t] + rho[t + 1], sums[-1] if sums else math.inf))
         t += 2
@@ -67,7 +68,7 @@ def test_the_autocorrelation_of_an_ar1_is_a_power():
 @pytest.mark.parametrize("shape", [(100, 4), (101, 1), (64, 7), (500, 2)])
 @pytest.mark.parametrize("a", [0.0, 0.7, -0.6])
 def test_ess_and_r_hat_agree_with_loops_of_a_second_hand(shape, a):
-    x = ar1(a, *shape, seed=5)
+    x = ar1(a, shape[0], shape[1], seed=5)
     x[:, 0] += 0.3
     y = x.numpy()
     assert float(d.effective_sample_size(x, "mean")) == pytest.approx(ess_by_loops(halves(y)), rel=1e-9)
