@@ -1,0 +1,34 @@
+"""The documents run as they stand: every block of the tour, and the pictures that it draws."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def test_every_block_of_the_tour_runs_and_draws_the_pictures_it_shows(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "docs_pictures.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = set(re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", (DOCS / "tour.md").read_text(encoding="utf-8")))
+    assert {path.name for path in tmp_path.iterdir()} == shown
+    assert shown  # there are some
+    # What it says in passing, it says of the numbers it prints.
+    assert "Z = 8229.0354566" in done.stdout and "0.0490250401" in done.stdout
+
+
+def test_what_the_documents_point_to_is_there() -> None:
+    for page in DOCS.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (DOCS / target).exists(), f"{page.name}: {target}"
+        for path in re.findall(r"`(scripts/[\w/]+\.py)", text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+        for module in re.findall(r"^::: ([\w.]+)", text, re.MULTILINE):
+            assert module.startswith("mfmarl."), module
