@@ -119,16 +119,18 @@ def _anderson(kept: Sequence[tuple[Tensor, Tensor]], part: Tensor, plain: Tensor
 
 
 def jacobian(update: Map, point: Tensor) -> Tensor:
-    """J_ab = d f_a/d x_b [*b, n, n] by automatic differentiation, row by row of the batch."""
-    flat = point.detach().reshape(-1, point.shape[-1])
-    lead = point.shape[:-1]
-
-    def one(x: Tensor) -> Tensor:
-        return update(x.expand(*lead, -1) if lead else x).reshape(-1, x.shape[-1])
-
-    # Rows do not meet: the derivative of row b at its own x is taken with all rows there, and row b is kept.
-    found = [torch.autograd.functional.jacobian(lambda x, b=b: one(x)[b], flat[b]) for b in range(len(flat))]
-    return torch.stack(found).reshape(*lead, point.shape[-1], point.shape[-1])
+    """J_ab = d f_a/d x_b [*b, n, n] by automatic differentiation, all rows of the batch at once."""
+    with torch.enable_grad():
+        x = point.detach().clone().requires_grad_()
+        value = update(x)
+        if not value.requires_grad:  # a constant
+            return x.new_zeros(*x.shape, x.shape[-1]).detach()
+        # Rows do not meet, so the slope of their sum is every row's own.
+        slopes = [
+            torch.autograd.grad(value[..., a].sum(), x, retain_graph=True, materialize_grads=True)[0]
+            for a in range(x.shape[-1])
+        ]
+    return torch.stack(slopes, -2)
 
 
 def growth(update: Map, point: Tensor) -> Tensor:

@@ -104,6 +104,14 @@ def test_the_response_of_three_choices_is_what_a_small_push_does():
     assert torch.allclose(found.susceptibility.sum(0), torch.zeros(3, dtype=F64), atol=1e-12)
 
 
+def test_a_crowd_that_ignores_itself_is_the_gibbs_distribution():
+    energy = torch.tensor([[0.0, 1.0, -0.5], [2.0, 0.3, 0.3]], dtype=F64)
+    found = self_consistent.softmax_equilibrium(lambda p: energy, 0.7, torch.full((2, 3), 1 / 3, dtype=F64))
+    p = torch.softmax(-energy / 0.7, -1)
+    assert torch.allclose(found.shares, p, atol=1e-11) and found.growth.tolist() == [0, 0]
+    assert torch.allclose(found.susceptibility[0, 0, 0], -p[0, 0] * (1 - p[0, 0]) / 0.7, atol=1e-10)
+
+
 def test_the_disordered_crowd_turns_unstable_where_theory_says():
     assert self_consistent.critical_parameter(_curie_weiss, torch.zeros(1, dtype=F64), 0.1, 5.0) == pytest.approx(1)
     for q in (3, 5):
