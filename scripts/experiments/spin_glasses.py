@@ -373,14 +373,14 @@ def main() -> int:
                 Section(
                     "How it was done",
                     f"Betas from {HOT:g} to {COLD:g}: linear in simulated annealing, or at even thermodynamic speed as "
-                    f"measured in a pilot (not counted); from 0 in population annealing ({COPIES} copies share a "
-                    f"read's budget); {RUNGS} rungs from .3 share it in parallel tempering. Mean-field annealing goes on to "
-                    f"{2 * COLD:g}. Adam has a rate of .05 on H(tanh x); with entropy it descends <H> - T S, T falling "
-                    "linearly to 0. Replica-exchange Langevin walks on H(tanh x) + x²/20 with ten rungs. The last "
-                    f"three and mean-field annealing are rounded and spend {DESCENT} of their sweeps on descent. No method "
-                    "was tuned further, so that ranks close to each other mean little; CPU times are of plain torch. With "
-                    "couplings of +-1 a quench is better than its name: spins without a field keep flipping at T = 0, and so it "
-                    "wanders over plateaus.",
+                    "measured in a pilot (not counted); from 0 in population annealing, where "
+                    f"{COPIES} copies share a read's budget; {RUNGS} rungs from .3 share it in parallel tempering. "
+                    f"Mean-field annealing goes on to {2 * COLD:g}. Adam has a rate of .05 on H(tanh x); with entropy "
+                    "it descends <H> - T S, T falling linearly to 0. Replica-exchange Langevin walks on "
+                    "H(tanh x) + x²/20 with ten rungs. The last three and mean-field annealing are rounded and spend "
+                    f"{DESCENT} of their sweeps on descent. No method was tuned further, so that ranks close to each "
+                    "other mean little; CPU times are of plain torch. With couplings of +-1 a quench is better than "
+                    "its name: spins without a field keep flipping at T = 0, and so it wanders over plateaus.",
                 ),
             ],
             {
