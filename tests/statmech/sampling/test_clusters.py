@@ -16,6 +16,7 @@ from mfmarl.statmech.energies.potts import Potts, potts
 from mfmarl.statmech.energies.spins import Ising, edwards_anderson, ising
 from mfmarl.statmech.exact.ising import square_magnetisation, torus_energy
 from mfmarl.statmech.sampling import chains, clusters
+from mfmarl.statmech.sampling.checkerboard import torus_sweep
 
 TRIANGLES = torch.tensor([[0, 1], [1, 2], [0, 2], [2, 3], [3, 4], [4, 5], [3, 5], [0, 5]])
 KERNELS = {"swendsen_wang": clusters.swendsen_wang, "wolff": clusters.wolff}
@@ -163,6 +164,20 @@ def test_clusters_turn_a_magnet_over_and_keep_its_size() -> None:
     m = s.double().mean(-1)
     assert abs(float((m > 0).double().mean()) - 0.5) < 5 * 0.5 / math.sqrt(batch)
     assert abs(float(m.abs().mean()) - square_magnetisation(2.0)) < 5 * float(m.abs().std()) / math.sqrt(batch)
+
+
+def test_at_the_critical_point_clusters_forget_what_single_spins_remember() -> None:
+    side, batch, lag = 32, 100, 20
+    system = ising(graphs.torus(side, side), side * side)
+    beta = math.log(1 + math.sqrt(2)) / 2
+    s = torch.ones(batch, side**2, dtype=torch.int8)
+    s, _ = chains.run(clusters.swendsen_wang(system), s, beta, Key.of(1), 40, lambda x: x[:, 0])  # both start from here
+    memory = {}
+    for name, sweep in (("clusters", clusters.swendsen_wang(system)), ("spins", torus_sweep((side, side)))):
+        _, seen = chains.run(sweep, s, beta, Key.of(2), lag, lambda x: x.double().mean(-1).abs())
+        memory[name] = float(torch.corrcoef(torch.stack([seen[0], seen[-1]]))[0, 1])
+    # Of independent chains the correlation has a standard error of .1; tau is about 5 against 600 sweeps.
+    assert memory["clusters"] < 0.5 and memory["spins"] > 0.7
 
 
 def test_potts_clusters_reach_the_gibbs_distribution_in_any_fields() -> None:
