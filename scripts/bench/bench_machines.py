@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,18 @@ def scikit_learn(dtype: torch.dtype) -> Epoch:
 
 
 def thrml() -> Epoch:
-    import equinox
-    import jax
-    import jax.numpy as jnp
-    from thrml import Block, SamplingSchedule, SpinNode
-    from thrml.models import IsingEBM, IsingTrainingSpec, estimate_kl_grad
-
+    # By name: peers are not among the packages that types are checked with.
+    equinox, jax, jnp, package, models = (
+        import_module(name) for name in ("equinox", "jax", "jax.numpy", "thrml", "thrml.models")
+    )
+    Block, SpinNode = package.Block, package.SpinNode
     visible, hidden = [SpinNode() for _ in range(VISIBLE)], [SpinNode() for _ in range(HIDDEN)]
     edges = [(v, h) for v in visible for h in hidden]
     weights = jnp.asarray(random.normal(Key.of(2), torch.arange(len(edges))).numpy() * 0.01)
     nodes = [*visible, *hidden]
-    model = IsingEBM(nodes, edges, jnp.zeros(len(nodes)), weights, jnp.array(1.0))
-    once = SamplingSchedule(1, 1, 1)
-    spec = IsingTrainingSpec(
+    model = models.IsingEBM(nodes, edges, jnp.zeros(len(nodes)), weights, jnp.array(1.0))
+    once = package.SamplingSchedule(1, 1, 1)
+    spec = models.IsingTrainingSpec(
         model, [Block(visible)], [], [Block(hidden)], [Block(hidden), Block(visible)], once, once
     )  # fmt: skip
     data = jnp.asarray(rows(torch.float32)[:BATCH].bool().numpy())
@@ -88,7 +88,7 @@ def thrml() -> Epoch:
 
     @equinox.filter_jit
     def gradient(key: Any, spec: Any) -> Any:
-        return estimate_kl_grad(key, spec, nodes, edges, [data], [], [up], down)[:2]
+        return models.estimate_kl_grad(key, spec, nodes, edges, [data], [], [up], down)[:2]
 
     jax.block_until_ready(gradient(jax.random.key(0), spec))
     turn = 0

@@ -163,8 +163,8 @@ def run(loss: str, parts: Split, classes: int, epochs: int, key: Key) -> dict[st
         found["accuracy"] = float(calibration.accuracy(log_p, y))
         found["log_loss" + suffix] = float(calibration.log_loss(log_p, y))
         found["ece" + suffix] = float(calibration.calibration_error(log_p, y))
-    right, wrong = losses.right_and_wrong(energies, y)
-    found["gap"] = float((wrong - right).median())
+    low, high = losses.right_and_wrong(energies, y)
+    found["gap"] = float((high - low).median())
     return found
 
 

@@ -200,7 +200,7 @@ def gradient_variance(model: Network, data: Data, ideal: bool = False) -> dict[s
 
     (sum q^2 |g|^2/P - |g mean|^2)/|g mean|^2; a minibatch has 1/32 of it. `ideal` draws by the norm of all of g.
     """
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         logits = torch.func.functional_call(model, values, (x.unsqueeze(0),))

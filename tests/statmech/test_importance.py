@@ -118,16 +118,17 @@ def test_the_shape_of_a_pareto_tail_is_found(shape: float) -> None:
     assert abs(float(found.std()) / ((1 + shape) / math.sqrt(size)) - 1) < 0.25 + 5 / math.sqrt(400)
 
 
-def test_the_shape_agrees_with_an_independent_fit() -> None:
+def test_the_shape_agrees_with_an_independent_fit_drawn_to_one_half() -> None:
     stats = pytest.importorskip("scipy.stats")
-    log_weights = pareto(0.6, 1, 40_000)
-    size = math.ceil(3 * math.sqrt(40_000))
-    weights = log_weights[0].exp().sort().values
-    excess = (weights[-size:] - weights[-size - 1]).numpy()
-    shape, _, _ = stats.genpareto.fit(excess, floc=0)
-    ours = float(importance.pareto_shape(log_weights))
-    ours = (ours * (size + 10) - 5) / size
-    assert abs(shape - ours) < 0.02
+    log_weights = pareto(1.3, 12, 2500)
+    size = math.ceil(3 * math.sqrt(2500))
+    ours = importance.pareto_shape(log_weights)
+    theirs = []
+    for row in log_weights:
+        weights = row.exp().sort().values
+        shape, _, _ = stats.genpareto.fit((weights[-size:] - weights[-size - 1]).numpy(), floc=0)
+        theirs.append((size * shape + 10 * 0.5) / (size + 10))
+    assert abs(float(ours.mean()) - sum(theirs) / len(theirs)) < 0.015  # without the pull it would be .05
 
 
 def test_smoothing_leaves_the_bulk_and_the_order_alone_and_never_exceeds_the_largest() -> None:

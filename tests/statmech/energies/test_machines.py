@@ -71,8 +71,11 @@ def test_spins_and_units_are_the_same_machine_in_all_states(sizes: tuple[int, ..
     units, shift = machines.from_spins(system)
     s = machines.to_spins(x)
     parts = system.split(s)
-    wanted = -sum((part * bias).sum(-1) for part, bias in zip(parts, system.biases, strict=True))
-    wanted = wanted - sum(((parts[k] @ w) * parts[k + 1]).sum(-1) for k, w in enumerate(system.weights))
+    wanted = torch.zeros(len(x), dtype=torch.float64)
+    for part, bias in zip(parts, system.biases, strict=True):
+        wanted -= (part * bias).sum(-1)
+    for k, weight in enumerate(system.weights):
+        wanted -= ((parts[k] @ weight) * parts[k + 1]).sum(-1)
     assert torch.allclose(units(x) + shift, wanted, rtol=0, atol=1e-12)
     again, constant = units.ising()
     assert torch.allclose(again.fields, torch.cat(system.biases), atol=1e-12)
