@@ -2,11 +2,11 @@ r"""Boltzmann machines in layers: restricted (two layers) and deep, units 0 and 
 
 $$ H(x) = -\sum_l x_l^\top W_l\, x_{l+1} - \sum_l b_l \cdot x_l, \qquad x \in \{0, 1\}^n $$
 
-Units of a layer do not interact, so a layer given its neighbours is independent: P(x = 1) = sigma(beta field). With
-two layers the hidden one sums out exactly, F(v) = -b v - sum_j log(1 + exp(c_j + (v W)_j)) at beta = 1. `ising` turns
-a machine into spins s = 2x - 1 of `spins.Ising` (the general Boltzmann machine: clamp it with `spins.clamped`), with
-the constant that the energies differ by; `sparse_ising` is a machine on a random sparse graph.
-Smolensky 1986 ("harmonium"); Salakhutdinov and Hinton 2009, "Deep Boltzmann machines" (AISTATS); sparse Ising
+Units of a layer do not interact, so a layer given its neighbours is independent: P(x = 1) = sigma(beta field); machines
+of two layers have more, in `restricted`. `ising` turns a machine into spins s = 2x - 1 of `spins.Ising` (the general
+Boltzmann machine: clamp it with `spins.clamped`), with the constant that the energies differ by; `sparse_ising` is a
+machine on a random sparse graph.
+Salakhutdinov and Hinton 2009, "Deep Boltzmann machines" (AISTATS); sparse Ising
 machines: Niazi et al. 2024, Nature Electronics 7.
 """
 
@@ -16,11 +16,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import softplus
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
@@ -167,49 +166,6 @@ class Machine:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class RBM:
-    """A restricted Boltzmann machine: H = -v W h - b v - c h of states [*b, V + H]."""
-
-    weights: Tensor
-    """W [V, H]."""
-    visible: Tensor
-    """b [V]."""
-    hidden: Tensor
-    """c [H]."""
-
-    def __post_init__(self) -> None:
-        _ = self.machine
-
-    @cached_property
-    def machine(self) -> Machine:
-        """The same as a machine of two layers: its log Z, its spins."""
-        return Machine((self.weights,), (self.visible, self.hidden))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.machine(x)
-
-    def free_energy(self, v: Tensor, beta: float | Tensor = 1.0) -> Tensor:
-        """F(v) [*b] of visible units [*b, V]: p(v) = exp(-beta F(v))/Z. `beta` > 0 broadcasts against [*b]."""
-        own, field = v @ self.visible, self.hidden + v @ self.weights
-        if isinstance(beta, float) and beta == 1.0:
-            return -own - softplus(field).sum(-1)
-        beta = torch.as_tensor(beta, dtype=v.dtype, device=v.device)
-        return -own - softplus(beta.unsqueeze(-1) * field).sum(-1) / beta
-
-    def hidden_given(self, v: Tensor) -> Tensor:
-        """P(h = 1 | v) [*b, H] at beta = 1."""
-        return linear(v, self.weights.mT, self.hidden).sigmoid_()
-
-    def visible_given(self, h: Tensor) -> Tensor:
-        """P(v = 1 | h) [*b, V] at beta = 1."""
-        return linear(h, self.weights, self.visible).sigmoid_()
-
-    def log_partition(self, beta: float = 1.0) -> Tensor:
-        """Exact log Z by enumerating the smaller layer (at most 25 units)."""
-        return self.machine.log_partition(beta)
-
-
 def to_spins(x: Tensor) -> Tensor:
     """Units 0, 1 as spins -1, +1."""
     return 2 * x - 1
@@ -241,14 +197,6 @@ def random_machine(
     )
     machine = Machine(weights, tuple(torch.zeros(size, dtype=dtype) for size in sizes))
     return from_spins(machine)[0] if spin else machine
-
-
-def random_rbm(
-    num_visible: int, num_hidden: int, key: Key, scale: float = 0.01, dtype: torch.dtype = torch.float64
-) -> RBM:
-    """Weights N(0, scale^2), no biases."""
-    machine = random_machine((num_visible, num_hidden), key, scale, dtype)
-    return RBM(machine.weights[0], *machine.biases)
 
 
 def sparse_ising(num_spins: int, degree: float, key: Key, scale: float = 1.0) -> Ising:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
-from mfmarl.statmech.energies.machines import RBM
+from mfmarl.statmech.energies.restricted import RBM
 from mfmarl.statmech.sampling import block, tempering
 
 

@@ -24,7 +24,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import importance
-from mfmarl.statmech.energies.machines import RBM
+from mfmarl.statmech.energies.restricted import RBM
 from mfmarl.statmech.sampling import block
 from mfmarl.statmech.sampling.chains import chain_ids
 

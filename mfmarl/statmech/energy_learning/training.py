@@ -19,7 +19,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
-from mfmarl.statmech.energies.machines import RBM
+from mfmarl.statmech.energies.restricted import RBM
 from mfmarl.statmech.energy_learning import contrastive, likelihood
 from mfmarl.statmech.energy_learning.contrastive import Gradient, Phases
 from mfmarl.statmech.sampling import block

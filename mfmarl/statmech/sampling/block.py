@@ -17,7 +17,8 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
-from mfmarl.statmech.energies.machines import RBM, Machine
+from mfmarl.statmech.energies.machines import Machine
+from mfmarl.statmech.energies.restricted import RBM
 from mfmarl.statmech.sampling.chains import Sweep
 
 

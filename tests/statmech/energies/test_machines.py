@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
-from mfmarl.statmech.energies import machines, spins
-from mfmarl.statmech.energies.machines import RBM, Machine
+from mfmarl.statmech.energies import machines, restricted
+from mfmarl.statmech.energies.machines import Machine
 from mfmarl.statmech.exact import enumeration
 
 KEY = Key.of(51)
@@ -26,11 +26,6 @@ def machine(*sizes: int) -> Machine:
     plain = machines.random_machine(sizes, KEY, 0.8)
     biases = tuple(torch.linspace(-0.7, 0.6, size, dtype=torch.float64) * (1 + k) for k, size in enumerate(sizes))
     return Machine(plain.weights, biases)
-
-
-def restricted(visible: int, hidden: int) -> RBM:
-    two = machine(visible, hidden)
-    return RBM(two.weights[0], *two.biases)
 
 
 @pytest.mark.parametrize("sizes", [(5, 4), (4, 6), (5, 4, 3), (2, 3, 2, 3), (3, 2, 2, 2, 2)])
@@ -90,55 +85,15 @@ def test_random_machines_of_spins_are_symmetric_under_a_flip() -> None:
     assert not torch.allclose(machines.random_machine((3, 4), KEY, 0.5)(x), system(x), atol=0.1)
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
-def test_the_free_energy_of_the_visible_sums_out_the_hidden(beta: float) -> None:
-    rbm = restricted(5, 4)
-    v, h = every_state(5), every_state(4)
-    states = torch.cat([v.repeat_interleave(16, 0), h.repeat(32, 1)], -1)
-    wanted = -torch.logsumexp(-beta * rbm(states).reshape(32, 16), -1) / beta
-    assert torch.allclose(rbm.free_energy(v, beta), wanted, rtol=1e-12)
-    betas = torch.full((32,), beta, dtype=torch.float64)
-    assert torch.allclose(rbm.free_energy(v, betas), wanted, rtol=1e-12)
-
-
-def test_conditional_probabilities_are_those_of_the_joint_law() -> None:
-    rbm = restricted(4, 3)
-    x = every_state(7)
-    p = torch.softmax(-rbm(x), 0).reshape(16, 8)
-    v, h = every_state(4), every_state(3)
-    assert torch.allclose(rbm.hidden_given(v), (p @ h) / p.sum(1, keepdim=True), rtol=1e-12)
-    assert torch.allclose(rbm.visible_given(h), (p.mT @ v) / p.sum(0).unsqueeze(-1), rtol=1e-12)
-
-
-def test_the_gradient_of_log_z_is_minus_the_mean_gradient_of_the_energy() -> None:
-    rbm = restricted(4, 3)
-    weights = rbm.weights.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(RBM(weights, rbm.visible, rbm.hidden).log_partition(), weights)
-    x = every_state(7)
-    p = torch.softmax(-rbm(x), 0)
-    assert torch.allclose(slope, x[:, :4].mT @ (p.unsqueeze(-1) * x[:, 4:]), rtol=1e-10)
-
-
-def test_a_clamped_general_machine_agrees_with_the_free_energy() -> None:
-    rbm = restricted(3, 4)
-    ising, constant = rbm.machine.ising()
-    v = every_state(3)
-    rest, shift = spins.clamped(ising, torch.arange(3), machines.to_spins(v))
-    log_z = torch.stack(
-        [enumeration.log_partition(spins.Ising(rest.pairs, rest.couplings, fields), 1.0) for fields in rest.fields]
-    )
-    assert torch.allclose(-log_z + shift + constant, rbm.free_energy(v), atol=1e-11)
-
-
 def test_large_machines_and_wrong_shapes_are_refused() -> None:
     with pytest.raises(ConfigError, match="Use annealed importance sampling"):
-        machines.random_rbm(30, 30, KEY).log_partition()
+        restricted.random_rbm(30, 30, KEY).log_partition()
     with pytest.raises(ConfigError, match="above layer 1"):
         Machine((torch.zeros(2, 3), torch.zeros(2, 3)), (torch.zeros(2), torch.zeros(3), torch.zeros(3)))
     with pytest.raises(ConfigError, match="L >= 2"):
         Machine((), (torch.zeros(2),))
     with pytest.raises(NumericFault, match="Weights"):
-        RBM(torch.full((2, 2), math.nan), torch.zeros(2), torch.zeros(2))
+        restricted.RBM(torch.full((2, 2), math.nan), torch.zeros(2), torch.zeros(2))
 
 
 def test_a_sparse_machine_has_its_links_and_does_not_repeat_them() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
-from mfmarl.statmech.energies import machines
-from mfmarl.statmech.energies.machines import RBM
+from mfmarl.statmech.energies import restricted
+from mfmarl.statmech.energies.restricted import RBM
 from mfmarl.statmech.energy_learning import contrastive, likelihood
 
 KEY = Key.of(62)
@@ -24,7 +24,7 @@ def every_state(units: int) -> Tensor:
 
 
 def machine(visible: int = 5, hidden: int = 3, scale: float = 1.0) -> RBM:
-    plain = machines.random_rbm(visible, hidden, KEY, scale)
+    plain = restricted.random_rbm(visible, hidden, KEY, scale)
     return RBM(
         plain.weights,
         torch.linspace(-0.5, 0.7, visible, dtype=torch.float64),
