@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -32,3 +33,13 @@ def test_what_the_documents_point_to_is_there() -> None:
             assert (ROOT / path).is_file(), f"{page.name}: {path}"
         for module in re.findall(r"^::: ([\w.]+)", text, re.MULTILINE):
             assert module.startswith("mfmarl."), module
+
+
+def test_every_name_in_the_list_of_concepts_exists() -> None:
+    text = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 4]
+    names = [name for cell in cells for name in re.findall(r"`([a-z_.]+\.[A-Za-z_]+)`", cell)]
+    assert len(names) > 130
+    for name in names:
+        module, _, attribute = (name if name.startswith("mfmarl.") else f"mfmarl.statmech.{name}").rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
