@@ -103,6 +103,7 @@ def test_the_size_of_a_chunk_changes_no_bit(chunk: int, monkeypatch: pytest.Monk
 def test_the_first_of_several_draws_is_the_single_draw() -> None:
     assert torch.equal(uniform(Key.of(5), IDS[:100], 4)[:, 0], uniform(Key.of(5), IDS[:100]))
     assert torch.equal(uniform(Key.of(5), IDS[:100], 4)[:, :2], uniform(Key.of(5), IDS[:100], 2))
+    assert torch.equal(bits(Key.of(5), IDS[:100], 4)[:, 0], bits(Key.of(5), IDS[:100]))
 
 
 def test_drawing_leaves_the_ids_and_the_global_generator_alone() -> None:

@@ -64,11 +64,11 @@ def coins(ids: Tensor, key: Key, sizes: Sequence[int], dtype: torch.dtype) -> li
     """
     words = [(size + 3) // 4 for size in sizes]
     raw = random.bits(key, ids, sum(words) + 1)
-    last, found, start = raw[..., -1:], [], 0
+    last, quarters, found, start = raw[..., -1:], raw.view(torch.int16), [], 0
     for place, (size, count) in enumerate(zip(sizes, words, strict=True)):
         # The shared part lies on the middles of 256 steps of (0, 1): in float32 no sum of it is rounded to an edge.
         shared = (last >> 8 * place).bitwise_and_(255).to(dtype).add_(0.5).mul_(-1 / 256).sub_(32768)
-        found.append(Coins(shared, raw[..., start : start + count].contiguous().view(torch.int16)[..., :size]))
+        found.append(Coins(shared, quarters[..., 4 * start : 4 * start + size]))
         start += count
     return found
 
