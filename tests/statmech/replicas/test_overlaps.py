@@ -20,7 +20,8 @@ from mfmarl.statmech.sampling.single_spin import heat_bath
 
 def test_the_exact_distribution_is_the_double_sum():
     glass = sherrington_kirkpatrick(6, Key.of(1), (2,))
-    p = enumeration.probabilities(glass, 1.5)
+    # A field, or q and -q would be alike.
+    p = enumeration.probabilities(type(glass)(glass.pairs, glass.couplings, glass.fields + 0.4), 1.5)
     values, found = overlaps.overlap_distribution(p)
     states = enumeration.spins(6).states()
     expected = torch.zeros(2, 7, dtype=torch.float64)
