@@ -88,7 +88,7 @@ class Counted:
 
 
 def split(name: str, seed: int) -> Split:
-    from sklearn import datasets  # type: ignore[import-untyped]
+    from sklearn import datasets
 
     found = datasets.load_digits() if name == "digits" else datasets.load_breast_cancer()
     x, y = torch.tensor(found.data, dtype=torch.float32), torch.tensor(found.target, dtype=torch.int64)
