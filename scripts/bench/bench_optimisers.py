@@ -63,9 +63,9 @@ def ours(dense: bool, steps: int) -> tuple[Run, Callable[[], float]]:
 
 def blackjax(dense: bool, steps: int) -> tuple[Run, Callable[[], float]] | None:
     try:
-        import blackjax as peer  # type: ignore[import-not-found]
-        import jax  # type: ignore[import-not-found]
-        import jax.numpy as jnp  # type: ignore[import-not-found]
+        import blackjax as peer
+        import jax
+        import jax.numpy as jnp
     except ImportError:
         return None
     p = jnp.asarray(precision(dense).numpy())
