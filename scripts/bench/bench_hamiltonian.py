@@ -32,9 +32,9 @@ from mfmarl.statmech.sampling import diagnostics, hamiltonian, langevin, tuning
 from mfmarl.statmech.sampling.chains import chain_ids
 
 try:
-    import blackjax  # type: ignore[import-not-found]
-    import jax  # type: ignore[import-not-found]
-    import jax.numpy as jnp  # type: ignore[import-not-found]
+    import blackjax
+    import jax
+    import jax.numpy as jnp
 except ImportError:
     blackjax = None
 

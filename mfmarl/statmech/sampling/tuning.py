@@ -4,8 +4,8 @@ $$ \log \varepsilon_{t+1} = \mu - \frac{\sqrt t}{\gamma (t + t_0)} \sum_{s \le t
    \mathrm{ChEES} = \tfrac14 E\big[(|x' - \bar x|^2 - |x - \bar x|^2)^2\big] $$
 
 Step size by dual averaging: Hoffman and Gelman 2014 (JMLR 15, 1593, algorithms 4 and 5). Length by ascent on the
-change in the estimator of the expected square, in the metric of the masses: Hoffman, Radul and Sountsov 2021
-(AISTATS, PMLR 130, 3907). Masses from the spread of all chains in windows that double, as in Stan.
+change in the estimator of the expected square, here per unit of length and in the metric of the masses: Hoffman, Radul
+and Sountsov 2021 (AISTATS, PMLR 130, 3907). Masses from the spread of all chains in windows that double, as in Stan.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from mfmarl.statmech.sampling.hamiltonian import Metric, Transition, Tuned, tran
 
 Mass = Literal["unit", "diagonal", "dense"]
 
+_TO_THE_TOP = 2.2467 / (math.pi / 2)
+"""In the slowest direction of a Gaussian, of width 1 and with trajectories of all lengths up to T, ChEES is proportional
+to 1/2 - sin(2 T)/(4 T). Its first maximum, T = 2.2467 (tan 2T = 2T), decorrelates x and x^2 at the least cost, but it has
+a maximum for every further turn, and noise leads the ascent from one to the next. ChEES/T has one that matters, T =
+pi/2: the ascent is on this, and its end is lengthened."""
+
 
 class _StepSize:
     """Dual averaging of the log step size towards a mean acceptance."""
@@ -41,7 +47,7 @@ class _StepSize:
 
 
 class _Length:
-    """Ascent on log ChEES by Adam, in the logarithm of the longest trajectory."""
+    """Ascent on log(ChEES/length) by Adam, in the logarithm of the longest trajectory."""
 
     def __init__(self, length: float) -> None:
         self.log, self.count, self.slope, self.square = math.log(length), 0, 0.0, 0.0
@@ -61,7 +67,7 @@ class _Length:
         gain = (metric.square(ends - centre) - metric.square(x - centre)).flatten().double()
         speed = ((ends - centre) * momentum).sum(-1).flatten().double()
         criterion = float((weight * gain.square()).sum() / weight.sum()) / 4
-        slope = time * float((weight * gain * speed).sum() / weight.sum()) / max(criterion, 1e-300)
+        slope = time * float((weight * gain * speed).sum() / weight.sum()) / max(criterion, 1e-300) - 1
         self.count += 1
         self.slope += 0.1 * (slope - self.slope)
         self.square += 0.05 * (slope * slope - self.square)
@@ -191,5 +197,5 @@ def warm_up(
             length.shift(-math.log(_widest(metric, inverse)))
             metric, spread = Metric(inverse.to(x)), _Spread(n, mass)
             size = _StepSize(_first_step(energy, metric, x, beta, ids, key.fold("again", i)), target)
-    step = math.exp(size.mean)
-    return x, Tuned(step, min(max_steps, max(1, round(math.exp(length.mean) / step))), metric.inverse_mass)
+    step, longest = math.exp(size.mean), _TO_THE_TOP * math.exp(length.mean)
+    return x, Tuned(step, min(max_steps, max(1, round(longest / step))), metric.inverse_mass)
