@@ -27,9 +27,8 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
-from mfmarl.statmech import check
 from mfmarl.statmech.annealing.schedule import Schedule
-from mfmarl.statmech.optimisers.noise import Closure, ThermalOptimizer, at_least, evaluate, with_gradients
+from mfmarl.statmech.optimisers.noise import Closure, ThermalOptimizer, at_least, evaluate
 
 
 class SGHMC(ThermalOptimizer):
@@ -64,15 +63,9 @@ class SGHMC(ThermalOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         loss = evaluate(closure)
-        for group in self.param_groups:
-            params, slopes = with_gradients(group)
-            if not params:
-                continue
-            lr, temperature, friction = float(group["lr"]), float(group["temperature"]), float(group["friction"])
-            check.temperature(temperature)
+        for group, params, slopes, temperature in self.descents():
+            lr, friction = float(group["lr"]), float(group["friction"])
             speeds = _speeds(self, params)
-            if group["weight_decay"]:
-                slopes = list(torch._foreach_add(slopes, params, alpha=float(group["weight_decay"])))
             torch._foreach_mul_(speeds, 1 - friction)
             torch._foreach_add_(speeds, slopes, alpha=-lr)
             variance = 2 * friction * lr * temperature - lr * lr * float(group["gradient_variance"])
@@ -110,15 +103,9 @@ class Underdamped(ThermalOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         loss = evaluate(closure)
-        for group in self.param_groups:
-            params, slopes = with_gradients(group)
-            if not params:
-                continue
-            lr, temperature = float(group["lr"]), float(group["temperature"])
-            check.temperature(temperature)
+        for group, params, slopes, temperature in self.descents():
+            lr = float(group["lr"])
             speeds = _speeds(self, params)
-            if group["weight_decay"]:
-                slopes = list(torch._foreach_add(slopes, params, alpha=float(group["weight_decay"])))
             torch._foreach_add_(speeds, slopes, alpha=-lr)
             torch._foreach_add_(params, speeds, alpha=lr / 2)
             kept = math.exp(-float(group["friction"]) * lr)

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from mfmarl.random import Key
-from mfmarl.statmech import check
 from mfmarl.statmech.annealing.schedule import Schedule
-from mfmarl.statmech.optimisers.noise import Closure, ThermalOptimizer, at_least, evaluate, with_gradients
+from mfmarl.statmech.optimisers.noise import Closure, ThermalOptimizer, at_least, evaluate
 
 
 class SGLD(ThermalOptimizer):
@@ -54,14 +53,8 @@ class SGLD(ThermalOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         loss = evaluate(closure)
-        for group in self.param_groups:
-            params, slopes = with_gradients(group)
-            if not params:
-                continue
-            lr, temperature = float(group["lr"]), float(group["temperature"])
-            check.temperature(temperature)
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - lr * float(group["weight_decay"]))
+        for group, params, slopes, temperature in self.descents():
+            lr = float(group["lr"])
             torch._foreach_add_(params, slopes, alpha=-lr)
             if temperature > 0:
                 torch._foreach_add_(params, self.gaussian(params), alpha=math.sqrt(2 * lr * temperature))
@@ -95,14 +88,8 @@ class PreconditionedSGLD(ThermalOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         loss = evaluate(closure)
-        for group in self.param_groups:
-            params, slopes = with_gradients(group)
-            if not params:
-                continue
-            lr, temperature, decay = float(group["lr"]), float(group["temperature"]), float(group["decay"])
-            check.temperature(temperature)
-            if group["weight_decay"]:
-                slopes = list(torch._foreach_add(slopes, params, alpha=float(group["weight_decay"])))
+        for group, params, slopes, temperature in self.descents():
+            lr, decay = float(group["lr"]), float(group["decay"])
             for p, g in zip(params, slopes, strict=True):
                 if "square" not in self.state[p]:
                     self.state[p]["square"] = g * g  # from the first gradient on: zeros would give a huge first step

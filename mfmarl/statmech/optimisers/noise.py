@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -81,6 +81,19 @@ class ThermalOptimizer(torch.optim.Optimizer):
         check.temperature(temperature)
         for group in self.param_groups:
             group["temperature"] = temperature
+
+    def descents(self) -> Iterator[tuple[dict[str, Any], list[Tensor], list[Tensor], float]]:
+        """Each group that has gradients: its options, parameters, the slopes of its energy (prior of a weight decay
+        included), and its temperature.
+        """
+        for group in self.param_groups:
+            params, slopes = with_gradients(group)
+            temperature = float(group["temperature"])
+            check.temperature(temperature)
+            if params and group.get("weight_decay"):
+                slopes = list(torch._foreach_add(slopes, params, alpha=float(group["weight_decay"])))
+            if params:
+                yield group, params, slopes, temperature
 
     def gaussian(self, params: list[Tensor]) -> list[Tensor]:
         """Standard normal noise in the shapes of the parameters: one draw for all of them."""
