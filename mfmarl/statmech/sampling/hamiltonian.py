@@ -51,6 +51,10 @@ class Transition(NamedTuple):
     """[*b, n]: where the trajectories ended, accepted or not."""
     momentum: Tensor
     """[*b, n]: with which they ended."""
+    energy: Tensor
+    """H(x), [*b]."""
+    slope: Tensor
+    """dH/dx at x, [*b, n]: with `energy`, what the next trajectory need not compute again."""
 
 
 class Metric:
@@ -106,33 +110,47 @@ class Metric:
 
 
 def transition(
-    energy: Energy, metric: Metric, step_size: float, steps: int, x: Tensor, beta: float | Tensor, ids: Tensor, key: Key
+    energy: Energy,
+    metric: Metric,
+    step_size: float,
+    steps: int,
+    x: Tensor,
+    beta: float | Tensor,
+    ids: Tensor,
+    key: Key,
+    before: Transition | None = None,
 ) -> Transition:
-    """Fresh momenta, `steps` leapfrogs, and the choice: `steps + 1` gradients and 2 energies per chain."""
+    """Fresh momenta, `steps` leapfrogs, and the choice: `steps + 1` gradients and 2 energies per chain.
+
+    One of each less, if `before` is the transition that led to `x`.
+    """
     cold = column(beta)
     p = metric.draw(key.fold("momenta"), ids, x)
-    before = beta * energy(x) + metric.kinetic(p)
+    old, old_slope = (energy(x), gradient(energy, x).clone()) if before is None else (before.energy, before.slope)
+    total = beta * old + metric.kinetic(p)
     new = x.clone()
 
-    def kick(size: float) -> None:
-        slope = gradient(energy, new)
+    def kick(slope: Tensor, size: float) -> None:
         if isinstance(cold, Tensor):
             p.addcmul_(slope, (-size * cold).to(p.dtype))
         else:
             p.add_(slope, alpha=-size * cold)
 
-    kick(step_size / 2)
+    slope = old_slope
+    kick(slope, step_size / 2)
     for i in range(steps):
         metric.drift_(new, p, step_size)
-        kick(step_size if i < steps - 1 else step_size / 2)
-    change = beta * energy(new) + metric.kinetic(p) - before
+        slope = gradient(energy, new)
+        kick(slope, step_size if i < steps - 1 else step_size / 2)
+    end = energy(new)
+    change = beta * end + metric.kinetic(p) - total
     accept = (-change).clamp(max=0).exp().nan_to_num(0.0)
     refused = random.uniform(key.fold("accept"), ids) >= accept
     divergent = ~(change < _DIVERGENCE)
     # Most are accepted: only the others are written back.
-    kept = new.clone()
-    kept[refused] = x[refused]
-    return Transition(kept, accept, divergent, new, p)
+    kept, kept_slope = new.clone(), slope.clone()
+    kept[refused], kept_slope[refused] = x[refused], old_slope[refused]
+    return Transition(kept, accept, divergent, new, p, torch.where(refused, old, end), kept_slope)
 
 
 def _length(key: Key, steps: int, jitter: bool) -> int:
@@ -161,16 +179,16 @@ class Tuned:
             )
         Metric(self.inverse_mass)
 
-    def move(self, energy: Energy) -> Callable[[Tensor, float | Tensor, Tensor, Key], Transition]:
-        """(x, beta, ids, key) -> Transition."""
+    def move(self, energy: Energy) -> Callable[..., Transition]:
+        """(x, beta, ids, key, before=None) -> Transition."""
         metrics: dict[tuple[torch.dtype, torch.device], Metric] = {}
 
-        def one(x: Tensor, beta: float | Tensor, ids: Tensor, key: Key) -> Transition:
+        def one(x: Tensor, beta: float | Tensor, ids: Tensor, key: Key, before: Transition | None = None) -> Transition:
             where = (x.dtype, x.device)
             if where not in metrics:
                 metrics[where] = Metric(self.inverse_mass).to(x)
             steps = _length(key, self.steps, self.jitter)
-            return transition(energy, metrics[where], self.step_size, steps, x, beta, ids, key)
+            return transition(energy, metrics[where], self.step_size, steps, x, beta, ids, key, before)
 
         return one
 
@@ -226,8 +244,9 @@ def sample(
     move, seen = tuned.move(energy), []
     acceptance = torch.zeros(x.shape[:-1], dtype=torch.float64, device=x.device)
     lost = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device)
+    moved: Transition | None = None
     for step in range(steps):
-        moved = move(x, beta, ids, key.fold("sweep", step))
+        moved = move(x, beta, ids, key.fold("sweep", step), moved)
         x = moved.x
         acceptance += moved.acceptance
         lost += moved.divergent

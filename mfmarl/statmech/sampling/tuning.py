@@ -179,10 +179,11 @@ def warm_up(
     length, spread = _Length(math.exp(size.now)), _Spread(n, mass)
     ends, begin = windows(steps), round(0.15 * steps)
     centre, fresh = x.reshape(-1, n).mean(0), count / (count + 50)
+    moved: Transition | None = None
     for i in range(steps):
         step, fraction = math.exp(size.now), _even(i + 1)
         leaps = min(max_steps, max(1, math.ceil(fraction * math.exp(length.log) / step)))
-        moved = transition(energy, metric, step, leaps, x, beta, ids, key.fold("warm-up", i))
+        moved = transition(energy, metric, step, leaps, x, beta, ids, key.fold("warm-up", i), moved)
         size.update(float(moved.acceptance.mean()))
         length.update(metric, x, moved, centre, leaps * step, step)
         length.log = min(length.log, math.log(max_steps * step))

@@ -119,6 +119,25 @@ def test_a_chain_does_not_know_how_many_chains_there_are_and_a_sample_is_a_run()
     assert report.acceptance.shape == (12,) and not bool(report.divergences.any())
 
 
+def test_a_sample_computes_one_gradient_per_leapfrog():
+    count, energy = 0, gaussian(3)
+
+    class Counted:
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return energy(x)
+
+        def gradient(self, x: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            return energy.gradient(x)
+
+    tuned = Tuned(0.9, 4, torch.ones(3).double(), jitter=False)  # coarse: many are refused
+    x, _, report = hamiltonian.sample(Counted(), tuned, draws(energy, 50, 1.0), 1.0, Key.of(0), 10)
+    assert count == 1 + 4 * 10 and float(report.acceptance.mean()) < 0.9
+    moved = tuned.move(energy)(x, 1.0, torch.arange(50), Key.of(1))
+    assert torch.allclose(moved.energy, energy(moved.x)) and torch.allclose(moved.slope, energy.gradient(moved.x))
+
+
 def test_automatic_and_own_gradients_make_the_same_chains():
     energy, x = gaussian(3), torch.zeros(4, 3).double()
     own, _ = chains.run(hamiltonian.hmc(energy, 0.3, 4), x, 1.0, Key.of(1), 5)
