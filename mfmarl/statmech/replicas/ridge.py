@@ -1,39 +1,56 @@
-r"""Ridge regression in high dimension: what the replica method says of generalisation, peak at interpolation included.
+r"""Teacher and student in high dimensions: how a linear learner generalises, exactly, and where it fails.
 
-With p features, n examples, gamma = p/n, isotropic Gaussian inputs, a teacher of squared length r^2 and noise of variance
-sigma^2, the estimator (X'X/n + lambda)^-1 X'y/n has, as p and n grow together, the excess risk
+$$ R(\lambda) = \underbrace{r^2 \lambda^2 m'}_{\text{bias}} + \underbrace{\sigma^2 \gamma\, (m - \lambda m')}_{\text{variance}}, \qquad
+   m = \int \frac{\rho(x)\, dx}{x + \lambda} = \frac{-(1 - \gamma + \lambda) + \sqrt{(1 - \gamma + \lambda)^2 + 4 \gamma \lambda}}{2 \gamma \lambda}, \qquad
+   m' = \int \frac{\rho(x)\, dx}{(x + \lambda)^2} $$
 
-$$ R = r^2 \lambda^2 m'(-\lambda) + \sigma^2 \gamma\, [m(-\lambda) - \lambda m'(-\lambda)], \qquad
-   m(-\lambda) = \frac{-(1 - \gamma + \lambda) + \sqrt{(1 - \gamma + \lambda)^2 + 4 \gamma \lambda}}{2 \gamma \lambda} $$
-
-(bias and variance; m the Stieltjes transform of the Marchenko-Pastur law). Krogh and Hertz 1992 (J. Phys. A 25, 1135) by
-replicas; Hastie, Montanari, Rosset and Tibshirani 2022 (Ann. Statist. 50, 949, theorem 5) by random matrices. Without
-a penalty R diverges at gamma = 1; at the best one, lambda = gamma sigma^2/r^2, it does not.
+A student of d weights learns from n examples y = w.x + noise, with x and noise normal, |w|^2 = r^2, gamma = d/n, by
+ridge regression (X^T X/n + lambda). rho is the law of Marchenko and Pastur. The excess risk is self-averaging, and the
+same by replicas (Krogh and Hertz 1992, J. Phys. A 25, 1135) and random matrices (Dobriban and Wager 2018, Ann. Stat.
+46, 247; Hastie et al. 2022). The best lambda is sigma^2 gamma/r^2, the Bayesian's; with none the error diverges where
+d = n (double descent).
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from mfmarl.errors import ConfigError
 
 
-def risk(ratio: float, penalty: float, noise: float, signal: float = 1.0) -> tuple[float, float]:
-    """(bias, variance) of the excess risk: gamma = `ratio` > 0, lambda = `penalty` > 0, sigma^2 = `noise`, r^2 = `signal`."""
-    for name, value in (("ratio p/n", ratio), ("penalty", penalty)):
-        if not 0 < value < math.inf:
-            raise ConfigError(f"The {name} of a ridge regression must be above 0 and finite, not {value:g}.")
-    if not (noise >= 0 and signal >= 0):
-        raise ConfigError(f"Noise and signal are variances: at least 0, not {noise:g} and {signal:g}.")
-    away = 1 - ratio + penalty
-    root = math.sqrt(away * away + 4 * ratio * penalty)
-    # (root - away)/(2 gamma lambda), without cancellation where away > 0.
-    m = 2 / (root + away) if away > 0 else (root - away) / (2 * ratio * penalty)
-    # m solves gamma lambda m^2 + (1 - gamma + lambda) m - 1 = 0; its derivative in -lambda:
-    slope = (ratio * m * m + m) / (2 * ratio * penalty * m + away)
-    return signal * penalty**2 * slope, noise * ratio * (m - penalty * slope)
+class Risk(NamedTuple):
+    """Excess over the noise that nobody can predict, of a new example."""
+
+    total: float
+    bias: float
+    variance: float
 
 
-def best_penalty(ratio: float, noise: float, signal: float = 1.0) -> float:
-    """lambda = gamma sigma^2/r^2: the penalty of least risk, and the Bayesian's."""
-    return ratio * noise / signal
+def risk(load: float, ridge: float, noise: float = 1.0, signal: float = 1.0) -> Risk:
+    """At gamma = `load` weights per example, with sigma^2 = `noise` and r^2 = `signal`; ridge 0 is least squares, of
+    least norm.
+    """
+    if not load > 0 or not ridge >= 0 or not noise >= 0 or not signal >= 0:
+        raise ConfigError("Ridge regression needs a load above 0, and a ridge, a noise and a signal of at least 0.")
+    if ridge == 0:
+        if load == 1:
+            return Risk(math.inf if noise else 0.0, 0.0, math.inf if noise else 0.0)
+        bias = signal * max(1 - 1 / load, 0.0)
+        variance = noise * (load / (1 - load) if load < 1 else 1 / (load - 1))
+        return Risk(bias + variance, bias, variance)
+    root = math.hypot(1 - load + ridge, 2 * math.sqrt(load * ridge))
+    # m = 2/(b + root), b = 1 - gamma + lambda: without the cancellation of the usual form where b > 0.
+    b = 1 - load + ridge
+    m = 2 / (b + root) if b > 0 else (root - b) / (2 * load * ridge)
+    # From gamma lambda m^2 + b m - 1 = 0: -dm/dlambda.
+    slope = m * (1 + load * m) / root
+    bias, variance = signal * ridge * ridge * slope, noise * load * (m - ridge * slope)
+    return Risk(bias + variance, bias, variance)
+
+
+def best_ridge(load: float, noise: float = 1.0, signal: float = 1.0) -> float:
+    """lambda = sigma^2 gamma/r^2: what Bayes' rule says with the teacher's law for a prior."""
+    if not signal > 0:
+        raise ConfigError("Without a signal the best ridge is infinite.")
+    return noise * load / signal
