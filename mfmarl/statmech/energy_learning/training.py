@@ -24,7 +24,7 @@ from mfmarl.statmech.energy_learning import contrastive, likelihood
 from mfmarl.statmech.energy_learning.contrastive import Gradient, Phases
 from mfmarl.statmech.sampling import block
 
-_WATCHED = 250  # rows of each epoch whose pseudo-likelihood is estimated
+_WATCHED = 100  # rows of each epoch whose pseudo-likelihood is estimated
 
 METHODS = ("cd", "persistent", "tempered", "exact")
 
@@ -70,7 +70,7 @@ class Training:
 
 
 class Epoch(NamedTuple):
-    """After an epoch: the machine, and an unbiased estimate of its mean pseudo-log-likelihood, on 250 rows at most."""
+    """After an epoch: the machine, and an unbiased estimate of its mean pseudo-log-likelihood, on 100 rows at most."""
 
     epoch: int
     rbm: RBM
@@ -97,7 +97,7 @@ def train_rbm(rbm: RBM, data: Tensor, key: Key, options: Training | None = None)
         order = torch.randperm(len(data), generator=random.generator(key.fold("order", epoch))).to(data.device)
         for start in range(0, len(data), options.batch_size):
             index = order[start : start + options.batch_size]
-            batch, step = data[index], key.fold("step", epoch, start)
+            batch, step = data.index_select(0, index), key.fold("step", epoch, start)
             if options.method == "cd":
                 phases = contrastive.from_data(current, batch, index, step, options.steps)
                 _follow_phases(parameters, velocity, phases, rate, options)
