@@ -28,6 +28,11 @@ def entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1)
 
 
+def spin_entropy(m: Tensor) -> Tensor:
+    """The entropy of a spin +-1 whose average is m, elementwise: that of (1 + m)/2 and (1 - m)/2."""
+    return torch.special.entr((1 + m) / 2) + torch.special.entr((1 - m) / 2)
+
+
 def cross_entropy(p: Tensor, q: Tensor) -> Tensor:
     """H(p, q) [*b]: what a code made for q costs on p. inf where q forbids what p does."""
     return -torch.special.xlogy(p, q).sum(-1)

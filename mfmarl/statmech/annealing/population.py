@@ -19,10 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
-from mfmarl.statmech import check
+from mfmarl.statmech import check, weighted_sampling
 from mfmarl.statmech.energies.energy import Energy
 from mfmarl.statmech.sampling.chains import Sweep, chain_ids
 
@@ -123,18 +122,6 @@ def anneal_population_adaptively(
     )  # fmt: skip
 
 
-def systematic(log_weights: Tensor, ids: Tensor, key: Key) -> Tensor:
-    """Which copy each of R places gets, int64 [*b, R], for log weights [*b, R]: copy r floor or ceil(R w_r) times.
-
-    One uniform number per population, ids [*b]; places keep their order.
-    """
-    share = torch.softmax(log_weights.double(), -1)
-    size = share.shape[-1]
-    level = (torch.arange(size, device=share.device) + random.uniform(key, ids).double().unsqueeze(-1)) / size
-    cumulative = share.cumsum(-1)
-    return torch.searchsorted((cumulative / cumulative[..., -1:]).contiguous(), level).clamp(max=size - 1)
-
-
 class _State(NamedTuple):
     x: Tensor
     energies: Tensor
@@ -164,7 +151,7 @@ def _advance(
     size = log_weights.shape[-1]
     more = torch.logsumexp(log_weights, -1) - torch.log(torch.tensor(float(size)))
     check.finite(more, "The weights of the population")
-    source = systematic(log_weights, state.ids, key.fold("redraw"))
+    source = weighted_sampling.resample(log_weights, state.ids, key.fold("redraw"))
     x = state.x.gather(-2, source.unsqueeze(-1).expand_as(state.x))
     own = state.ids.unsqueeze(-1) * size + torch.arange(size, device=x.device)
     for part in range(sweeps):

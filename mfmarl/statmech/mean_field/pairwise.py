@@ -24,7 +24,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
-from mfmarl.statmech import check
+from mfmarl.statmech import check, information
 from mfmarl.statmech.energies.spins import Ising
 from mfmarl.statmech.mean_field import self_consistent
 
@@ -91,19 +91,13 @@ def best(found: MeanField) -> Best:
 def naive_free_energy(system: Ising, m: Tensor, beta: float | Tensor) -> Tensor:
     """F of independent spins with averages m [*b, n], [*b]: never below the exact free energy."""
     energy = -(m * (system.local_field(m) + system.fields)).sum(-1) / 2
-    return energy - spin_entropy(m).sum(-1) / beta
+    return energy - information.spin_entropy(m).sum(-1) / beta
 
 
 def tap_free_energy(system: Ising, m: Tensor, beta: float | Tensor) -> Tensor:
     """TAP's F at m [*b, n], [*b]."""
     spread = 1 - m * m
     return naive_free_energy(system, m, beta) - beta / 4 * (spread * _squares(system).local_field(spread)).sum(-1)
-
-
-def spin_entropy(m: Tensor) -> Tensor:
-    """Nats of a spin whose average is m: elementwise."""
-    up, down = (1 + m) / 2, (1 - m) / 2
-    return -(torch.special.xlogy(up, up) + torch.special.xlogy(down, down))
 
 
 def naive_hessian(system: Ising, m: Tensor, beta: float | Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError, NumericFault
-from mfmarl.statmech import check
+from mfmarl.statmech import check, information
 from mfmarl.statmech.energies import continuous
 from mfmarl.statmech.energies.spins import Ising
 from mfmarl.statmech.variational import free_energy
@@ -121,7 +121,7 @@ def mixture(
         fit = (r * _squared(data, mean, variance)).sum((-2, -1)) / (2 * noise_variance)
         fit = fit + n * d / 2 * math.log(2 * math.pi * noise_variance) + n * math.log(k)
         prior = (mean.square().sum(-1) + d * variance) / prior_variance - d - d * (variance / prior_variance).log()
-        trace.append(fit - free_energy.entropy(r).sum(-1) + prior.sum(-1) / 2)
+        trace.append(fit - information.entropy(r).sum(-1) + prior.sum(-1) / 2)
         if len(trace) > 1 and float((trace[-2] - trace[-1]).max()) <= tolerance:
             return MixtureField(mean, variance, r, torch.stack(trace))
     raise NumericFault(f"Coordinate ascent has not settled to {tolerance:g} after {sweeps} sweeps: allow more.")

@@ -16,19 +16,9 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.statmech import check
+from mfmarl.statmech import check, information
 from mfmarl.statmech.energies.continuous import Gaussian
 from mfmarl.statmech.energies.spins import Ising
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """-sum p log p over the last axis, [*b]."""
-    return torch.special.entr(probabilities).sum(-1)
-
-
-def spin_entropy(magnetisation: Tensor) -> Tensor:
-    """The entropy [*b] of independent spins of averages m [*b, n]."""
-    return (torch.special.entr((1 + magnetisation) / 2) + torch.special.entr((1 - magnetisation) / 2)).sum(-1)
 
 
 def of_spins(system: Ising, magnetisation: Tensor, temperature: float) -> Tensor:
@@ -36,7 +26,7 @@ def of_spins(system: Ising, magnetisation: Tensor, temperature: float) -> Tensor
     check.temperature(temperature)
     if not bool((magnetisation.abs() <= 1).all()):
         raise ConfigError("The average of a spin lies in [-1, 1].")
-    return system(magnetisation) - temperature * spin_entropy(magnetisation)
+    return system(magnetisation) - temperature * information.spin_entropy(magnetisation).sum(-1)
 
 
 def expectation(table: Tensor, factors: Sequence[Tensor], keep: int | None = None) -> Tensor:
@@ -68,29 +58,14 @@ def of_factors(energy: Tensor, factors: Sequence[Tensor], temperature: float = 1
     mean = expectation(energy.masked_fill(forbidden, 0.0), factors)
     crossed = expectation(forbidden.to(energy.dtype), factors) > 0
     mean = torch.where(crossed, torch.inf, mean)
-    return mean - temperature * sum((entropy(f) for f in factors), torch.zeros_like(mean))
-
-
-def gaussian_entropy(covariance: Tensor) -> Tensor:
-    """log det(2 pi e C)/2 of covariances [*b, n, n]: [*b]. Negative where the Gaussian is narrow."""
-    n = covariance.shape[-1]
-    return n / 2 * math.log(2 * math.pi * math.e) + torch.linalg.slogdet(covariance).logabsdet / 2
+    return mean - temperature * sum((information.entropy(f) for f in factors), torch.zeros_like(mean))
 
 
 def of_gaussian(energy: Gaussian, mean: Tensor, covariance: Tensor, temperature: float = 1.0) -> Tensor:
     """F [*b] of the Gaussian N(mean [*b, n], covariance [*b, n, n]) under a quadratic energy."""
     check.temperature(temperature)
     spread = (energy.precision * covariance).sum((-2, -1)) / 2
-    return energy(mean) + spread - temperature * gaussian_entropy(covariance)
-
-
-def gaussian_kl(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
-    """KL(N(mean, covariance) || N(other)), [*b]."""
-    precision = torch.linalg.inv(other_covariance)
-    away = (mean - other_mean).unsqueeze(-1)
-    distance = (away.mT @ precision @ away).flatten(-2).squeeze(-1)
-    log_det = torch.linalg.slogdet(other_covariance).logabsdet - torch.linalg.slogdet(covariance).logabsdet
-    return ((precision * covariance).sum((-2, -1)) + distance - mean.shape[-1] + log_det) / 2
+    return energy(mean) + spread - temperature * information.gaussian_entropy(covariance)
 
 
 def gap(free_energy: Tensor, log_partition: Tensor, temperature: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
+from mfmarl.statmech import weighted_sampling
 from mfmarl.statmech.annealing import population
 from mfmarl.statmech.energies.continuous import Gaussian
 from mfmarl.statmech.energies.spins import sherrington_kirkpatrick
@@ -83,7 +84,7 @@ def test_continuous_systems_are_annealed_by_their_own_sweeps():
 
 def test_copies_are_redrawn_in_proportion_to_their_weights():
     weights = torch.tensor([0.05, 0.3, 0.0, 0.45, 0.2]).log()
-    source = population.systematic(weights.expand(4000, 5), torch.arange(4000), Key.of(1))
+    source = weighted_sampling.resample(weights.expand(4000, 5), torch.arange(4000), Key.of(1))
     counts = torch.zeros(4000, 5).scatter_add(1, source, torch.ones(4000, 5))
     expected = 5 * weights.exp()
     assert bool((counts >= expected.floor() - 1e-6).all()) and bool((counts <= (expected + 1e-6).ceil()).all())

@@ -14,6 +14,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
+from mfmarl.statmech import information
 from mfmarl.statmech.energies.continuous import Gaussian
 from mfmarl.statmech.energies.spins import ising
 from mfmarl.statmech.exact.regression import LinearRegression
@@ -77,7 +78,7 @@ def test_gaussians_lose_their_divergence(temperature: float):
     mean, covariance = _normal(4, 2, 3), (b @ b.mT + 0.2 * torch.eye(3)).expand(2, 3, 3)
     f = free_energy.of_gaussian(energy, mean, covariance, temperature)
     log_z = energy.log_partition(1 / temperature)
-    kl = free_energy.gaussian_kl(mean, covariance, energy.mean, energy.covariance * temperature)
+    kl = information.gaussian_kl(mean, covariance, energy.mean, energy.covariance * temperature)
     own = torch.distributions.kl_divergence(
         torch.distributions.MultivariateNormal(mean, covariance),
         torch.distributions.MultivariateNormal(energy.mean, energy.covariance * temperature),
