@@ -259,6 +259,6 @@ def test_torchs_own_averages_and_schedules_of_the_rate_serve_them():
         if step >= 50:
             average.update_parameters(model)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
-    found = average.module.weight.detach().double()
+    found = next(average.parameters()).detach().double()
     assert abs(float(found.mean()) - 2) < 5 * float(found.std()) / math.sqrt(found.numel())
     assert float(found.std()) < 0.3 * float(w.detach().std())
