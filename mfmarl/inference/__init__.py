@@ -1,0 +1,1 @@
+"""Generative models of what an agent sees, and its beliefs over their hidden states."""
