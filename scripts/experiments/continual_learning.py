@@ -205,20 +205,16 @@ def told(found: Estimate, digits: int = 3) -> str:
 def draw_loops(loops: list[Loop]) -> Figure:
     figure, [[left, right]] = canvas(10.4, 4.4, 1, 2)
     figure.subplots_adjust(left=0.07, right=0.97, top=0.85, bottom=0.13, wspace=0.22)
-    for loop, colour in zip((loops[0], loops[-1]), (COLOURS[1], COLOURS[0]), strict=True):
-        left.plot(loop.shares, loop.first_loss, color=colour, linewidth=1.5, marker="o", markersize=3)
-        left.annotate(
-            f"{loop.stages} stages each way",
-            (loop.shares[len(loop.shares) // 2], loop.first_loss[len(loop.shares) // 2]),
-            xytext=(-6, 0),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            color=colour,
-        )
+    for loop, colour, height in zip((loops[0], loops[-1]), (COLOURS[1], COLOURS[0]), (0.88, 0.95), strict=True):
+        middle = len(loop.shares) // 2
+        left.plot(loop.shares[: middle + 1], loop.first_loss[: middle + 1], color=colour, linewidth=1.5)
+        back = loop.shares[middle:], loop.first_loss[middle:]
+        left.plot(*back, color=colour, linewidth=1.5, linestyle=(0, (3, 2)))
+        place = {"xycoords": "axes fraction", "fontsize": 9, "color": colour, "va": "top"}
+        left.annotate(f"{loop.stages} stages each way", (0.03, height), **place)
     left.set_xlabel("share of the second task")
     left.set_title("Loss of the first task, there and back", pad=20)
-    subtitle(left, "what comes back above where it began is the memory of haste")
+    subtitle(left, "solid: on the way there; dashed: on the way back")
     stages = np.array([loop.stages for loop in loops])
     lost = np.array([(float(loop.lost.value), float(loop.lost.error)) for loop in loops])
     right.errorbar(stages, lost[:, 0], 2 * lost[:, 1], fmt="o-", color=COLOURS[2], markersize=5)
@@ -227,6 +223,12 @@ def draw_loops(loops: list[Loop]) -> Figure:
                    fontsize=9, color=SOFT)  # fmt: skip
     right.set_xscale("log", base=2)
     right.set_yscale("log")
+    right.set_xticks(stages, [str(stage) for stage in stages])
+    right.set_yticks([3, 10, 30, 100], ["3", "10", "30", "100"])
+    left.set_yscale("log")
+    left.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+    for axes in (left, right):
+        axes.minorticks_off()
     right.set_xlabel("stages each way")
     right.set_title("Work lost in a loop, nats", pad=20)
     subtitle(right, "95 % intervals over chains; a reversible drive loses none")

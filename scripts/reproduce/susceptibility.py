@@ -93,6 +93,8 @@ def draw(rows: list[Row], side: int) -> Figure:
     axes.annotate("critical 1.1346 (infinite)", (CRITICAL, 1), xycoords=("data", "axes fraction"), xytext=(-4, -10),
                   textcoords="offset points", ha="right", fontsize=9, color=INK)  # fmt: skip
     axes.set_yscale("log")
+    axes.set_yticks([0.1, 0.3, 1, 3, 10, 30, 100], ["0.1", "0.3", "1", "3", "10", "30", "100"])
+    axes.minorticks_off()
     axes.set_xlabel("temperature of acting")
     axes.set_title("Susceptibility of a population of learned spins", pad=20)
     subtitle(axes, f"{side} x {side} agents, MF-Q, policies frozen; 95 % intervals")
