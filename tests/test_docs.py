@@ -43,3 +43,10 @@ def test_every_name_in_the_list_of_concepts_exists() -> None:
     for name in names:
         module, _, attribute = (name if name.startswith("mfmarl.") else f"mfmarl.statmech.{name}").rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_every_module_of_the_core_has_its_place_in_the_reference() -> None:
+    listed = set(re.findall(r"^::: mfmarl\.statmech\.([\w.]+)", (DOCS / "statmech.md").read_text(), re.MULTILINE))
+    root = ROOT / "mfmarl" / "statmech"
+    there = {".".join(path.relative_to(root).with_suffix("").parts) for path in root.rglob("*.py")}
+    assert listed == {name for name in there if not name.endswith("__init__")} - {"sampling.kernels"}
