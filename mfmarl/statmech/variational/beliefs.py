@@ -36,7 +36,7 @@ class Beliefs(NamedTuple):
     factors: tuple[Tensor, ...]
     """q_f [*b, S_f]."""
     free_energy: Tensor
-    """F[q] [*b], at least -log p(o)."""
+    """F of q, [*b]: at least -log p(o)."""
     sweeps: int
     """After which no belief moved by the tolerance."""
 
