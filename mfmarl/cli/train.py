@@ -112,6 +112,12 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             print(f"{'dm/dh':>14}  {one.response}{team}: from incentives of {one.incentive:.2g}")
             print(f"{'ratio':>14}  {one.violation}{team}: 1 in equilibrium")
             print(f"{'memory':>14}  {one.autocorrelation_time:.3g} steps{team}: autocorrelation time of m")
+            if one.apart:
+                print(f"{'':>14}  The copies settled on different sides{team}: chi is that within each.")
+            if 50 * one.autocorrelation_time > known.diagnose_steps:
+                print(
+                    f"{'':>14}  That is long: for surer numbers, --diagnose-steps {_round(100 * one.autocorrelation_time)}"
+                )
         print(f"{'time':>14}  {time.monotonic() - started:.1f} s")
         print(f"{'run':>14}  {path}")
         print(f"{'report':>14}  {page}")
@@ -137,6 +143,12 @@ def _diagnose(path: Path, steps: int, progress: Any) -> Any:
     players = max(1, len(read_config(path).get("agents", {})))
     progress.add("diagnosis", (1 + 2 * players) * (steps + steps // 5))
     return diagnose_run(path, steps, watched=lambda done: progress.update("diagnosis", done))
+
+
+def _round(steps: float) -> int:
+    """Up to one digit."""
+    unit = 10 ** max(len(str(int(steps))) - 1, 0)
+    return -int(-steps // unit) * unit
 
 
 def _per_second(rate: float) -> str:

@@ -1,6 +1,6 @@
 r"""Is a trained population in equilibrium, and near a transition? Its susceptibility, measured in two ways.
 
-$$ \chi = \frac{N}{T} \operatorname{Var}_t(m), \qquad R = \frac{d \langle m \rangle}{dh}, \qquad m = \sum_a c_a x_a $$
+$$ \chi = \frac{N}{T} \operatorname{Var}(m), \qquad R = \frac{d \langle m \rangle}{dh}, \qquad m = \sum_a c_a x_a $$
 
 with x_a the share of the N agents whose action in force is a. In equilibrium (moves that keep detailed balance with
 respect to one energy) the fluctuation-dissipation theorem says chi = R; learning that goes on, moves made all at once
@@ -36,6 +36,9 @@ from mfmarl.random import Key
 from mfmarl.statmech import response
 from mfmarl.statmech.sampling import diagnostics
 
+_COPIES, _SLOTS = 32, 1 << 18
+_APART = 2.0  # R-hat: 1.1 to 1.5 where memory is a tenth of the steps, many where two phases are seen
+
 
 class Number(NamedTuple):
     """A value and its standard error."""
@@ -57,13 +60,15 @@ class Diagnosis(NamedTuple):
     order: Number
     """<|m|>."""
     susceptibility: Number
-    """chi, from fluctuations within each copy."""
+    """chi, from fluctuations."""
     response: Number
     """R, from incentives of both signs."""
     incentive: float
     """h."""
     autocorrelation_time: float
     """Of m, in steps: how long the population remembers."""
+    apart: bool
+    """Whether copies settled on different sides, as below a transition: chi is then that within each."""
     gibbs: dict[str, float]
     """Means over agents: energy, entropy, free_energy, heat_capacity (and uncertainty, of replicas)."""
 
@@ -111,6 +116,7 @@ def diagnose_run(
     Raises ConfigError, CheckpointError, NumericFault.
     """
     config, built = load_training(path)
+    copies = copies or max(4, min(_COPIES, _SLOTS // built.env.spec.num_agents))
     try:
         env = open_population(config, copies, built.env.device)
         try:
@@ -154,8 +160,7 @@ def diagnose(
         temperature, agents = float(player.agent.temperature), counts[i]
         direction = _direction(shares[i], player.name)
         m = shares[i] @ direction
-        # About each copy's own mean: copies that settled on opposite sides are not one fluctuating population.
-        chi = _number(response.susceptibility(m - m.mean(0), 1 / temperature, round(agents)))
+        chi, apart = fluctuation(m, temperature, round(agents))
         # A third of a standard deviation of m: in proportion still. The same noise on both sides makes it visible.
         incentive = math.sqrt(temperature / (agents * chi.value)) / 3
         ends = []
@@ -172,9 +177,20 @@ def diagnose(
             slope,
             incentive,
             float(diagnostics.autocorrelation_time(m).mean()),
+            apart,
             gibbs[i],
         )
     return found
+
+
+def fluctuation(m: Tensor, temperature: float, agents: int) -> tuple[Number, bool]:
+    """chi of m [steps, E], and whether copies settled on different sides.
+
+    Such copies are not one fluctuating population: each is judged about its own mean, which takes a share of about
+    memory/steps away. Where they are alike, the mean of all is the better one.
+    """
+    apart = bool(diagnostics.split_r_hat(m) > _APART)
+    return _number(response.susceptibility(m - m.mean(0) if apart else m, 1 / temperature, agents)), apart
 
 
 def _number(found: diagnostics.Estimate) -> Number:

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.statmech import check
-from mfmarl.statmech.sampling.diagnostics import Estimate, mean_and_error
+from mfmarl.statmech.sampling.diagnostics import Estimate, autocorrelation_time, mean_and_error
 from mfmarl.statmech.sampling.resampling import jackknife
 
 _BLOCKS = 32
+_MEMORIES = 5  # autocorrelation times to a block
 
 
 def covariance(a: Tensor, b: Tensor) -> Estimate:
@@ -41,15 +42,20 @@ def covariance(a: Tensor, b: Tensor) -> Estimate:
     def connected(samples: Tensor) -> Tensor:
         return samples.prod(-1).mean(0) - samples.mean(0).prod()
 
-    return jackknife(pair, connected, _count(pair.shape[:-1]), observables=1)
+    return jackknife(pair, connected, _count(pair[..., 0]), observables=1)
 
 
-def _count(shape: torch.Size) -> int:
-    steps, chains = shape[0], math.prod(shape[1:])
+def _count(x: Tensor) -> int:
+    """Of blocks that are independent: chains where there are many, else stretches of time of a few memories each."""
+    steps, chains = x.shape[0], math.prod(x.shape[1:])
     most = max(steps, chains)
     if most < 4:
         raise ConfigError(f"{steps} steps of {chains} chains are too few for an error: give at least 4 of either.")
-    return min(_BLOCKS, most)
+    if chains >= _BLOCKS or steps < 8:
+        return min(_BLOCKS, most)
+    memory = float(autocorrelation_time(x).mean())
+    stretches = int(steps / (_MEMORIES * memory))
+    return min(_BLOCKS, max(stretches, chains if chains >= 4 else 4))
 
 
 def response(a: Tensor, b: Tensor, beta: float) -> Estimate:
@@ -86,7 +92,8 @@ def response_matrix(observables: Tensor, beta: float) -> Estimate:
         mean = samples.mean(0)
         return samples.mT @ samples / len(samples) - mean.outer(mean)
 
-    value, error = jackknife(away, connected, _count(away.shape[:-1]), observables=1)
+    count = min(_count(one) for one in away.unbind(-1))
+    value, error = jackknife(away, connected, count, observables=1)
     return Estimate(beta * value, beta * error)
 
 

@@ -25,10 +25,9 @@ from mfmarl.errors import MfmarlError
 from mfmarl.evaluation.drawing import COLOURS, INK, canvas, save, subtitle, themed
 from mfmarl.evaluation.results import write_text
 from mfmarl.learning.build import build, open_population
-from mfmarl.learning.diagnosis import diagnose
+from mfmarl.learning.diagnosis import diagnose, fluctuation
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.random import Key
-from mfmarl.statmech import response
 from mfmarl.statmech.energies import graphs, spins
 from mfmarl.statmech.exact.ising import SQUARE_CRITICAL_TEMPERATURE
 from mfmarl.statmech.sampling import chains, single_spin
@@ -64,8 +63,7 @@ def by_the_rules(temperature: float, given: argparse.Namespace) -> Row:
         single_spin.heat_bath(system), start, 1 / temperature, key, given.measured // 2,
         lambda s: s.mean(-1).double(), warm_up=given.measured // 10,
     )  # fmt: skip
-    chi = response.susceptibility(m - m.mean(0), 1 / temperature, system.num_spins)
-    return {"value": float(chi.value), "error": float(chi.error)}
+    return fluctuation(m, temperature, system.num_spins)[0]._asdict()
 
 
 @themed
@@ -106,8 +104,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20, help="of the torus (default: 20)")
     parser.add_argument("--steps", type=int, default=1500, help="of learning (default: 1500)")
-    parser.add_argument("--measured", type=int, default=4000, help="steps measured (default: 4000)")
-    parser.add_argument("--copies", type=int, default=16, help="tori measured side by side (default: 16)")
+    parser.add_argument("--measured", type=int, default=3000, help="steps measured (default: 3000)")
+    parser.add_argument("--copies", type=int, default=32, help="tori measured side by side (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/reproduce-susceptibility"), help="(default: %(default)s)"
