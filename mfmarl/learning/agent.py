@@ -36,7 +36,8 @@ class AgentConfig:
     """What is felt of the others, e.g. `actions over neighbours`; `auto`: the mean action of the neighbours,
     or of the own team where there is no graph; `nothing`: an independent learner."""
     temperature: str = "1"
-    """Temperature of acting: a number, `linear(1, 0.1)`, `geometric(1, 0.01)`, or `entropy(0.5)` (a target in nats)."""
+    """Temperature of acting: a number, a schedule such as `linear(1, 0.1)` or `geometric(1, 0.01)` (also logarithmic,
+    cosine, cyclic, through), or `entropy(0.5)` (a target in nats)."""
 
     def __post_init__(self) -> None:
         parse_schedule(self.temperature)
