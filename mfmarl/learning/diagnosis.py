@@ -36,6 +36,8 @@ from mfmarl.random import Key
 from mfmarl.statmech import response
 from mfmarl.statmech.sampling import diagnostics
 
+_STILL = "The shares of {}'s actions never change: there are no fluctuations to measure."
+_STILL = "The shares of {}'s actions never change: there are no fluctuations to measure."
 _COPIES, _SLOTS = 32, 1 << 18
 _APART = 2.0  # R-hat: 1.1 to 1.5 where memory is a tenth of the steps, many where two phases are seen
 
@@ -161,6 +163,8 @@ def diagnose(
         direction = _direction(shares[i], player.name)
         m = shares[i] @ direction
         chi, apart = fluctuation(m, temperature, round(agents))
+        if not chi.value > 0:
+            raise NumericFault(_STILL.format(player.name))
         # A third of a standard deviation of m: in proportion still. The same noise on both sides makes it visible.
         incentive = math.sqrt(temperature / (agents * chi.value)) / 3
         ends = []
@@ -233,7 +237,7 @@ def _direction(shares: Tensor, name: str) -> Tensor:
     away = (shares - shares.mean(0)).flatten(0, 1)
     values, vectors = torch.linalg.eigh(away.mT @ away / len(away))
     if not float(values[-1]) > 0:
-        raise NumericFault(f"The shares of {name}'s actions never change: there are no fluctuations to measure.")
+        raise NumericFault(_STILL.format(name))
     c = vectors[:, -1]
     # Of entries as large as each other (two actions), the last one counts as positive.
     largest = int((c.abs() >= c.abs().max() * (1 - 1e-9)).nonzero()[-1])

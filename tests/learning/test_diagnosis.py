@@ -20,7 +20,7 @@ from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from mfmarl.statmech.energies import graphs, spins
 from mfmarl.statmech.exact import enumeration
-from tests.learning.mini import Arms, train
+from tests.learning.mini import Arms, Lattice, train
 
 
 def agrees(found: Number, exact: float) -> bool:
@@ -100,6 +100,27 @@ def test_what_cannot_be_diagnosed_is_refused() -> None:
     dict(training.players[0].agent.named_parameters())["values.value"].data[..., 1] = 1e6
     with pytest.raises(NumericFault, match="never change"):
         diagnose(Simulation(Arms(4), 2), training.players, Key.of(0), steps=64)
+
+
+def test_who_has_not_acted_yet_has_no_share() -> None:
+    """In turns: all who have acted did the same, so that nothing ever changes, although half have done nothing yet."""
+
+    class Blank(Lattice):
+        def standing(self, state: Any) -> None:
+            return None
+
+    training = train(Blank(), "mfq", {"values": "table"}, steps=1)
+    dict(training.players[0].agent.named_parameters())["values.value"].data[..., 1] = 1e6
+    with pytest.raises(NumericFault, match="never change"):
+        diagnose(Simulation(Blank(), 2), training.players, Key.of(0), steps=64, warm_up=0)
+
+
+def test_shares_that_stand_still_in_every_copy_are_no_fluctuations() -> None:
+    """Spins that freeze as they begin differ from copy to copy, and never again."""
+    training = train(Lattice(), "mfq", {"values": "table"}, steps=1)
+    dict(training.players[0].agent.named_parameters())["values.value"].data[..., 1] = 1e6
+    with pytest.raises(NumericFault, match="never change"):
+        diagnose(Simulation(Lattice(), 2), training.players, Key.of(0), steps=64, warm_up=10)
 
 
 def test_a_run_is_diagnosed_from_its_folder_and_keeps_the_answer(tmp_path: Path) -> None:

@@ -288,3 +288,11 @@ def test_priorities_are_part_of_what_is_saved() -> None:
     again.load_state_dict(memory.state_dict(), torch.device("cpu"))
     first, second = memory.draw(50, Key.of(9), 0.5), again.draw(50, Key.of(9), 0.5)
     assert torch.equal(first.place, second.place) and torch.equal(first.weight, second.weight)
+
+
+def test_what_is_overwritten_in_a_full_ring_is_new_and_the_rest_keeps_its_priority() -> None:
+    memory, _ = drawn_by_priority(1.0, 1.0)  # five of eight places, largest priority 4
+    before = memory.priority.clone()
+    memory.add(transition(torch.arange(10.0, 15.0).repeat(2, 1)), Key.of(6))  # places 5, 6, 7, 0, 1
+    assert torch.equal(memory.priority[:, 2:5], before[:, 2:5])
+    assert bool((memory.priority[:, [5, 6, 7, 0, 1]] == 4).all())

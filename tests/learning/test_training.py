@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError
+from mfmarl.learning.memory import Replay
 from mfmarl.learning.run_config import Choice
 from mfmarl.learning.training import Training
 from mfmarl.population.environment import PopulationEnv
@@ -87,6 +88,20 @@ def test_off_policy_learners_tell_how_many_of_their_rows_count() -> None:
         assert 0 < row["all/effective_sample_share"] <= 1 + 1e-6
         if agent == "mfq":
             assert row["all/effective_sample_share"] < 0.999
+
+
+def test_priorities_are_corrected_in_full_by_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    plain = Replay.draw
+
+    def watched(memory: Replay, batch: int, key: Any, correction: float = 1.0) -> Any:
+        seen.append(correction)
+        return plain(memory, batch, key, correction)
+
+    monkeypatch.setattr(Replay, "draw", watched)
+    finish(train(Arms(8), "mfq", {**QUICK["mfq"], "priority": 0.6, "correction": 0.4}, steps=40, report_every=40))
+    assert seen == sorted(seen) and 0.4 <= seen[0] < 0.45
+    assert seen[-1] == pytest.approx(0.4 + 0.6 * 39 / 40)
 
 
 @pytest.mark.parametrize("agent", ["mfq", "mfac", "mfppo"])
