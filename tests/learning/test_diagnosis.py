@@ -12,6 +12,7 @@ import torch
 
 from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.learning import diagnosis
 from mfmarl.learning.diagnosis import Number, diagnose, diagnose_run
 from mfmarl.learning.players import Player
 from mfmarl.learning.run import run_in_folder
@@ -103,16 +104,20 @@ def test_what_cannot_be_diagnosed_is_refused() -> None:
 
 
 def test_who_has_not_acted_yet_has_no_share() -> None:
-    """In turns: all who have acted did the same, so that nothing ever changes, although half have done nothing yet."""
+    """In turns: all who have acted did the same, so that their share is whole although half have done nothing yet."""
 
     class Blank(Lattice):
-        def standing(self, state: Any) -> None:
+        def standing(self, state: Any) -> Any:
             return None
 
     training = train(Blank(), "mfq", {"values": "table"}, steps=1)
     dict(training.players[0].agent.named_parameters())["values.value"].data[..., 1] = 1e6
-    with pytest.raises(NumericFault, match="never change"):
-        diagnose(Simulation(Blank(), 2), training.players, Key.of(0), steps=64, warm_up=0)
+    still = [torch.zeros(2)]
+    shares, counts, _ = diagnosis._watch(
+        Simulation(Blank(), 2), training.players, still, Key.of(0), 4, 0, lambda step: None
+    )
+    assert torch.equal(shares[0][..., 1], torch.ones(4, 2).double())
+    assert counts == [(8 + 3 * 16) / 4]
 
 
 def test_shares_that_stand_still_in_every_copy_are_no_fluctuations() -> None:

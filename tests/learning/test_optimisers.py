@@ -9,6 +9,7 @@ import torch
 
 from mfmarl.agents.mfq import MFQConfig
 from mfmarl.errors import ConfigError
+from mfmarl.learning.agent import Transition
 from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
@@ -106,3 +107,33 @@ def test_temperatures_that_make_no_sense_are_refused(options: dict[str, Any], me
 def test_a_table_has_neither_an_optimiser_nor_replicas_nor_priorities(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"A table has no {next(iter(options))}"):
         train(Arms(4), "mfq", {"values": "table", **options}, steps=1)
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfac"])
+def test_a_row_counts_as_much_as_its_weight(agent: str) -> None:
+    """Weights 2 and 0 are two copies of the first row."""
+
+    def learned(rows: list[int], weight: list[float] | None) -> list[torch.Tensor]:
+        run = train(Arms(2), agent, {"hidden": (8,), "priority": 0.6}, steps=1)
+        one, g = torch.ones(1, 2, 1), torch.Generator().manual_seed(0)
+        field = torch.rand(1, 2, run.players[0].agent.field_size, generator=g)
+        batch = Transition(
+            one,
+            field,
+            None,
+            torch.tensor([[0, 1]]),
+            torch.tensor([[1.0, -3.0]]),
+            one,
+            field,
+            None,
+            torch.tensor([[True, True]]),
+        )
+        taken = batch._replace(**{name: x[:, rows] for name, x in batch._asdict().items() if x is not None})
+        weights = torch.tensor([[1.0, 1.0]] if weight is None else [weight])
+        run.players[0].agent.learn(taken._replace(weight=weights, place=torch.tensor([[0, 1]])))
+        return [p.detach().clone() for p in run.players[0].agent.parameters()]
+
+    for weighed, doubled in zip(learned([0, 1], [2.0, 0.0]), learned([0, 0], None), strict=True):
+        torch.testing.assert_close(weighed, doubled)
+    plain = learned([0, 1], None)
+    assert any(not torch.allclose(a, b) for a, b in zip(plain, learned([0, 0], None), strict=True))
