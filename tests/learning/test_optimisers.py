@@ -137,3 +137,27 @@ def test_a_row_counts_as_much_as_its_weight(agent: str) -> None:
         torch.testing.assert_close(weighed, doubled)
     plain = learned([0, 1], None)
     assert any(not torch.allclose(a, b) for a, b in zip(plain, learned([0, 0], None), strict=True))
+
+
+def test_replicas_belong_to_their_mind_and_priorities_to_their_rows() -> None:
+    run = train(Arms(3), "mfq", {"hidden": (4,), "replicas": 2, "priority": 0.6}, steps=1, sharing="none")
+    agent = run.players[0].agent
+    with torch.no_grad():
+        for name, p in agent.named_parameters():
+            if name.startswith("values."):
+                p.zero_()
+        dict(agent.named_parameters())["values.out.bias"].copy_(torch.arange(6.0).view(6, 1, 1).expand(6, 1, 2))
+    obs, field = torch.ones(3, 4, 1), torch.zeros(3, 4, agent.field_size)
+    each = agent.replica_energies(obs, field)
+    assert each is not None
+    # Network k is replica k % 2 of mind k // 2.
+    assert each[:, :, 0, 0].tolist() == [[0.0, -2.0, -4.0], [-1.0, -3.0, -5.0]]
+    reward = torch.arange(12.0).view(3, 4)
+    batch = Transition(
+        obs, field, None, torch.zeros(3, 4, dtype=torch.int64), reward, obs, field, None, torch.ones(3, 4).bool(),
+        weight=torch.ones(3, 4), place=torch.arange(4).repeat(3, 1),
+    )  # fmt: skip
+    found = agent.learn(batch)["priority"]
+    # Rows 0 and 1 of a mind are its first replica's, 2 and 3 its second's.
+    values = torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5]])
+    torch.testing.assert_close(found, (values - reward).abs())

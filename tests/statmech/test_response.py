@@ -176,3 +176,21 @@ def test_what_has_no_response_is_refused():
         response.correlation(torch.zeros(5, 2), torch.zeros(5, 2), 3)
     with pytest.raises(ConfigError, match="does not fall"):
         response.violation(torch.arange(3.0), torch.ones(3), 1.0)
+
+
+def test_errors_hold_where_the_memory_is_long() -> None:
+    """AR(1) with a memory of 39 steps, eight chains of 1,000: the z-scores of its variance have variance one."""
+    trials, steps, rho = 150, 1000, 0.95
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(trials, 8, generator=g, dtype=torch.float64)
+    series = []
+    for _ in range(steps):
+        x = rho * x + (1 - rho**2) ** 0.5 * torch.randn(trials, 8, generator=g, dtype=torch.float64)
+        series.append(x)
+    z = []
+    for trial in torch.stack(series).unbind(1):
+        found = response.susceptibility(trial, 1.0, 1)
+        z.append(float((found.value - 1) / found.error))
+    rms = float(torch.tensor(z).square().mean().sqrt())
+    # Errors from eight blocks spread by a quarter themselves, so that z has tails: about 1.2; with short blocks 2 and more.
+    assert 0.8 < rms < 1.6

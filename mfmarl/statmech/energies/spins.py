@@ -111,7 +111,7 @@ class Ising:
     def _pull(self, s: Tensor) -> Tensor:
         """sum_j J_ij s_j, [*b, n]."""
         if self.dense:
-            j = self.matrix
+            j, s = self.matrix, s.to(self.couplings.dtype)
             return s @ j if j.ndim == 2 else (s.unsqueeze(-2) @ j).squeeze(-2)
         return (s[..., self.neighbours] * self.neighbour_couplings).sum(-1)
 
