@@ -92,12 +92,14 @@ def train_rbm(rbm: RBM, data: Tensor, key: Key, options: Training | None = None)
     betas = torch.linspace(0, 1, options.rungs, dtype=torch.float64)
     chains = torch.arange(options.chains, device=data.device)
     held = _beginning(current, data, options, key)
+    rows = data.new_empty(min(options.batch_size, len(data)), data.shape[1])  # every batch in its turn
     for epoch in range(options.epochs):
         rate = options.rate(epoch)
         order = torch.randperm(len(data), generator=random.generator(key.fold("order", epoch))).to(data.device)
         for start in range(0, len(data), options.batch_size):
             index = order[start : start + options.batch_size]
-            batch, step = data.index_select(0, index), key.fold("step", epoch, start)
+            batch, step = rows[: len(index)], key.fold("step", epoch, start)
+            torch.index_select(data, 0, index, out=batch)
             if options.method == "cd":
                 phases = contrastive.from_data(current, batch, index, step, options.steps)
                 _follow_phases(parameters, velocity, phases, rate, options)
