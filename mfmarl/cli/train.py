@@ -47,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "susceptibility in two ways, which agree in equilibrium and peak at a transition",
     )
     parser.add_argument(
-        "--diagnose-steps", type=int, default=1000, metavar="STEPS", help="of each measurement (default: 1000)"
+        "--diagnose-steps",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="of each measurement, after as many to forget the start (default: 1000)",
     )
     add_run_options(parser)
 
@@ -141,7 +145,7 @@ def _diagnose(path: Path, steps: int, progress: Any) -> Any:
     from mfmarl.learning.run_folder import read_config
 
     players = max(1, len(read_config(path).get("agents", {})))
-    progress.add("diagnosis", (1 + 2 * players) * (steps + steps // 5))
+    progress.add("diagnosis", (1 + 2 * players) * 2 * steps)
     return diagnose_run(path, steps, watched=lambda done: progress.update("diagnosis", done))
 
 

@@ -123,7 +123,8 @@ def diagnose_run(
         env = open_population(config, copies, built.env.device)
         try:
             key = Key.of(config.run.seed).fold("diagnose")
-            found = diagnose(env, built.players, key, steps, steps // 5, watched)
+            # As long again to forget the start: next to a transition that takes several memories.
+            found = diagnose(env, built.players, key, steps, steps, watched)
         finally:
             env.close()
     finally:

@@ -137,6 +137,6 @@ def test_a_run_is_diagnosed_from_its_folder_and_keeps_the_answer(tmp_path: Path)
     found = diagnose_run(tmp_path / "run", steps=100, copies=2, watched=done.append)
     kept = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
     assert kept["players"]["all"]["susceptibility"]["value"] == found["all"].susceptibility.value
-    assert done == list(range(1, 361))  # three times 120 steps
+    assert done == list(range(1, 601))  # three times 100 steps, and 100 before
     again = diagnose_run(tmp_path / "run", steps=100, copies=2)
     assert again == found

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.statmech import importance
 
 _LEAST_ESS = 50.0  # effective samples below which an asymptotic error says little
 
@@ -74,12 +75,8 @@ def log_mean_weight(log_weights: Tensor, *, inefficiency: float = 1.0, least_ess
     """
     log_w = _samples(log_weights, "A mean of weights")
     n = log_w.shape[-1]
-    if bool((log_w == torch.inf).any()) or bool((log_w == -torch.inf).all(-1).any()):
-        raise NumericFault("Log weights are infinite: all of them -inf, or one +inf.")
-    value = torch.logsumexp(log_w, -1) - math.log(n)
-    relative = (log_w - value.unsqueeze(-1)).exp()
-    error = (relative.var(-1) / n * inefficiency).sqrt()
-    ess = n / relative.square().mean(-1)
+    value, error = importance.log_mean_weight(log_w)
+    error, ess = error * math.sqrt(inefficiency), importance.effective_sample_size(log_w)
     _judge(ess, n, "A mean of weights", least_ess)
     return LogRatio(value, error, ess)
 
