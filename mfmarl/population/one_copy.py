@@ -8,7 +8,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -70,7 +69,7 @@ class OneCopy:
         """Truncate episodes after this many steps of the rules; None: never."""
         if cycles is not None and (not isinstance(cycles, int | np.integer) or cycles < 1):
             raise ConfigError(f"max_cycles must be a whole number of at least 1, not {cycles!r}.")
-        self.simulation.spec = replace(self.spec, horizon=None if cycles is None else int(cycles))
+        self.simulation.spec = self.spec.limited(None if cycles is None else int(cycles))
 
     # ---------------------------------------------------------------------------------------- spaces
 

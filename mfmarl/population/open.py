@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -68,8 +67,7 @@ def open_env(
     if max_steps is not None:
         if max_steps < 1:
             raise ConfigError(f"max_steps must be at least 1, not {max_steps}.")
-        horizon = min(max_steps, simulation.spec.horizon or max_steps)
-        simulation.spec = dataclasses.replace(simulation.spec, horizon=horizon)
+        simulation.spec = simulation.spec.limited(min(max_steps, simulation.spec.horizon or max_steps))
     return simulation
 
 

@@ -270,7 +270,8 @@ class Simulation(Env):
             late = self._late()
             alive = self._everyone
             ended = self._all_copies if late else self._no_copy
-            terminated, truncated = self._nobody, self._everyone if late else self._nobody
+            left = self._everyone if late else self._nobody
+            terminated, truncated = (left, self._nobody) if self.spec.ends else (self._nobody, left)
             acting = self._nobody if late else self._everyone if asked is None else asked
         else:
             living, done = self._ask("alive", state), self._ask("done", state)
@@ -279,6 +280,8 @@ class Simulation(Env):
             alive = self._everyone if living is None else living
             finished = ~alive.any(-1) if done is None else done | ~alive.any(-1)
             out_of_time = torch.zeros_like(finished) if horizon is None else self.clock >= horizon
+            if self.spec.ends:
+                finished = finished | out_of_time
             ended = finished | out_of_time
             terminated = was_alive & (~alive | finished.unsqueeze(-1))
             truncated = alive & (out_of_time & ~finished).unsqueeze(-1)

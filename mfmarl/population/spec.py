@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,8 @@ class Spec:
     """One agent's: Discrete(A), or a Box of shape (D,)."""
     horizon: int | None = None
     """Steps until an episode is truncated; None: only the environment itself ends it."""
+    ends: bool = False
+    """Whether the game is over at its horizon (everyone is terminated: nothing follows) or only cut off (truncated)."""
     groups: tuple[str, ...] = ("agent",)
     group_sizes: tuple[int, ...] = ()
     """Agents of each group; empty: one group of all."""
@@ -52,6 +54,8 @@ class Spec:
             raise ConfigError(f"Groups need different names, not {self.groups}.")
         if self.horizon is not None:
             _whole("horizon", self.horizon)
+        if self.ends and self.horizon is None:
+            raise ConfigError("A game that ends needs a horizon: give the number of steps.")
         discrete, box = gymnasium.spaces.Discrete, gymnasium.spaces.Box
         for what, space in (("action", self.action_space), ("observation", self.observation_space)):
             if not isinstance(space, discrete | box):
@@ -64,6 +68,12 @@ class Spec:
             raise ConfigError(f"The graph has {self.graph.num_agents} agents; the spec has {self.num_agents}.")
         if self.agent_names and not (len(set(self.agent_names)) == len(self.agent_names) == self.num_agents):
             raise ConfigError(f"agent_names must be {self.num_agents} different names, one for each agent.")
+
+    def limited(self, steps: int | None) -> Spec:
+        """This spec, cut off after so many steps (None: never); a game that ends is never played past its end."""
+        if self.ends and (steps is None or steps >= (self.horizon or 0)):
+            return self
+        return replace(self, horizon=steps, ends=False)
 
     @property
     def discrete(self) -> bool:

@@ -1,0 +1,1 @@
+"""Mean-field games: the same rules for N agents and for infinitely many."""

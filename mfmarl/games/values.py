@@ -1,0 +1,105 @@
+r"""What states and actions are worth along a given flow: of a policy, at best, and at a temperature.
+
+$$ Q_t(s, a) = r_t(s, a; \mu_t) + \gamma \sum_{s'} P_t(s' \mid s, a; \mu_t)\, V_{t+1}(s') $$
+
+with V = sum_a pi Q of a policy, V = max_a Q at best, and V = T log sum_a exp(Q / T) of entropy-regularised agents.
+The crowd is held: one agent of infinitely many does not move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfmarl.games import stationary
+from mfmarl.games.flow import Flow
+from mfmarl.games.game import MeanFieldGame
+from mfmarl.statmech import gibbs
+
+TIE = 1e-9  # actions this close to the best, relative to 1 + |best|, share it alike
+
+
+class Values(NamedTuple):
+    q: Tensor  # [T, *b, G, S, A]
+    v: Tensor  # [T, *b, G, S]
+
+
+def of_policy(game: MeanFieldGame, flow: Flow, policy: Tensor | None = None) -> Values:
+    """Of a policy [T, *b, G, S, A] (default: the flow's own)."""
+    chosen = flow.policy if policy is None else policy
+    if game.horizon is None:
+        return Values(*stationary.of_policy(game, flow.kernels[0], flow.rewards[0], chosen[0]))
+    parts = chosen.unbind(0)
+    return _backwards(game, flow, lambda t, q: (parts[t] * q).sum(-1))
+
+
+def best(game: MeanFieldGame, flow: Flow) -> Values:
+    """Of the best an agent can do."""
+    legal = game.legal_mask(flow.mu.device)
+    if game.horizon is None:
+        return Values(*stationary.best(game, flow.kernels[0], flow.rewards[0], legal))
+    if legal is None:
+        return _backwards(game, flow, lambda t, q: q.amax(-1))
+    return _backwards(game, flow, lambda t, q: q.masked_fill(~legal, -torch.inf).amax(-1))
+
+
+def soft(game: MeanFieldGame, flow: Flow, temperature: float | Tensor, prior: Tensor | None = None) -> Values:
+    """Of the best under a bonus of T times the entropy, or minus T times the divergence from a `prior` policy.
+
+    V = T log sum_a prior(a) exp(Q(a) / T): minus the free energy of energies -Q - T log prior. `temperature` is
+    positive, a number or a tensor that broadcasts against [*b, G, S].
+    """
+    legal = game.legal_mask(flow.mu.device)
+    logs = None if prior is None else prior.log().unbind(0)
+
+    def value(t: int, q: Tensor) -> Tensor:
+        energy = -q if logs is None else -q - _last(temperature) * logs[t]
+        return -gibbs.free_energy(energy if legal is None else energy.masked_fill(~legal, torch.inf), temperature)
+
+    if game.horizon is None:
+        return Values(*stationary.soft(game, flow.kernels[0], flow.rewards[0], lambda q: value(0, q)))
+    return _backwards(game, flow, value)
+
+
+def greedy(game: MeanFieldGame, q: Tensor, tie: float = TIE) -> Tensor:
+    """The policy that takes the best actions of q [..., G, S, A], those within `tie` of the best alike.
+
+    The rule for ties matters: fictitious play from two tied actions goes another way than from the first of them.
+    """
+    legal = game.legal_mask(q.device)
+    q = q if legal is None else q.masked_fill(~legal, -torch.inf)
+    top = q.amax(-1, keepdim=True)
+    near = (q >= top - tie * (1 + top.abs())).to(q.dtype)
+    return near / near.sum(-1, keepdim=True)
+
+
+def boltzmann(game: MeanFieldGame, q: Tensor, temperature: float | Tensor, prior: Tensor | None = None) -> Tensor:
+    """pi(a) ~ prior(a) exp(q(a)/T), [..., G, S, A]; at T = 0 uniform over the best. By log-sum-exp, so never NaN."""
+    legal = game.legal_mask(q.device)
+    energy = -q if prior is None else -q - _last(temperature) * prior.log()
+    return gibbs.probabilities(energy if legal is None else energy.masked_fill(~legal, torch.inf), temperature)
+
+
+def _last(temperature: float | Tensor) -> float | Tensor:
+    return temperature.unsqueeze(-1) if isinstance(temperature, Tensor) and temperature.ndim else temperature
+
+
+def _backwards(game: MeanFieldGame, flow: Flow, value: Callable[[int, Tensor], Tensor]) -> Values:
+    rewards = flow.rewards.unbind(0)
+    qs: list[Tensor] = []
+    vs: list[Tensor] = []
+    ahead = flow.terminal
+    for t in range(len(rewards) - 1, -1, -1):
+        if ahead is None:
+            q = rewards[t]
+        elif game.discount == 1:
+            q = rewards[t] + flow.kernels[t].expect(ahead)
+        else:
+            q = rewards[t] + game.discount * flow.kernels[t].expect(ahead)
+        ahead = value(t, q)
+        qs.append(q)
+        vs.append(ahead)
+    return Values(torch.stack(qs[::-1]), torch.stack(vs[::-1]))
