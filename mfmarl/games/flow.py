@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError, EnvironmentFault, NumericFault
 from mfmarl.games import stationary
+from mfmarl.games.common_noise import Tree
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Kernel
 
@@ -27,6 +28,9 @@ class Flow(NamedTuple):
     kernels: Sequence[Kernel]  # T of them
     rewards: Tensor  # [T, *b, G, S, A]
     terminal: Tensor | None  # [*b, G, S]
+    chances: Sequence[Tensor] = ()
+    """With common noise, for each time the probability of its nodes given their parents: [K, *b], or [K, *b, A] where
+    a major agent's action decides (of the first time [K, 1...])."""
 
     @property
     def joint(self) -> Tensor:
@@ -39,8 +43,8 @@ Chooser = Callable[[int, Tensor], Tensor]
 
 
 def times(game: MeanFieldGame) -> int:
-    """T, the number of policies: the horizon, or 1 of a stationary game."""
-    return game.horizon or 1
+    """T, the number of policies: the horizon; 1 of a stationary game; every past of common noise."""
+    return (game.horizon or 1) if game.tree is None else game.tree.nodes
 
 
 def uniform(
@@ -91,6 +95,8 @@ def flow(game: MeanFieldGame, policy: Tensor, mu: Tensor | None = None, check: b
     start = (game.start(policy.dtype, policy.device) if mu is None else mu).expand(batch)
     if game.horizon is None:
         return along(game, stationary.distribution(game, policy[0], start).unsqueeze(0), policy, check=check)
+    if game.tree is not None:
+        return _branching(game, game.tree.to(policy.device), policy, start, check)
     path, kernels = [start], []
     for t, chosen in enumerate(policy.unbind(0)):
         crowd = Crowd(path[-1], chosen)
@@ -102,11 +108,80 @@ def flow(game: MeanFieldGame, policy: Tensor, mu: Tensor | None = None, check: b
     )
 
 
+def _branching(game: MeanFieldGame, tree: Tree, policy: Tensor, start: Tensor, check: bool) -> Flow:
+    """The flow over all pasts of the common noise: nodes along the first axis."""
+    roots = tree.common[0]
+    mu = start.expand(len(roots), *start.shape)
+    inner = (1,) * (start.ndim - 2)
+    chances = [game.common_initial().to(policy)[roots].reshape(-1, *inner)]
+    path, kernels, rewards = [], [], []
+    for t, level in enumerate(tree.levels):
+        if t > 0:
+            mu = mu.index_select(0, tree.parent[t])
+        common = tree.common[t].reshape(-1, *inner, 1, 1)
+        crowd = Crowd(mu, policy[level], common=common)
+        kernels.append(_kernel(game, t, crowd, check))
+        path.append(mu)
+        rewards.append(game.paid(t, crowd))
+        mu = kernels[-1].carry(crowd.joint)
+        if t + 1 < len(tree.levels):
+            chances.append(_chances(game, t, crowd, tree, check))
+    mu_all, paid = torch.cat(path), torch.cat(rewards)
+    _finite(game, paid)
+    terminal = None
+    if type(game).terminal is not MeanFieldGame.terminal:
+        terminal = game.terminal(Crowd(mu, common=tree.common[-1].reshape(-1, *inner, 1, 1)))
+        terminal = None if terminal is None else terminal.expand(mu.shape)
+    return Flow(mu_all, policy, kernels, paid, terminal, chances)
+
+
+def _chances(game: MeanFieldGame, t: int, crowd: Crowd, tree: Tree, check: bool) -> Tensor:
+    """The probability of each node of time t + 1 given its parent: [K', *b], or [K', *b, A] under a major agent."""
+    moves = game.common_moves(t, crowd)
+    shape = (*crowd.mu.shape[:-2], game.num_actions) if game.major else crowd.mu.shape[:-2]
+    moves = moves.expand(*shape, game.common_states)
+    if check:
+        outside = ~game.common_support(t).to(moves.device)[tree.common[t]]
+        outside = outside.reshape(len(outside), *[1] * (moves.ndim - 2), -1)
+        off = (moves.sum(-1) - 1).abs().amax() if not bool((moves < 0).any()) else 1.0
+        if not off <= 1e-6 or bool((moves * outside).any()):
+            raise EnvironmentFault(
+                f"{type(game).__name__} at time {t}: common_moves must be probabilities of the states that common_support allows."
+            )
+    return (
+        moves.index_select(0, tree.parent[t + 1])
+        .gather(
+            -1,
+            tree.common[t + 1]
+            .reshape(-1, *[1] * (moves.ndim - 1))
+            .expand(len(tree.parent[t + 1]), *moves.shape[1:-1], 1),
+        )
+        .squeeze(-1)
+    )
+
+
+def reach(game: MeanFieldGame, path: Flow) -> Tensor:
+    """The probability of each past [T, *b]: of each time 1, without common noise."""
+    if game.tree is None:
+        return path.mu.new_ones(path.mu.shape[:-2])
+    tree = game.tree.to(path.mu.device)
+    found = [path.chances[0].expand(len(tree.common[0]), *path.mu.shape[1:-2])]
+    for t in range(1, len(tree.levels)):
+        chance = path.chances[t]
+        if game.major:
+            acts = path.policy[tree.levels[t - 1]][..., -1, 0, :].index_select(0, tree.parent[t])
+            chance = (chance * acts).sum(-1)
+        found.append(chance * found[-1].index_select(0, tree.parent[t]))
+    return torch.cat(found)
+
+
 def watched(game: MeanFieldGame, choose: Chooser, batch: Sequence[int] = (), dtype: torch.dtype = torch.float64,
             device: torch.device | str = "cpu") -> Flow:  # fmt: skip
     """The flow of a policy that is asked at every time, with the crowd as it then is."""
     if game.horizon is None:
         raise ConfigError("A policy that watches the crowd is followed in a game with a horizon.")
+    if game.tree is not None:
+        raise ConfigError("A policy that watches the crowd cannot be followed through common noise yet: tabulate it.")
     mu = game.start(dtype, device).expand(*batch, -1, -1)
     path, chosen, kernels = [mu], [], []
     for t in range(game.horizon):
@@ -129,6 +204,8 @@ def along(
 
     `last` [*b, G, S] is the crowd after the last step, for a terminal reward.
     """
+    if game.tree is not None:
+        raise ConfigError("Under common noise a crowd's way is that of a policy: use flow().")
     crowd = Crowd(mu, policy)
     if kernels is None:
         kernels = [

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
+from mfmarl.games.common_noise import Tree, grow
 from mfmarl.games.kernels import Kernel
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.spec import Spec
@@ -48,6 +49,8 @@ class Crowd:
     """Probabilities of actions in each state, [*b, G, S, A]."""
     counted: Tensor | None = None
     """Counted shares of states and actions, [*b, G, S, A]: of N agents, whose choices are known."""
+    common: Tensor | None = None
+    """The state of the common noise, int64 [*b, 1, 1]; None in a game without."""
 
     @cached_property
     def joint(self) -> Tensor:
@@ -67,6 +70,7 @@ class Crowd:
 class GameState(NamedTuple):
     state: Tensor  # [E, N] int64
     time: Tensor  # [E] int64
+    common: Tensor  # [E] int64: the common noise, 0 in a game without
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,12 @@ class MeanFieldGame(PopulationEnv):
     time_dependent: ClassVar[bool] = False
     """Whether `outcomes` or `rewards` depend on t. Where not, t is 0, and all times may come in one call."""
     crowd_moves: ClassVar[bool] = True
-    """Whether `outcomes` depends on the crowd. Where not, it is asked once."""
+    """Whether `outcomes` depends on the crowd or on common noise. Where not, it is asked once."""
     extended: ClassVar[bool] = False
     """Whether the rules read `crowd.joint` or `crowd.actions`, and not `crowd.mu` alone."""
+    major: ClassVar[str] = ""
+    """Name of the last group where it is one major agent, whose state is the common noise and whose actions move it
+    (`common_moves`); in its group everybody is in state 0, and stays there."""
 
     def __post_init__(self) -> None:
         if self.num_agents < len(self.groups):
@@ -105,6 +112,8 @@ class MeanFieldGame(PopulationEnv):
             raise ConfigError(f"discount must lie in (0, 1], not {self.discount:g}.")
         if self.horizon is None and self.discount == 1:
             raise ConfigError("A game without a horizon needs a discount below 1.")
+        if self.horizon is None and self.common_states > 1:
+            raise ConfigError("Common noise needs a horizon: its pasts are counted one by one.")
 
     # ------------------------------------------------------------------------------- what an author writes
 
@@ -155,7 +164,35 @@ class MeanFieldGame(PopulationEnv):
         """
         return None
 
+    # Common noise: something that everybody sees and nobody (or one major agent) moves.
+
+    @property
+    def common_states(self) -> int:
+        """Z; 1: no common noise. The rules find its state in `crowd.common`."""
+        return 1
+
+    def common_initial(self) -> Tensor:
+        """Its distribution at the start, float64 [Z]; the default: state 0."""
+        return torch.eye(self.common_states, dtype=torch.float64)[0]
+
+    def common_moves(self, t: int, crowd: Crowd) -> Tensor:
+        """At every time t (asked for each): probabilities of its next state, [*b, Z], or [*b, A, Z] where a major agent's action decides."""
+        raise ConfigError(
+            f"{type(self).__name__} has common_states and must say how they move: common_moves(t, crowd)."
+        )
+
+    def common_support(self, t: int) -> Tensor:
+        """Which of its states [Z, Z] can follow which after step t, bool; the default: any. Fewer make fewer pasts."""
+        return torch.ones(self.common_states, self.common_states, dtype=torch.bool)
+
     # -------------------------------------------------------------------------------- what follows: tables
+
+    @cached_property
+    def tree(self) -> Tree | None:
+        """The pasts of the common noise; None in a game without."""
+        if self.common_states == 1:
+            return None
+        return grow(self.common_initial(), [self.common_support(t) for t in range((self.horizon or 1) - 1)])
 
     @property
     def num_groups(self) -> int:
@@ -216,9 +253,10 @@ class MeanFieldGame(PopulationEnv):
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
-        """Agents of each group: as even as can be."""
-        each, more = divmod(self.num_agents, self.num_groups)
-        return tuple(each + (g < more) for g in range(self.num_groups))
+        """Agents of each group: as even as can be, after the one that is major."""
+        groups = self.num_groups - bool(self.major)
+        each, more = divmod(self.num_agents - bool(self.major), groups)
+        return tuple(each + (g < more) for g in range(groups)) + (1,) * bool(self.major)
 
     @cached_property
     def _state_features(self) -> Tensor:
@@ -239,6 +277,7 @@ class MeanFieldGame(PopulationEnv):
 
     def spec(self) -> Spec:
         size = self._state_features.shape[1] + self._time_features.shape[1]
+        size += self.common_states if self.common_states > 1 else 0
         if self.sight == "crowd":
             if self.num_groups * self.num_states > _CROWD:
                 raise ConfigError(
@@ -269,23 +308,44 @@ class MeanFieldGame(PopulationEnv):
             mine = group == g
             drawn = torch.searchsorted(cumulative[g], level[:, mine] * cumulative[g, -1], right=True)
             state[:, mine] = drawn.clamp(max=self.num_states - 1)
-        return GameState(state, torch.zeros(len(ids), dtype=torch.int64, device=ids.device))
+        time = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+        common = time
+        if self.common_states > 1:
+            common = self._one_for_all(self.common_initial().to(ids.device).expand(len(ids), -1), ids, key)
+        return GameState(state, time, common)
+
+    def _one_for_all(self, chance: Tensor, ids: Tensor, key: Key) -> Tensor:
+        """A state of the common noise [E] by these probabilities [E, Z]: a copy's own, whatever the number of agents."""
+        level = random.uniform(key.fold("common"), ids[:, 0]).to(chance.dtype)
+        cumulative = chance.cumsum(-1)
+        return (level.unsqueeze(-1) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1)
 
     def observe(self, state: GameState) -> Tensor:
         here = self._state_features.to(state.state.device)[state.state]
         now = self._time_features.to(state.time.device)[self._clock(state.time)]
         seen = [here, now.unsqueeze(1).expand(*state.state.shape, -1)]
+        if self.common_states > 1:
+            known = torch.nn.functional.one_hot(state.common, self.common_states).to(torch.float32)
+            seen.append(known.unsqueeze(1).expand(*state.state.shape, -1))
         if self.sight == "crowd":
             mu = self.crowd(state).mu.to(torch.float32).flatten(-2)
             seen.append(mu.unsqueeze(1).expand(*state.state.shape, -1))
         return torch.cat(seen, -1)
 
-    def views(self, t: int, mu: Tensor) -> Tensor:
-        """What an agent in each state sees at time t of a crowd mu [*b, G, S]: float32 [*b, G, S, O]."""
+    def views(self, t: int, mu: Tensor, common: Tensor | None = None) -> Tensor:
+        """What an agent in each state sees at time t of a crowd mu [*b, G, S]: float32 [*b, G, S, O].
+
+        `common` int64 [*b, 1, 1] is the state of the common noise, as in `Crowd`.
+        """
         shape = mu.shape
         here = self._state_features.to(mu.device).expand(*shape, -1)
         now = self._time_features.to(mu.device)[0 if self.horizon is None else min(t, self.horizon)]
         seen = [here, now.expand(*shape, -1)]
+        if self.common_states > 1:
+            if common is None:
+                raise ConfigError(f"{type(self).__name__} has common noise: say which state of it is seen.")
+            known = torch.nn.functional.one_hot(common, self.common_states).to(torch.float32)
+            seen.append(known.expand(*shape, -1))
         if self.sight == "crowd":
             seen.append(mu.to(torch.float32).flatten(-2).unsqueeze(-2).unsqueeze(-2).expand(*shape, -1))
         return torch.cat(seen, -1)
@@ -300,20 +360,27 @@ class MeanFieldGame(PopulationEnv):
         cell = self._group.to(device) * self.num_states + state.state
         shares = _counted(cell, self.num_groups * self.num_states).unflatten(-1, (self.num_groups, -1))
         mu = shares / sizes.unsqueeze(-1)
+        common = state.common.view(-1, 1, 1) if self.common_states > 1 else None
         if action is None or not self.extended:
-            return Crowd(mu)
+            return Crowd(mu, common=common)
         joint = _counted(cell * self.num_actions + action, self.num_groups * self.num_states * self.num_actions)
         joint = joint.view(*mu.shape, self.num_actions) / sizes.view(-1, 1, 1)
-        return Crowd(mu, counted=joint)
+        return Crowd(mu, counted=joint, common=common)
 
     def step(self, state: GameState, action: Tensor, ids: Tensor, key: Key) -> tuple[GameState, Tensor]:
         crowd = self.crowd(state, action)
         # Copies keep step with each other, so that one clock serves for all.
-        t = int(state.time[0]) if self.time_dependent else 0
+        t = int(state.time[0]) if self.time_dependent or self.common_states > 1 else 0
         group = self._group.to(ids.device)
         kernel = self.kernel(t, crowd)
         after = kernel.draw(group, state.state, action, random.uniform(key.fold("move"), ids))
-        following = GameState(after, state.time + 1)
+        common = state.common
+        if self.common_states > 1:
+            chance = self.common_moves(t, crowd)
+            if self.major:
+                chance = chance.expand(len(ids), self.num_actions, -1)[torch.arange(len(ids)), action[:, -1]]
+            common = self._one_for_all(chance.expand(len(ids), -1), ids, key)
+        following = GameState(after, state.time + 1, common)
         table = self.paid(t, crowd).expand(len(ids), -1, -1, -1)
         reward = _at(table.flatten(1), (group * self.num_states + state.state) * self.num_actions + action)
         if self.horizon is not None and type(self).terminal is not MeanFieldGame.terminal:

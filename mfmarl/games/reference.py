@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mfmarl.games import values
 from mfmarl.games.exploitability import gap
-from mfmarl.games.flow import Flow, flow, uniform
+from mfmarl.games.flow import Flow, flow, reach, uniform
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
@@ -92,15 +92,24 @@ def equilibrium(game: MeanFieldGame, temperature: float = 0.0) -> dict[str, Know
 def means(game: MeanFieldGame, path: Flow) -> dict[str, float]:
     """`reward` per agent and step, and `measures` averaged over the states after each step, along a flow [T, G, ...]."""
     sizes = torch.tensor(game.group_sizes, dtype=path.mu.dtype)
-    each = (path.joint * path.rewards).sum((-2, -1))  # [T, G]
-    after = path.mu
-    if game.horizon is not None:
-        last = path.kernels[-1].carry(path.joint[-1])
-        after = torch.cat([path.mu[1:], last.unsqueeze(0)])
-        if path.terminal is not None:
-            each = torch.cat([each[:-1], each[-1:] + (last * path.terminal).sum(-1)])
-    reward = (each.mean(0) * sizes).sum() / sizes.sum()
-    return {"reward": float(reward), **{name: float(x.mean()) for name, x in game.measures(after).items()}}
+    chance = reach(game, path).unsqueeze(-1)
+    each = (chance * (path.joint * path.rewards).sum((-2, -1))).sum(0)  # [G]
+    if game.horizon is None:
+        return {"reward": float((each * sizes).sum() / sizes.sum()), **_plain(game.measures(path.mu[0]))}
+    last = path.kernels[-1].carry(path.joint[-1:] if game.tree is None else path.joint[game.tree.levels[-1]])
+    ends = chance[-len(last) :]
+    if path.terminal is not None:
+        each = each + (ends * (last * path.terminal).sum(-1)).sum(0)
+    # After each step: all but the first states, and the last ones.
+    begins = 1 if game.tree is None else len(game.tree.common[0])
+    after = torch.cat([path.mu[begins:], last])
+    weight = torch.cat([chance[begins:], ends]).squeeze(-1) / game.horizon
+    measured = {name: float((weight * x).sum()) for name, x in game.measures(after).items()}
+    return {"reward": float((each * sizes).sum() / sizes.sum()) / game.horizon, **measured}
+
+
+def _plain(measured: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in measured.items()}
 
 
 def _scale(game: MeanFieldGame) -> float:

@@ -131,7 +131,7 @@ def _look(game: MeanFieldGame, solver: Solver, policy: Tensor, k: int, seconds: 
     potential = measures.potential(game, gap.flow)
     if potential is not None:
         row["potential"] = _plain(potential)
-        row["free_energy"] = _plain(-potential - bonus * measures.entropy(gap.flow))
+        row["free_energy"] = _plain(-potential - bonus * measures.entropy(game, gap.flow))
     row["seconds"] = round(seconds, 4)
     return score, row
 

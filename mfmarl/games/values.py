@@ -8,13 +8,14 @@ The crowd is held: one agent of infinitely many does not move it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfmarl.games import stationary
+from mfmarl.games.common_noise import Tree, to_parents
 from mfmarl.games.flow import Flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.statmech import gibbs
@@ -32,7 +33,7 @@ def of_policy(game: MeanFieldGame, flow: Flow, policy: Tensor | None = None) -> 
     chosen = flow.policy if policy is None else policy
     if game.horizon is None:
         return Values(*stationary.of_policy(game, flow.kernels[0], flow.rewards[0], chosen[0]))
-    parts = chosen.unbind(0)
+    parts = _by_time(game, chosen)
     return _backwards(game, flow, lambda t, q: (parts[t] * q).sum(-1))
 
 
@@ -53,7 +54,7 @@ def soft(game: MeanFieldGame, flow: Flow, temperature: float | Tensor, prior: Te
     positive, a number or a tensor that broadcasts against [*b, G, S].
     """
     legal = game.legal_mask(flow.mu.device)
-    logs = None if prior is None else prior.log().unbind(0)
+    logs = None if prior is None else _by_time(game, prior.log())
 
     def value(t: int, q: Tensor) -> Tensor:
         energy = -q if logs is None else -q - _last(temperature) * logs[t]
@@ -87,7 +88,23 @@ def _last(temperature: float | Tensor) -> float | Tensor:
     return temperature.unsqueeze(-1) if isinstance(temperature, Tensor) and temperature.ndim else temperature
 
 
+def _by_time(game: MeanFieldGame, policy: Tensor) -> Sequence[Tensor]:
+    """[*b, G, S, A] for each time, or [K, *b, G, S, A] of the nodes of common noise."""
+    return policy.unbind(0) if game.tree is None else [policy[level] for level in game.tree.levels]
+
+
+def at_start(flow: Flow, v: Tensor) -> Tensor:
+    """The mean of values v [T, *b, G, S] at the start: [*b, G]."""
+    if not flow.chances:
+        return (flow.mu[0] * v[0]).sum(-1)
+    first = flow.chances[0]
+    roots = len(first)
+    return (first.unsqueeze(-1) * (flow.mu[:roots] * v[:roots]).sum(-1)).sum(0)
+
+
 def _backwards(game: MeanFieldGame, flow: Flow, value: Callable[[int, Tensor], Tensor]) -> Values:
+    if game.tree is not None:
+        return _up_the_tree(game, game.tree.to(flow.mu.device), flow, value)
     rewards = flow.rewards.unbind(0)
     qs: list[Tensor] = []
     vs: list[Tensor] = []
@@ -103,3 +120,34 @@ def _backwards(game: MeanFieldGame, flow: Flow, value: Callable[[int, Tensor], T
         qs.append(q)
         vs.append(ahead)
     return Values(torch.stack(qs[::-1]), torch.stack(vs[::-1]))
+
+
+def _up_the_tree(game: MeanFieldGame, tree: Tree, flow: Flow, value: Callable[[int, Tensor], Tensor]) -> Values:
+    """Backwards over the pasts of common noise: what lies ahead is the mean over a node's children."""
+    qs: list[Tensor] = []
+    vs: list[Tensor] = []
+    ahead = flow.terminal
+    for t in range(len(tree.levels) - 1, -1, -1):
+        q = flow.rewards[tree.levels[t]]
+        if ahead is not None:
+            crowd_waits = ahead if t == len(tree.levels) - 1 else _mean_of_children(game, tree, flow, t, ahead)
+            q = q + game.discount * flow.kernels[t].expect(crowd_waits)
+            if game.major and t < len(tree.levels) - 1:
+                # The major agent's own action chooses among the children; its crowd does not move.
+                own = flow.chances[t + 1] * ahead[..., -1, 0].unsqueeze(-1)
+                own = to_parents(own, tree.parent[t + 1], len(q))
+                q[..., -1, 0, :] = flow.rewards[tree.levels[t]][..., -1, 0, :] + game.discount * own
+        ahead = value(t, q)
+        qs.append(q)
+        vs.append(ahead)
+    return Values(torch.cat(qs[::-1]), torch.cat(vs[::-1]))
+
+
+def _mean_of_children(game: MeanFieldGame, tree: Tree, flow: Flow, t: int, ahead: Tensor) -> Tensor:
+    """The mean over each node's children of values [K', *b, G, S], under the major agent's policy where there is one."""
+    chance = flow.chances[t + 1]
+    if game.major:
+        acts = flow.policy[tree.levels[t]][..., -1, 0, :].index_select(0, tree.parent[t + 1])
+        chance = (chance * acts).sum(-1)
+    levels = tree.levels[t]
+    return to_parents(chance.unsqueeze(-1).unsqueeze(-1) * ahead, tree.parent[t + 1], levels.stop - levels.start)
