@@ -30,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "congestion": [{"network": "braess", "toll": True}],
     "gaussian_squeeze": [{"normalised": False, "mu": 400.0, "sigma": 200.0}],
+    "crowd_modelling_2d": [{"map": "torus", "goal": True}],
 }
 GAMES = [(name, options) for name in NAMES for options in [{}, *VARIANTS.get(name, [])]]
 every_game = pytest.mark.parametrize(
@@ -245,11 +246,13 @@ def test_relabelling_agents_relabels_rewards(name: str, options: dict[str, Any])
 @every_game
 @pytest.mark.parametrize("num_agents", [1, 2, 100_000])
 def test_any_number_of_agents_plays(name: str, options: dict[str, Any], num_agents: int) -> None:
-    if num_agents == 1:  # two are a population in every game; one alone may be refused, in a sentence
+    # Two, or one of each group, are a population in every game; fewer may be refused, in a sentence.
+    if num_agents < max(2, len(_make(name, options).spec().groups)):
         try:
-            _make(name, options, 1)
-        except ConfigError:
-            pytest.skip("refuses to be played alone")
+            _make(name, options, num_agents)
+        except ConfigError as refusal:
+            assert str(num_agents) in str(refusal)
+            pytest.skip(f"refuses to be played by {num_agents}")
     env = _make(name, options, num_agents)
     spec = env.spec()
     if "num_agents" in {field.name for field in fields(env)}:  # type: ignore[arg-type]
