@@ -1,0 +1,126 @@
+r"""Susceptible or infected: to go out is pleasant and catching.
+
+$$ P(S \to I \mid \text{out}) = \beta \mu_t(I), \qquad P(S \to I \mid \text{home}) = 0, \qquad P(I \to S) = \rho,
+   \qquad r = -c\,[I] - d\,[\text{home}] $$
+
+Cui and Koeppl 2021 (arXiv 2102.01585, appendix; beta = 0.9^2). Best responses jump, so fixed-point iteration, fictitious
+play and mirror descent at any rate go round for long; `homotopy` does not.
+
+Without a horizon the equilibrium has a closed form. The infected go out, V_S - V_I = D with
+(1 - gamma (1 - rho)) D = c - d, and the susceptible are indifferent where gamma beta mu_I D = d:
+
+$$ \mu_I = \frac{d\,(1 - \gamma (1 - \rho))}{\gamma \beta\, (c - d)}, \qquad
+   P(\text{out} \mid S) = \frac{\rho}{\beta (1 - \mu_I)} $$
+
+(.38284 and .60012 at beta .81, rho .3, c 1, d .5, gamma .99), unless the infection does not reach that share with
+everyone out, mu_I = max(0, 1 - rho / beta): then all go out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.kernels import Dense
+from mfmarl.games.reference import equilibrium
+from mfmarl.options import Bounds
+from mfmarl.population import picture
+from mfmarl.population.known import Known
+from mfmarl.population.pettingzoo_out import faces
+from mfmarl.registry import register
+
+OUT, HOME = 0, 1
+
+
+@register("susceptible_infected")
+@dataclass(frozen=True)
+class SusceptibleInfected(MeanFieldGame):
+    """An epidemic without immunity, among people who choose between going out and staying at home."""
+
+    horizon: int | None = 50
+    """Number of decisions; none: without end, discounted, in its stationary state."""
+    infection: Annotated[float, Bounds(0, 1)] = 0.81
+    """beta: probability that who goes out falls ill when all others are."""
+    recovery: Annotated[float, Bounds(0, 1, open_low=True)] = 0.3
+    """rho: probability that the infected recover in a step."""
+    illness: float = 1.0
+    """c: what a step of illness costs."""
+    distance: float = 0.5
+    """d: what a step at home costs."""
+    infected: Annotated[float, Bounds(0, 1)] = 0.6
+    """Share that is infected at the start."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("infection", "recovery", "infected"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a probability: it must lie in [0, 1], not {getattr(self, name):g}.")
+
+    @property
+    def num_states(self) -> int:
+        return 2
+
+    @property
+    def num_actions(self) -> int:
+        return 2
+
+    def initial(self) -> Tensor:
+        return torch.tensor([1 - self.infected, self.infected], dtype=torch.float64)
+
+    def outcomes(self, t: int, crowd: Crowd) -> Dense:
+        caught = self.infection * crowd.mu[..., 1]
+        never, cured = torch.zeros_like(caught), torch.full_like(caught, self.recovery)
+        ill = torch.stack([caught, never, 1 - cured, 1 - cured], -1).unflatten(-1, (2, 2))
+        return Dense(torch.stack([1 - ill, ill], -1))
+
+    def rewards(self, t: int, crowd: Crowd) -> Tensor:
+        return crowd.mu.new_tensor([[0.0], [-self.illness]])
+
+    def effort(self) -> Tensor:
+        return torch.tensor([[0.0, self.distance]] * 2, dtype=torch.float64)
+
+    def measures(self, mu: Tensor) -> dict[str, Tensor]:
+        return {"infected": mu[..., 0, 1]}
+
+    def render(self, state: GameState, copy: int = 0) -> Tensor:
+        """Everyone as a square, the infected last."""
+        return picture.crowd(state.state[copy], picture.palette(2))
+
+    # ----------------------------------------------------------------------------------- what theory knows
+
+    def stationary(self) -> tuple[float, float]:
+        """Share of infected and probability that the susceptible go out, at the stationary equilibrium.
+
+        With the infection alive, where it can live: without any infected everyone goes out too.
+        """
+        endemic = max(0.0, 1 - self.recovery / self.infection) if self.infection > 0 else 0.0
+        if self.distance <= 0 or self.illness <= self.distance:
+            return endemic, 1.0
+        lasting = 1 - self.discount * (1 - self.recovery)
+        feared = (
+            self.distance * lasting / (self.discount * self.infection * (self.illness - self.distance))
+            if endemic
+            else 1.0
+        )
+        if feared >= endemic:
+            return endemic, 1.0
+        return feared, self.recovery / (self.infection * (1 - feared))
+
+    def reference(self, temperature: float = 0.0) -> dict[str, Known]:
+        if self.horizon is None and temperature == 0 and self.distance > 0:
+            ill, out = self.stationary()
+            source = "stationary equilibrium of infinitely many agents: who is susceptible is indifferent"
+            paid = -self.illness * ill - self.distance * (1 - ill) * (1 - out)
+            return {
+                "reward": Known(paid, source, "equilibrium"),
+                "infected": Known(ill, source, "equilibrium"),
+            }
+        return equilibrium(self, temperature)
+
+
+parallel_env, env = faces(SusceptibleInfected)
