@@ -9,6 +9,7 @@ all, [S, A, ...], or have leading axes that broadcast against [*b, G].
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -197,6 +198,61 @@ class Moves(Kernel):
         return shove[self.target]
 
     def among(self, index: int) -> Moves:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Torus(Kernel):
+    """A move and then a shove on a torus, the same everywhere: by shifts, without a table of states.
+
+    `shape` of the grid, row by row; `moves` int64 [A, D]; `shoves` int64 [K, D] with `chance` [K].
+    """
+
+    shape: tuple[int, ...]
+    moves: Tensor
+    shoves: Tensor
+    chance: Tensor
+
+    def _shift(self, x: Tensor, by: Tensor) -> Tensor:
+        """x(cell + by), over the last axes."""
+        return x.roll([-int(d) for d in by], list(range(-len(self.shape), 0)))
+
+    def expect(self, value: Tensor) -> Tensor:
+        grid = value.unflatten(-1, self.shape)
+        mean = self._shoved(grid, 1)
+        # Actions outermost, so that each is one stretch of memory; seen as the last axis.
+        ahead = torch.stack([self._shift(mean, by).flatten(-len(self.shape)) for by in self.moves])
+        return ahead.movedim(0, -1)
+
+    def carry(self, joint: Tensor) -> Tensor:
+        grid = joint.movedim(-1, 0).unflatten(-1, self.shape)
+        moved = torch.stack([self._shift(part, -by) for part, by in zip(grid, self.moves, strict=True)]).sum(0)
+        return self._shoved(moved, -1).flatten(-len(self.shape))
+
+    def _shoved(self, grid: Tensor, sign: int) -> Tensor:
+        total = torch.zeros_like(grid)
+        for chance, by in zip(self.chance.tolist(), self.shoves, strict=True):
+            total.add_(self._shift(grid, sign * by), alpha=chance)
+        return total
+
+    def draw(self, group: Tensor, state: Tensor, action: Tensor, level: Tensor) -> Tensor:
+        which = _inverse(self.chance.expand(*level.shape, -1), level)
+        by = self.moves[action] + self.shoves[which]
+        index, stride = torch.zeros_like(state), 1
+        for axis in range(len(self.shape) - 1, -1, -1):
+            size = self.shape[axis]
+            index = index + (state // stride % size + by[..., axis]) % size * stride
+            stride *= size
+        return index
+
+    def total(self) -> Tensor:
+        return _total(self.chance).expand(1, len(self.moves))
+
+    def dense(self) -> Tensor:
+        size = math.prod(self.shape)
+        return self.expect(torch.eye(size, dtype=self.chance.dtype, device=self.chance.device)).movedim(0, -1)
+
+    def among(self, index: int) -> Torus:
         return self
 
 
