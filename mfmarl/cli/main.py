@@ -16,10 +16,11 @@ from mfmarl.errors import ConfigError, MfmarlError, nearest
 COMMANDS = {
     "train": "train agents on an environment, in a run folder",
     "compare": "compare agents: environments x agents x seeds, with statistics and a report",
+    "solve": "solve a mean-field game: its equilibrium, exploitability, pictures and a report",
     "tournament": "let trained teams play each other: win matrix and Elo",
     "render": "draw a trained population: PNG and GIF",
     "report": "build the report of a run or comparison again",
-    "list": "show environments, agents, and their options",
+    "list": "show environments, agents, solvers, and their options",
 }
 
 DESCRIPTION = """Large populations of learning agents, from 2 to a million, held against theory.
@@ -27,6 +28,7 @@ DESCRIPTION = """Large populations of learning agents, from 2 to a million, held
 examples:
   mfmarl compare ising --agents mfq,iql --num-agents 400 --seeds 5
   mfmarl train congestion --agent mfq --temperature 0.2
+  mfmarl solve beach_bar --solver omd,fp
   mfmarl list ising"""
 
 
