@@ -127,7 +127,7 @@ def _branching(game: MeanFieldGame, tree: Tree, policy: Tensor, start: Tensor, c
         if t + 1 < len(tree.levels):
             chances.append(_chances(game, t, crowd, tree, check))
     mu_all, paid = torch.cat(path), torch.cat(rewards)
-    _finite(game, paid)
+    paid = _finite(game, paid)
     terminal = None
     if type(game).terminal is not MeanFieldGame.terminal:
         terminal = game.terminal(Crowd(mu, common=tree.common[-1].reshape(-1, *inner, 1, 1)))
@@ -217,7 +217,7 @@ def along(
         rewards = torch.stack([game.paid(t, Crowd(m, p)) for t, (m, p) in enumerate(pairs)])
     else:
         rewards = game.paid(0, crowd)
-    _finite(game, rewards)
+    rewards = _finite(game, rewards)
     terminal = None
     if game.horizon is not None and type(game).terminal is not MeanFieldGame.terminal:
         if last is None:
@@ -239,7 +239,8 @@ def _kernel(game: MeanFieldGame, t: int, crowd: Crowd, check: bool) -> Kernel:
     return kernel
 
 
-def _finite(game: MeanFieldGame, rewards: Tensor) -> None:
+def _finite(game: MeanFieldGame, rewards: Tensor) -> Tensor:
+    """The rewards, with 0 in the place of anything infinite that nobody may do."""
     legal = game.legal_mask(rewards.device)
     # One sum says whether all are finite; which is not is looked for only then.
     if not bool(torch.isfinite(rewards.detach().sum())):
@@ -251,3 +252,6 @@ def _finite(game: MeanFieldGame, rewards: Tensor) -> None:
                 f"{float(rewards[tuple(bad.nonzero()[0].tolist())]):g}; rewards must be finite for every crowd "
                 "(the logarithm of an empty state is not: add a small number to mu)."
             )
+        if legal is not None:
+            return torch.where(legal, rewards, 0.0)
+    return rewards
