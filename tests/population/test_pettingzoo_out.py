@@ -228,6 +228,7 @@ FINE += (
 )
 FINE += ("State is a single number", "State numpy array is all zeros", "Action mask is a single number")
 FINE += ("space values are equal",)  # a constant observation
+FINE += ("maximum state space value is infinity", "minimum state space value is -infinity")  # of states without bounds
 
 
 def label(rules: Any) -> str:
