@@ -19,6 +19,7 @@ everyone out, mu_I = max(0, 1 - rho / beta): then all go out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -73,10 +74,19 @@ class SusceptibleInfected(MeanFieldGame):
         return torch.tensor([1 - self.infected, self.infected], dtype=torch.float64)
 
     def outcomes(self, t: int, crowd: Crowd) -> Dense:
-        caught = self.infection * crowd.mu[..., 1]
-        never, cured = torch.zeros_like(caught), torch.full_like(caught, self.recovery)
-        ill = torch.stack([caught, never, 1 - cured, 1 - cured], -1).unflatten(-1, (2, 2))
-        return Dense(torch.stack([1 - ill, ill], -1))
+        # Asked at every time of every iteration: two tables and one product, rather than their entries one by one.
+        alone, each = (table.to(crowd.mu) for table in self._tables)
+        infected = crowd.mu[..., 1].unsqueeze(-1).unsqueeze(-1).unsqueeze(-1)
+        return Dense(torch.addcmul(alone, each, infected))
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """[S, A, S]: the kernel where nobody is infected, and what a share of infected adds."""
+        recovers = [[self.recovery, 1 - self.recovery]] * 2
+        alone = torch.tensor([[[1.0, 0.0]] * 2, recovers], dtype=torch.float64)
+        each = torch.zeros_like(alone)
+        each[0, 0] = self.infection * torch.tensor([-1.0, 1.0], dtype=torch.float64)
+        return alone, each
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
         return crowd.mu.new_tensor([[0.0], [-self.illness]])

@@ -20,6 +20,7 @@ from torch import Tensor
 from mfmarl.errors import EnvironmentFault
 
 _SMALL = 1 << 17  # entries of a matrix [S, A, S] up to which one product is faster than a gather
+_TINY = 256  # entries of a matrix [S, A, S] up to which a sum is faster than a product
 _FEW = 8  # outcomes up to which a draw counts steps of the cumulative; beyond, it bisects
 
 
@@ -137,12 +138,17 @@ class Dense(Kernel):
 
     def expect(self, value: Tensor) -> Tensor:
         s, a = self.probability.shape[-3:-1]
+        if self.probability.ndim > 3 and s * s * a <= _TINY:
+            return (self.probability.to(value.dtype) * value.unsqueeze(-2).unsqueeze(-2)).sum(-1)
         matrix = self.probability.to(value.dtype).flatten(-3, -2)
         if matrix.ndim == 2:
             return (value @ matrix.mT).unflatten(-1, (s, a))
         return (matrix @ value.unsqueeze(-1)).squeeze(-1).unflatten(-1, (s, a))
 
     def carry(self, joint: Tensor) -> Tensor:
+        s, a = self.probability.shape[-3:-1]
+        if self.probability.ndim > 3 and s * s * a <= _TINY:
+            return (joint.unsqueeze(-1) * self.probability.to(joint.dtype)).sum((-3, -2))
         matrix = self.probability.to(joint.dtype).flatten(-3, -2)
         if matrix.ndim == 2:
             return joint.flatten(-2) @ matrix

@@ -18,8 +18,10 @@ from mfmarl.games import stationary
 from mfmarl.games.common_noise import Tree, to_parents
 from mfmarl.games.flow import Flow
 from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.kernels import Dense
 from mfmarl.statmech import gibbs
 
+_SMALL = 1 << 14  # entries of all matrices [T, *b, G, S, A, S] up to which they are made
 TIE = 1e-9  # actions this close to the best, relative to 1 + |best|, share it alike
 
 
@@ -33,8 +35,37 @@ def of_policy(game: MeanFieldGame, flow: Flow, policy: Tensor | None = None) -> 
     chosen = flow.policy if policy is None else policy
     if game.horizon is None:
         return Values(*stationary.of_policy(game, flow.kernels[0], flow.rewards[0], chosen[0]))
+    if _is_small(game, flow):
+        return _by_matrices(game, flow, chosen)
     parts = _by_time(game, chosen)
     return _backwards(game, flow, lambda t, q: (parts[t] * q).sum(-1))
+
+
+def _is_small(game: MeanFieldGame, flow: Flow) -> bool:
+    return (
+        game.tree is None
+        and flow.rewards.numel() * game.num_states <= _SMALL
+        and all(type(kernel) is Dense for kernel in flow.kernels)
+    )
+
+
+def _by_matrices(game: MeanFieldGame, flow: Flow, policy: Tensor) -> Values:
+    """Of a policy, where everything is small: whole matrices for all times at once leave one product a step."""
+    shape = (*flow.rewards.shape, game.num_states)
+    first = flow.kernels[0].dense()
+    if all(kernel is flow.kernels[0] for kernel in flow.kernels):
+        dense = first.expand(shape)
+    else:
+        dense = torch.stack([kernel.dense().expand(shape[1:]) for kernel in flow.kernels])
+    moves = (policy.unsqueeze(-1) * dense).sum(-2).flatten(1, -3) * game.discount  # [T, B, S, S]
+    paid = (policy * flow.rewards).sum(-1).flatten(1, -2).unsqueeze(-1)  # [T, B, S, 1]
+    ahead = paid.new_zeros(paid.shape[1:]) if flow.terminal is None else flow.terminal.reshape(paid.shape[1:])
+    found = [ahead]
+    for now, step in zip(reversed(paid.unbind(0)), reversed(moves.unbind(0)), strict=True):
+        found.append(torch.baddbmm(now, step, found[-1]))
+    v = torch.stack(found[::-1]).squeeze(-1).view(len(found), *flow.mu.shape[1:])
+    q = torch.add(flow.rewards, (dense * v[1:].unsqueeze(-2).unsqueeze(-2)).sum(-1), alpha=game.discount)
+    return Values(q, v[:-1])
 
 
 def best(game: MeanFieldGame, flow: Flow) -> Values:
