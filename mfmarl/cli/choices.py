@@ -72,12 +72,12 @@ def agent_config(name: str) -> tuple[type, dict[str, Option]]:
     return cls, {o.name: o for o in options_of(cls)}
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
     """The parts between commas; a comma within brackets is of the part."""
     return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
 
 
-def _variant(text: str, label: str) -> tuple[str, dict[str, str]]:
+def variant(text: str, label: str) -> tuple[str, dict[str, str]]:
     """`mfq:bins=9:carry=caused` -> its name and its own options; `my.py:Mine:size=3` likewise."""
     words = text.split(":")
     named = 2 if words[0].endswith(".py") else 1
@@ -93,8 +93,8 @@ def _variant(text: str, label: str) -> tuple[str, dict[str, str]]:
 def parse_environments(text: str) -> dict[str, Choice]:
     """`ising,ising:coupling=-1` -> {label: environment}: variants of one environment can be compared."""
     environments: dict[str, Choice] = {}
-    for label in _split(text):
-        name, texts = _variant(label, label)
+    for label in split(text):
+        name, texts = variant(label, label)
         cls, known = environment_options(lookup("environment", name))
         options: dict[str, Any] = {}
         for key, value in texts.items():
@@ -115,13 +115,13 @@ def parse_agents(text: str) -> dict[str, Team]:
     `mfq:bins=9:carry=caused` gives an entry options of its own, so that variants of an agent can be compared.
     """
     teams: dict[str, Team] = {}
-    for label in _split(text):
+    for label in split(text):
         team: Team = {}
         for part in label.split("+"):
             group, equals, rest = part.partition("=")
             if not equals or ":" in group:
                 group, rest = "all", part
-            name, texts = _variant(rest, label)
+            name, texts = variant(rest, label)
             cls, _ = agent_config(name)
             options = {key: parse_value(cls, key, value, f"agent {name}") for key, value in texts.items()}
             if group in team:

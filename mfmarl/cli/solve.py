@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import import_all, pairs_of, short
-from mfmarl.cli.choices import _split as split
-from mfmarl.cli.choices import _variant as variant
+from mfmarl.cli.choices import import_all, pairs_of, short, split, variant
 from mfmarl.errors import ConfigError, RunsFailed, nearest
 from mfmarl.options import Option, options_of, parse_value
 
@@ -48,7 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float64", "float32"), help="precision (default: float64)")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(
-        "--from", dest="start", type=Path, metavar="RUN", help="begin with the policy of a solved run, not uniform choice"
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="RUN",
+        help="begin with the policy of a solved run, not uniform choice",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.toml; options given beside it win")
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: game-solver-time)")
@@ -84,9 +86,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
             progress.update(label, int(row["iteration"]), note)
 
         try:
-            outcomes = solve_in_folder(config, path, on_row, lambda label: progress.add(label, total))
+            solve_in_folder(config, path, on_row, lambda label: progress.add(label, total))
         except Interrupted as error:
-            interrupted, outcomes = error, []
+            interrupted = error
     return _conclude(known, path, interrupted)
 
 
@@ -250,4 +252,5 @@ def _print(found: Any) -> None:
         share = _share(o.exploitability / o.uniform) if o.uniform > 1e-12 and math.isfinite(o.exploitability) else "–"
         cells = (o.label, gain(o.exploitability), share, number(o.value), f"{o.iterations:,}", duration(o.seconds))
         table.add_row(*(escape(c) for c in cells), escape(ending(o)))
-    Console().print(table)
+    console = Console()
+    Console(width=None if console.is_terminal else 140).print(table)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, ResourceFault
 from mfmarl.evaluation.results import folder_name
-from mfmarl.games import catalogue, reference
+from mfmarl.games import catalogue, finite, reference
 from mfmarl.games.flow import Flow, check_policy, flow, reach, uniform
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import Row, Solution, solve
@@ -45,6 +45,9 @@ SOLUTION = "solution.json"
 POLICIES = "policies"
 _MOST_BYTES = 16 * 2**30
 _KNOWN = 5000  # entries of a policy up to which the game is asked for its known answers: some solve for them
+_TERMS = 8e7  # that are summed over for N agents: a second or three
+_WAYS = 3e7
+_FULL = 3  # cells of a grid for each state of a game, at most: else its states do not fill a plane
 _PATHS = 3  # pasts of the common noise that are followed, the likeliest
 
 Look = Callable[[str, Row], None]
@@ -162,7 +165,7 @@ class Outcome:
     file: str = ""
     measures: dict[str, float] = field(default_factory=dict)
     finite: dict[str, Any] = field(default_factory=dict)
-    """The gain of one of N agents: `agents`, `gain`, `low`, `high`, `kind`, `told`."""
+    """The gain of one of N agents: see `finite_gain`."""
 
 
 class _Interrupts:
@@ -245,9 +248,9 @@ def solve_in_folder(
         if interrupts.asked:
             code = 128 + interrupts.asked
             status("interrupted", "asked to stop", code)
-            error = Interrupted(_interrupted(path, config, outcomes))
-            error.exit_code = code
-            raise error
+            stopped = Interrupted(_interrupted(path, config, outcomes))
+            stopped.exit_code = code
+            raise stopped
         if len(failures) == len(solvers):
             status("failed", str(failures[0]), failures[0].exit_code)
             raise failures[0]
@@ -356,7 +359,7 @@ def _one(
     _note(outcome, found, solver)
     with _rules_of(config.environment.name), torch.no_grad():
         path = flow(game, found.policy)
-        outcome.measures = {} if game.tree is not None else reference.means(game, path)
+        outcome.measures = reference.means(game, path)
         outcome.finite = finite_gain(game, found.policy)
     save_policy(folder.path / POLICIES / outcome.file, game, path, outcome, config)
 
@@ -365,7 +368,7 @@ def _note(outcome: Outcome, found: Solution, solver: Solver) -> None:
     key = "regularised" if "regularised" in found.rows[0] else "exploitability"
     best = min(found.rows, key=lambda row: -row["value"] if solver.cooperative else _or_inf(row[key]))
     outcome.stopped = found.stopped
-    outcome.state = found.stopped if found.stopped in ("interrupted", "diverged") else "done"  # type: ignore[assignment]
+    outcome.state = found.stopped if found.stopped in ("interrupted", "diverged") else "done"
     outcome.told = found.told
     outcome.exploitability = float(best["exploitability"])
     outcome.regularised = float(best.get("regularised", math.nan))
@@ -385,11 +388,43 @@ def _cell(value: Any) -> Any:
 
 
 def finite_gain(game: MeanFieldGame, policy: Tensor) -> dict[str, Any]:
-    """What one of the game's N agents gains at most by leaving the policy, where that can be enumerated.
+    """What one of N agents gains by leaving the policy, exactly, for the largest N up to the game's own that can be counted.
 
-    `agents`, `gain`, `kind` ("exact", or "" where it cannot), `told`.
+    `agents` (the game's), `at` (those counted), `gain` (None where none can), `sees` ("crowd": the deviator sees where the
+    others are; "itself": only its own state), `told` (why not, in words).
     """
-    return {"agents": game.num_agents, "gain": None, "kind": "", "told": "it was not worked out"}
+    found: dict[str, Any] = {"agents": game.num_agents, "at": 0, "gain": None, "sees": "", "told": ""}
+    if game.num_groups > 1:
+        return {**found, "told": "the counts of several groups are not enumerated"}
+    if game.tree is not None:
+        return {**found, "told": "common noise is not enumerated at finite N"}
+    cells = game.num_states * (game.num_actions if game.extended else 1)
+    for sees, count in (("crowd", finite.gap), ("itself", finite.uninformed)):
+        if sees == "itself" and (game.crowd_moves or game.horizon is None):
+            continue
+        for agents in _ladder(game.num_agents):
+            # Vectors of counts are made from all choices of so many cells: what is too many is not begun.
+            if (agents + cells) ** min(cells, 64) > _WAYS or (sees == "crowd" and _cost(game, agents) > _TERMS):
+                continue
+            try:
+                gain = count(game, policy, agents, _TERMS).exploitability
+            except ConfigError:
+                continue
+            return {**found, "at": agents, "gain": gain, "sees": sees}
+    return {**found, "told": f"{game.num_states} states are too many to count agents in"}
+
+
+def _ladder(agents: int) -> list[int]:
+    """Numbers of agents from the game's own down to 2."""
+    rungs = [m * 10**k for k in range(6, -1, -1) for m in (5, 2, 1)]
+    return [agents, *(n for n in rungs if 2 <= n < agents)]
+
+
+def _cost(game: MeanFieldGame, agents: int) -> float:
+    try:
+        return finite.cost(game, agents)
+    except OverflowError:
+        return math.inf
 
 
 # Files
@@ -421,19 +456,21 @@ def _write_about(folder: run_folder.RunFolder, config: SolveConfig, game: MeanFi
 
 
 def _layout(game: MeanFieldGame) -> dict[str, Any]:
-    """How the game's states lie, where it says so: see `docs/games.md`."""
-    grid = getattr(game, "grid", None)
+    """How the game's states lie, and what states and actions are called where it says so (`state_names`, `action_names`).
+
+    A plane or space is read off the game's coordinates: the cells of a grid, of which walls are missing.
+    """
     found: dict[str, Any] = {"grid": [], "cells": [], "state_names": [], "action_names": []}
-    if grid:
-        shape = tuple(int(n) for n in grid)
-        cells = getattr(game, "cells", None)
-        listed = list(range(game.num_states)) if cells is None else [int(c) for c in torch.as_tensor(cells).tolist()]
-        if len(listed) != game.num_states or not all(0 <= c < math.prod(shape) for c in listed):
-            raise EnvironmentFault(
-                f"{type(game).__name__}: grid {shape} has {math.prod(shape)} cells and the game {game.num_states} states; "
-                "where some cells are walls, `cells` names the cell of each state."
-            )
-        found |= {"grid": list(shape), "cells": [] if cells is None else listed}
+    place = game.coordinates()
+    if place is not None and place.ndim == 2 and 2 <= place.shape[1] <= 3 and len(place) == game.num_states:
+        ranks = [torch.unique(torch.round(column, decimals=6), return_inverse=True) for column in place.double().T]
+        shape = [len(values) for values, _ in ranks]
+        cells = torch.zeros(len(place), dtype=torch.int64)
+        for size, (_, rank) in zip(shape, ranks, strict=True):
+            cells = cells * size + rank
+        if min(shape) > 1 and math.prod(shape) <= _FULL * len(place) and len(cells.unique()) == len(cells):
+            whole = torch.equal(cells, torch.arange(len(cells)))
+            found |= {"grid": shape, "cells": [] if whole else cells.tolist()}
     for name, count in (("state_names", game.num_states), ("action_names", game.num_actions)):
         names = getattr(game, name, None)
         if names is not None and len(names) == count:

@@ -17,7 +17,6 @@ from mfmarl.evaluation.drawing import (
     COLOURS,
     GRID,
     INK,
-    PAPER,
     SOFT,
     canvas,
     empty,
@@ -219,7 +218,7 @@ def crowd(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
             interpolation="nearest", extent=(-0.5, len(way) - 0.5, -0.5, layout.states - 0.5),
         )  # fmt: skip
         bar = figure.colorbar(picture, ax=axes, pad=0.02, fraction=0.05)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8.5)
         _whole(axes.xaxis, len(way))
         _named_states(axes, layout)
@@ -387,7 +386,9 @@ def _arrows(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
             )  # fmt: skip
             axes.set_title(f"t = {t}", fontsize=8.5, fontweight="normal", pad=3)
         _row_name(grid[g][0], layout, g, -1, 0.0)
-    _heading(figure, title, "mean move of those who stand there (longest arrow: the largest of its picture), on the crowd")
+    _heading(
+        figure, title, "mean move of those who stand there (longest arrow: the largest of its picture), on the crowd"
+    )
     return figure
 
 
@@ -430,7 +431,9 @@ def _stacks(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
             axes.set_xticks(ticks, [str(states[k]) for k in ticks] if last else [""] * len(ticks))
     grid[-1][0].set_xlabel(shown)
     _action_names(figure, grid[0][0], probability[nodes[times[0]], 0][states], layout, colours)
-    faded = "; pale: nobody is there" if (way[:count][times][:, :, states] < 1e-9).any() and len(states) <= _STATES else ""
+    faded = (
+        "; pale: nobody is there" if (way[:count][times][:, :, states] < 1e-9).any() and len(states) <= _STATES else ""
+    )
     _heading(figure, title, f"probabilities of the actions in each state{faded}")
     return figure
 
@@ -455,9 +458,17 @@ def _action_names(figure: Figure, axes: Axes, first: Array, layout: Layout, colo
     shift = max(0.0, moved[-1] - points - 4) if moved else 0.0
     names = [
         axes.annotate(
-            layout.action(a), (1, 0), xycoords="axes fraction", xytext=(8, place - shift), textcoords="offset points",
-            va="center", color=colours[a], fontweight="bold", fontsize=9, annotation_clip=False,
-        )  # fmt: skip
+            layout.action(a),
+            (1, 0),
+            xycoords="axes fraction",
+            xytext=(8, place - shift),
+            textcoords="offset points",
+            va="center",
+            color=colours[a],
+            fontweight="bold",
+            fontsize=9,
+            annotation_clip=False,
+        )
         for a, place in enumerate(moved)
     ]
     room_for_names(figure, names, 8)
@@ -478,7 +489,7 @@ def film(saved: SavedPolicy, layout: Layout, most: int = 80) -> list[Frame]:
 
 def _frame(mu: Array, top: Array, done: float, layout: Layout) -> Frame:
     """One time: groups side by side, and below how much of the time is over."""
-    parts = []
+    parts: list[Frame] = []
     for g in range(len(layout.groups)):
         picture = _map(mu[g], layout) if layout.flat else _columns(mu[g] / max(float(top[g, 0]), 1e-12))
         parts += [picture] if not parts else [np.full((picture.shape[0], 10, 3), 255, np.uint8), picture]
@@ -505,4 +516,8 @@ def _columns(heights: Array, height: int = 200, width: int = 360) -> Frame:
     from mfmarl.population import picture
 
     width = max(width, 3 * min(len(heights), 400))
-    return np.asarray(picture.bars(torch.from_numpy(heights[:: max(1, len(heights) // 400)].copy()), picture.palette(1), height, width).numpy())
+    return np.asarray(
+        picture.bars(
+            torch.from_numpy(heights[:: max(1, len(heights) // 400)].copy()), picture.palette(1), height, width
+        ).numpy()
+    )

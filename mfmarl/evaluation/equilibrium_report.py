@@ -137,17 +137,19 @@ def _share(ratio: float) -> str:
 def finite_sentence(outcome: Outcome) -> str:
     """The gain of one of N agents, beside the limit's."""
     found = outcome.finite
-    agents = f"{int(found.get('agents') or 0):,}"
+    agents, at = int(found.get("agents") or 0), int(found.get("at") or 0)
     value = found.get("gain")
     if not isinstance(value, int | float):
         return (
-            f"That is the limit of infinitely many. Of {agents} agents one may gain more, and how much is not known: "
+            f"These are numbers of the limit. What one of {agents:,} agents gains is another, and is not known here: "
             f"{found.get('told') or 'it was not worked out'}."
         )
-    band = ""
-    if isinstance(found.get("low"), int | float) and isinstance(found.get("high"), int | float):
-        band = f" (95 % interval {gain(found['low'])} to {gain(found['high'])})"
-    return f"Played by {agents} agents, the policy of {outcome.label} leaves one of them a gain of {gain(value)}{band}, {found.get('told') or 'exactly'}; the limit alone says {gain(outcome.exploitability)}."
+    fewer = "" if at == agents else f" (the most that can be counted here; {agents:,} are too many)"
+    how = "that sees where the others are" if found.get("sees") == "crowd" else "that sees its own state alone"
+    return (
+        f"Among {at:,} agents{fewer} who play the policy of {outcome.label}, one {how} gains {gain(float(value))}, exactly; "
+        f"among infinitely many {gain(outcome.exploitability)}."
+    )
 
 
 # The page
@@ -198,9 +200,7 @@ def _agreement(found: SolvedGame) -> list[str]:
     apart = {label: found.unlike(found.best.label, label) for label in others}
     far = [label for label, d in apart.items() if d >= _SAME]
     if not far:
-        return [
-            f"All come to the same crowd (at most {gain(max(apart.values()))} of all agents would have to stand elsewhere)."
-        ]
+        return [f"All come to the same crowd: they differ by at most {_share(max(apart.values()))} of the agents."]
     told = ", ".join(f"{label} by {100 * apart[label]:.2g} % of the agents" for label in far)
     return [f"Other crowds than that of {found.best.label}: {told}."]
 
@@ -282,12 +282,19 @@ def _curves(found: SolvedGame) -> str:
     parts = [html_figure(found.path, "exploitability", figure, text)]
     if len(drawn) > 1:
         figure = equilibrium_figures.exploitability(found.rows, found.outcomes, tolerance, "seconds")
-        parts.append(html_figure(found.path, "exploitability_seconds", figure, "The same against wall time, looks included."))
+        parts.append(
+            html_figure(found.path, "exploitability_seconds", figure, "The same against wall time, looks included.")
+        )
     potential = [o.label for o in drawn if any("free_energy" in r for r in found.rows[o.label])]
     if potential:
         figure = equilibrium_figures.free_energy(found.rows, potential)
         parts.append(
-            html_figure(found.path, "free_energy", figure, "This game has a potential: its free energy is what learning descends.")
+            html_figure(
+                found.path,
+                "free_energy",
+                figure,
+                "This game has a potential: its free energy is what learning descends.",
+            )
         )
     return f"<section><h2>How the solvers came down</h2>{''.join(parts)}</section>"
 
@@ -297,7 +304,8 @@ def _table(found: SolvedGame) -> str:
     from mfmarl.evaluation.report import Mark, html_table
 
     colours = colours_of([o.label for o in found.outcomes])
-    headings = ["solver", "exploitability, limit", *_finite_heading(found.outcomes), "of the start's", "value", "iterations", "time", "ended"]
+    headings = ["solver", "exploitability", _finite_heading(found.outcomes), "of the start's"]
+    headings += ["value", "iterations", "time", "ended"]
     rows = []
     for o in found.outcomes:
         value = o.finite.get("gain")
@@ -316,9 +324,9 @@ def _table(found: SolvedGame) -> str:
     return f"<section><h2>Numbers</h2>{html_table(headings, rows, numbers=range(1, len(headings) - 1))}</section>"
 
 
-def _finite_heading(outcomes: Sequence[Outcome]) -> list[str]:
-    agents = next((int(o.finite["agents"]) for o in outcomes if o.finite.get("agents")), 0)
-    return [f"gain of one of {agents:,}" if agents else "gain of one of N"]
+def _finite_heading(outcomes: Sequence[Outcome]) -> str:
+    counted = sorted({int(o.finite.get("at") or 0) for o in outcomes} - {0})
+    return f"gain of one of {' or '.join(f'{n:,}' for n in counted)}" if counted else "gain of one of N"
 
 
 def _known(found: SolvedGame) -> str:
@@ -345,9 +353,7 @@ def _known(found: SolvedGame) -> str:
         )
     if not rows:
         return ""
-    note = (
-        f"<p class='note'>Means over time of infinitely many agents that play the policy of {escape(found.best.label)}.</p>"
-    )
+    note = f"<p class='note'>Means over time of infinitely many agents that play the policy of {escape(found.best.label)}.</p>"
     table = html_table(["measure", "of this policy", "known", "apart", "kind and source"], rows, numbers=(1, 2, 3))
     return f"<section><h2>Against known answers</h2>{table}{note}</section>"
 
