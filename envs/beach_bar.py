@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -72,8 +72,8 @@ class BeachBar(MeanFieldGame):
         pushed = torch.arange(-1, 2).view(3, 1) + torch.arange(-1, 2)
         there = grid_moves((self.places,), pushed.reshape(-1, 1)).view(-1, 3, 3)
         windy = (1 - self.calm) / 2
-        chance = torch.tensor([windy, self.calm, windy], dtype=crowd.mu.dtype)
-        return Outcomes(there.to(crowd.mu.device), chance.to(crowd.mu.device).expand(self.places, 3, 3))
+        chance = table([windy, self.calm, windy], crowd.mu)
+        return Outcomes(there.to(crowd.mu.device), chance.expand(self.places, 3, 3))
 
     @cached_property
     def _near(self) -> Tensor:

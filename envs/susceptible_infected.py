@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -82,17 +82,16 @@ class SusceptibleInfected(MeanFieldGame):
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor]:
         """[S, A, S]: the kernel where nobody is infected, and what a share of infected adds."""
-        recovers = [[self.recovery, 1 - self.recovery]] * 2
-        alone = torch.tensor([[[1.0, 0.0]] * 2, recovers], dtype=torch.float64)
-        each = torch.zeros_like(alone)
-        each[0, 0] = self.infection * torch.tensor([-1.0, 1.0], dtype=torch.float64)
+        heal, catch = [self.recovery, 1 - self.recovery], [-self.infection, self.infection]
+        alone = table([[[1.0, 0.0], [1.0, 0.0]], [heal, heal]])
+        each = table([[catch, [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
         return alone, each
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
-        return crowd.mu.new_tensor([[0.0], [-self.illness]])
+        return table([[0.0], [-self.illness]], crowd.mu)
 
     def effort(self) -> Tensor:
-        return torch.tensor([[0.0, self.distance]] * 2, dtype=torch.float64)
+        return table([[0.0, self.distance]] * 2)
 
     def measures(self, mu: Tensor) -> dict[str, Tensor]:
         return {"infected": mu[..., 0, 1]}

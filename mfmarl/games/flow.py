@@ -53,8 +53,8 @@ def uniform(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The policy that takes each legal action alike, [T, *batch, G, S, A]."""
-    shape = (times(game), *batch, game.num_groups, game.num_states, game.num_actions)
+    """The policy that takes each legal action alike, [T, *batch, G, S, A] (of many games, before G their own axis)."""
+    shape = (times(game), *batch, *game.batch, game.num_groups, game.num_states, game.num_actions)
     legal = game.legal_mask(device)
     if legal is None:
         return torch.full(shape, 1 / game.num_actions, dtype=dtype, device=device)
@@ -182,7 +182,8 @@ def watched(game: MeanFieldGame, choose: Chooser, batch: Sequence[int] = (), dty
         raise ConfigError("A policy that watches the crowd is followed in a game with a horizon.")
     if game.tree is not None:
         raise ConfigError("A policy that watches the crowd cannot be followed through common noise yet: tabulate it.")
-    mu = game.start(dtype, device).expand(*batch, -1, -1)
+    mu = game.start(dtype, device)
+    mu = mu.expand(*batch, *mu.shape)
     path, chosen, kernels = [mu], [], []
     for t in range(game.horizon):
         chosen.append(choose(t, path[-1]).to(dtype))

@@ -20,7 +20,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,31 @@ class Crowd:
     def actions(self) -> Tensor:
         """Share of each action, [*b, G, A]."""
         return self.joint.sum(-2)
+
+
+_DOUBLE = torch.empty(0, dtype=torch.float64)
+
+
+def table(rows: Any, like: Tensor = _DOUBLE) -> Tensor:
+    """A tensor of nested lists of numbers, of the type and on the device of `like`.
+
+    As `torch.tensor`, but an option may stand in it that is itself a tensor: one of many games solved side by side
+    (`mfmarl.games.batch`).
+    """
+    shape: list[int] = []
+    inner = rows
+    while isinstance(inner, list | tuple):
+        shape.append(len(inner))
+        inner = inner[0]
+    flat = _flat(rows)
+    if not any(isinstance(entry, Tensor) for entry in flat):
+        return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    entries = [torch.as_tensor(entry, dtype=like.dtype, device=like.device) for entry in flat]
+    return torch.stack(entries).view(shape)
+
+
+def _flat(rows: Any) -> list[Any]:
+    return [entry for row in rows for entry in _flat(row)] if isinstance(rows, list | tuple) else [rows]
 
 
 class GameState(NamedTuple):
@@ -197,6 +222,11 @@ class MeanFieldGame(PopulationEnv):
     @property
     def num_groups(self) -> int:
         return len(self.groups)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Axes that the rules themselves have before G: those of many games solved side by side."""
+        return ()
 
     def start(self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
         """The initial distribution, [G, S].
