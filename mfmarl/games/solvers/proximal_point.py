@@ -1,0 +1,157 @@
+r"""Proximal point: mirror descent whose step is paid at the values where it ends, and not where it begins.
+
+$$ y_{k+1} = y_k + \eta_k\, A^{\pi_{k+1}}(\mu^{\pi_{k+1}}), \qquad \pi_k(a \mid s) \propto e^{y_k(s, a)}, \qquad
+   A^\pi = Q^\pi - V^\pi $$
+
+The implicit Euler step of the flow whose explicit one is online mirror descent: each step is the equilibrium of a game
+in which leaving pi_k costs its divergence / eta (Martinet 1970; Rockafellar 1976, SIAM J. Control Optim. 14, 877). What
+grows under small explicit steps (a rotation, a delayed answer as of SIS) is damped by long implicit ones, so eta may
+grow: in a monotone game without bound, and the end is Newton's method.
+
+An iteration is one Newton step on y = y_k + eta A(y). Where that has come close, the next proximal step begins with the
+same Jacobian; where it does not in 8, eta is cut. The Jacobian is made of differences, T S (A - 1) flows in one batched
+call; with more unknowns than `dense`, the linear system is solved by `krylov` steps of GMRES (Saad and Schultz 1986).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfmarl.games import values
+from mfmarl.games.flow import flow
+from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.solver import Solver
+from mfmarl.options import Bounds
+
+_LEAST = -40.0  # logarithm of a probability: nobody plays less, and from there one comes back
+_NUDGE = 1e-6  # of a logit, for differences
+_TRIES = 8  # Newton steps on one proximal step
+_CLOSE = 1e-2  # error of a logit, where the action is played, at which a proximal step is made
+_LOWEST, _HIGHEST = 1e-6, 1e8  # of eta
+
+
+class State(NamedTuple):
+    anchor: Tensor  # y_k, log-probabilities [T, *b, G, S, A]
+    logits: Tensor  # y, on the way to y_{k+1}
+    rate: Tensor  # eta, [*b]
+    tries: Tensor  # Newton steps made from this anchor, [*b]
+
+
+@dataclass(frozen=True)
+class ProximalPoint(Solver):
+    """Implicit mirror descent with growing steps, by Newton's method."""
+
+    name: ClassVar[str] = "proximal"
+    rate: Annotated[float, Bounds(0, 1e6, open_low=True)] = 1.0
+    """eta of the first step, over what the best action is worth more than the worst on average."""
+    growth: Annotated[float, Bounds(1, 100)] = 2.0
+    """What eta is multiplied by after a step that was easily made."""
+    dense: Annotated[int, Bounds(0, 1 << 14)] = 600
+    """Unknowns T G S (A - 1) up to which the Jacobian is formed."""
+    krylov: Annotated[int, Bounds(1, 1000)] = 20
+    """Steps of GMRES beyond."""
+
+    def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
+        logits = policy.log().clamp(min=_LEAST)
+        rate = torch.as_tensor(self.rate, dtype=policy.dtype, device=policy.device).expand(policy.shape[1:-3])
+        return State(logits, logits, rate, torch.zeros_like(rate))
+
+    def step(self, game: MeanFieldGame, state: State, iteration: int) -> State:
+        logits, anchor, rate, tries = state.logits, state.anchor, state.rate, state.tries
+        gain = _advantage(game, logits)
+        policy = values.boltzmann(game, logits, 1.0)
+        error = ((anchor + _wide(rate) * gain - logits).abs() * policy.sqrt()).amax((0, -3, -2, -1))
+        close = error <= _CLOSE * rate.clamp(max=1)
+        lost = ~(error < torch.inf) | (tries >= _TRIES)
+        # A step that was made: its end, by the equation itself, is the next anchor. One that was not: a shorter one.
+        made = (anchor + _wide(rate) * gain).log_softmax(-1).clamp(min=_LEAST)
+        easily = close & (tries <= 3)
+        anchor = torch.where(_wide(close), made, anchor)
+        rate = torch.where(easily, rate * self.growth, torch.where(lost & ~close, rate / 3, rate))
+        rate = rate.clamp(_LOWEST, _HIGHEST)
+        logits = torch.where(_wide(lost & ~close), anchor, torch.where(_wide(close), anchor, logits))
+        tries = torch.where(close | lost, 0.0, tries)
+        if bool(lost.any()):
+            gain = _advantage(game, logits)
+        residual = anchor + _wide(rate) * gain - logits
+        size = logits[:, *[0] * (logits.ndim - 4)].numel() // game.num_actions * (game.num_actions - 1)
+        way = _direct if size <= self.dense else self._krylov
+        return State(anchor, logits + way(game, logits, gain, rate, residual), rate, tries + 1)
+
+    def policy(self, game: MeanFieldGame, state: State) -> Tensor:
+        return values.boltzmann(game, state.anchor, 1.0)
+
+    def _krylov(self, game: MeanFieldGame, logits: Tensor, gain: Tensor, rate: Tensor, residual: Tensor) -> Tensor:
+        """(I - eta dA/dy)^-1 residual, by GMRES."""
+
+        def applied(v: Tensor) -> Tensor:
+            nudge = _NUDGE / v.abs().amax((0, -3, -2, -1)).clamp(min=1e-30)
+            moved = _advantage(game, logits + _wide(nudge) * v)
+            return v - _wide(rate / nudge) * (moved - gain)
+
+        length = _norm(residual).clamp(min=1e-300)
+        basis = [residual / _wide(length)]
+        columns: list[Tensor] = []
+        for k in range(self.krylov):
+            w = applied(basis[k])
+            column = []
+            for v in basis:
+                overlap = (v * w).sum((0, -3, -2, -1))
+                w = w - _wide(overlap) * v
+                column.append(overlap)
+            rest = _norm(w)
+            column.append(rest)
+            columns.append(torch.stack(column, -1))
+            basis.append(w / _wide(rest.clamp(min=1e-300)))
+        m = len(columns)
+        h = torch.stack([torch.nn.functional.pad(c, (0, m + 1 - c.shape[-1])) for c in columns], -1)
+        goal = torch.zeros_like(h[..., 0])
+        goal[..., 0] = length
+        # By the normal equations with a grain of ridge: a basis that has ended early is no trouble.
+        square = h.mT @ h + 1e-14 * torch.eye(m, dtype=h.dtype, device=h.device)
+        mix = torch.linalg.solve(square, (h.mT @ goal.unsqueeze(-1))).squeeze(-1)
+        return sum((_wide(c) * v for c, v in zip(mix.unbind(-1), basis, strict=False)), torch.zeros_like(residual))
+
+
+def _direct(game: MeanFieldGame, logits: Tensor, gain: Tensor, rate: Tensor, residual: Tensor) -> Tensor:
+    """(I - eta dA/dy)^-1 residual, by the matrix."""
+    times, *batch, groups, states, actions = logits.shape
+    cells = times * groups * states
+    # All actions but the first are nudged; nudging all of a state alike changes nothing, which gives the first.
+    nudges = torch.eye(cells * (actions - 1), dtype=logits.dtype, device=logits.device)
+    nudges = nudges.view(-1, times, *[1] * len(batch), groups, states, actions - 1).transpose(0, 1)
+    nudges = torch.nn.functional.pad(nudges, (1, 0)) * _NUDGE
+    moved = _advantage(game, logits.unsqueeze(1) + nudges)  # [T, D, *b, G, S, A]
+    slope = ((moved - gain.unsqueeze(1)) / _NUDGE).movedim(1, 0)
+    slope = _flat(slope.movedim(1, -4)).unflatten(0, (cells, actions - 1))  # [cells, A - 1, *b, n]
+    slope = torch.cat([-slope.sum(1, keepdim=True), slope], 1).flatten(0, 1).movedim(0, -1)  # [*b, n, n]
+    matrix = torch.eye(slope.shape[-1], dtype=slope.dtype, device=slope.device) - rate[..., None, None] * slope
+    found = torch.linalg.solve(matrix, _flat(residual.movedim(0, -4)).unsqueeze(-1)).squeeze(-1)
+    return found.unflatten(-1, (times, groups, states, actions)).movedim(-4, 0)
+
+
+def _advantage(game: MeanFieldGame, logits: Tensor) -> Tensor:
+    """A = Q - V of the Boltzmann policy of these logits along its own flow; 0 for what is not legal."""
+    policy = values.boltzmann(game, logits, 1.0)
+    found = values.of_policy(game, flow(game, policy))
+    gain = found.q - found.v.unsqueeze(-1)
+    legal = game.legal_mask(logits.device)
+    return gain if legal is None else gain.masked_fill(~legal, 0.0)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[..., T, G, S, A] as [..., n]."""
+    return x.flatten(-4)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return (x**2).sum((0, -3, -2, -1)).sqrt()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """[*b] against [T, *b, G, S, A]."""
+    return x.reshape(*x.shape, 1, 1, 1)
