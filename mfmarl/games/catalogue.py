@@ -6,6 +6,7 @@ import ast
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from mfmarl.registry import entries
 
@@ -23,15 +24,29 @@ def games() -> dict[str, str]:
     return found
 
 
-@cache
+class Named(NamedTuple):
+    """A solver as its source has it."""
+
+    module: str
+    kind: str  # the class's name
+    summary: str  # its first line
+
+
 def solvers() -> dict[str, str]:
     """Every solver of this package: its name and first line."""
+    return {name: found.summary for name, found in solver_sources().items()}
+
+
+@cache
+def solver_sources() -> dict[str, Named]:
+    """Where every solver is, by its name."""
     found = {}
     for path in sorted((Path(__file__).parent / "solvers").glob("*.py")):
         for node in _classes(path):
             name = _said_name(node)
             if name:
-                found[name] = (ast.get_docstring(node) or "").split("\n")[0].rstrip(".")
+                first = (ast.get_docstring(node) or "").split("\n")[0].rstrip(".")
+                found[name] = Named(f"mfmarl.games.solvers.{path.stem}", node.name, first)
     return dict(sorted(found.items()))
 
 

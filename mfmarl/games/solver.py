@@ -7,17 +7,15 @@ one call. Options may be tensors [*b] in Python.
 
 from __future__ import annotations
 
-import ast
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mfmarl.errors import ConfigError, nearest
+from mfmarl.games.catalogue import solver_sources
 from mfmarl.games.game import MeanFieldGame
 
 
@@ -57,34 +55,10 @@ def wide(option: float | Tensor) -> float | Tensor:
     return option.reshape(*option.shape, 1, 1, 1) if isinstance(option, Tensor) and option.ndim else option
 
 
-@cache
-def _files() -> dict[str, tuple[str, str, str]]:
-    """name -> (module, class, first line), read from source: listing imports nothing."""
-    found = {}
-    for path in sorted((Path(__file__).parent / "solvers").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                for line in node.body:
-                    if (
-                        isinstance(line, ast.AnnAssign | ast.Assign)
-                        and "name"
-                        in {getattr(t, "id", "") for t in getattr(line, "targets", [getattr(line, "target", None)])}
-                        and isinstance(line.value, ast.Constant)
-                    ):
-                        doc = (ast.get_docstring(node) or "").split("\n")[0].rstrip(".")
-                        found[str(line.value.value)] = (f"mfmarl.games.solvers.{path.stem}", node.name, doc)
-    return found
-
-
-def solvers() -> dict[str, str]:
-    """Every solver's name and first line."""
-    return {name: line for name, (_, _, line) in sorted(_files().items())}
-
-
 def solver_class(name: str) -> type[Solver]:
     """The solver of that name. Raises ConfigError with the nearest one."""
-    if name not in _files():
-        raise ConfigError(f"There is no solver {name!r}.{nearest(name, _files())}")
-    module, kind, _ = _files()[name]
-    found: type[Solver] = getattr(importlib.import_module(module), kind)
+    known = solver_sources()
+    if name not in known:
+        raise ConfigError(f"There is no solver {name!r}.{nearest(name, known)}")
+    found: type[Solver] = getattr(importlib.import_module(known[name].module), known[name].kind)
     return found

@@ -13,12 +13,13 @@ from torch import Tensor
 from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.errors import ConfigError, EnvironmentFault, NumericFault
 from mfmarl.games import exploitability as measures
+from mfmarl.games.catalogue import solvers
 from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
 from mfmarl.games.solve import looks, solve
-from mfmarl.games.solver import Solver, solver_class, solvers
+from mfmarl.games.solver import Solver, solver_class
 from mfmarl.games.solvers.fictitious_play import FictitiousPlay
 from mfmarl.games.solvers.fixed_point import FixedPoint
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
