@@ -2,7 +2,7 @@
 #
 #   make demo      compare mean-field agents with independent learners; leaves runs/demo/report.html
 #   make test      style, types, layers, then all tests but the slow ones
-#   make verify    the slow and the statistical tests
+#   make verify    the slow and the statistical tests, other packages' answers beside ours (installed apart)
 #   make bench     the benchmarks
 #   make lint      style, types and layers alone            make format    put the style right
 #   make coverage  the tests, and which lines they reach    make docs      the site, in site/
@@ -30,12 +30,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 
+# Other packages, to compare with: an environment of their own.
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.built
+
 # An activated environment, or pip settings that install elsewhere, must not reach into ours.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT
 export PYTHONNOUSERSITE := 1
 export PYTHONUTF8 := 1
 
-.PHONY: help venv demo test verify bench lint style types layers tests format coverage docs lock clean
+.PHONY: help venv peers demo test verify bench lint style types layers tests format coverage docs lock clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -64,12 +68,21 @@ $(STAMP): pyproject.toml requirements/lock.txt
 	@$(BIN)/python -m pip --disable-pip-version-check check
 	@printf '%s' '$(CURDIR)' > $@
 
+peers: $(PEERS_STAMP)
+
+$(PEERS_STAMP): requirements/peers.txt
+	@echo "Building $(PEERS): one to three minutes, 1.5 GB"
+	@rm -rf $(PEERS)
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install $(PIP_FLAGS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/peers.txt
+	@touch $@
+
 demo: venv
 	$(BIN)/mfmarl $(DEMO)
 
 test: lint tests
 
-verify: venv
+verify: venv peers
 	$(BIN)/python -m pytest -n $(WORKERS) -m verify --timeout 3600 $(PYTEST_FLAGS) $(TESTS)
 
 bench: venv
@@ -106,5 +119,5 @@ lock: venv
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) build dist site htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist site htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
