@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mfmarl.api import compare as compare
     from mfmarl.api import make as make
+    from mfmarl.api import solve as solve
     from mfmarl.api import train as train
     from mfmarl.registry import register as register
 
@@ -20,8 +21,9 @@ _LAZY = {
     "train": "mfmarl.api",
     "compare": "mfmarl.api",
     "make": "mfmarl.api",
+    "solve": "mfmarl.api",
 }
-__all__ = ["__version__", "compare", "make", "register", "train"]
+__all__ = ["__version__", "compare", "make", "register", "solve", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Training and comparing from Python: the same runs, folders and reports as the command line's.
+"""Training, comparing and solving from Python: the same runs, folders and reports as the command line's.
 
 import mfmarl
 
@@ -13,23 +13,29 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mfmarl.errors import ConfigError, RunsFailed
+from mfmarl.errors import ConfigError, RunsFailed, nearest
+from mfmarl.evaluation import equilibrium
 from mfmarl.evaluation.comparison import execute, plan, write_plan
+from mfmarl.evaluation.equilibrium_report import read_solved, report_solved, summary_of
 from mfmarl.evaluation.films import film_comparison
 from mfmarl.evaluation.report import report_run, write_report
 from mfmarl.evaluation.results import Comparison, folder_name, read_comparison
 from mfmarl.evaluation.summary import summary
+from mfmarl.games.game import MeanFieldGame
 from mfmarl.learning.run import run_in_folder
 from mfmarl.learning.run_config import RUN_OPTION_NAMES, Choice, RunConfig, RunOptions
 from mfmarl.learning.run_folder import read_metrics
-from mfmarl.options import from_table
+from mfmarl.options import from_table, options_of, to_table
 from mfmarl.population.open import open_env
 from mfmarl.population.simulation import Env
 from mfmarl.registry import lookup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,86 @@ def compare(
     return ComparedRuns(folder, summary(comparison), write_report(folder), comparison)
 
 
+@dataclass(frozen=True)
+class SolvedGame:
+    """A solved game: its folder, a row for each look (with its solver), every number of the report, and the report."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    report: Path
+    best: equilibrium.SavedPolicy
+    """Of the solver with the least exploitability: `policy` [T, G, S, A] and its crowd `mu` [T + 1, G, S]."""
+
+    @property
+    def policy(self) -> Tensor:
+        return self.best.policy
+
+    @property
+    def exploitability(self) -> float:
+        return float(self.summary["solvers"][self.summary["best"]]["exploitability"])
+
+
+def solve(
+    game: Any,
+    solver: str | Sequence[str] = "omd",
+    *,
+    path: str | Path | None = None,
+    on_row: Callable[[str, dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> SolvedGame:
+    """Solve a mean-field game (a name, a class, or one ready made) by one solver or several.
+
+    `options` are those of `mfmarl solve`, the game and the solvers, as on the command line; `solver_rate=0.1` and
+    `env_seed=1` where both have one. `start` is a solved run (or a `SolvedGame`'s path) to begin from.
+    Raises ConfigError for an option that is nobody's, and whatever the solvers raise.
+    """
+    config, label = _to_solve(game, solver, options)
+    target = Path(path) if path is not None else Path("runs") / folder_name(f"{label}-{_stamp()}")
+    equilibrium.solve_in_folder(config, target, on_row)
+    page = report_solved(target)
+    found = read_solved(target)
+    if found.best.label not in found.policies:
+        raise RunsFailed(f"No solver came to a policy: {found.best.told}")
+    return SolvedGame(target, read_metrics(target), summary_of(found), page, found.policies[found.best.label])
+
+
+def _to_solve(
+    game: Any, solver: str | Sequence[str], options: Mapping[str, Any]
+) -> tuple[equilibrium.SolveConfig, str]:
+    """Give every option to whom it belongs: the run, the game, each solver that has it; and the game's label."""
+    from mfmarl.cli.solve import parse_solvers, solver_options
+
+    ready = {}
+    if isinstance(game, MeanFieldGame):
+        ready, game = to_table(game), type(game)
+    name, label, _ = _named(game)
+    solvers = parse_solvers(solver if isinstance(solver, str) else ",".join(solver))
+    own = {f.name for f in fields(equilibrium.SolveOptions)}
+    rest = {k: v for k, v in options.items() if k not in own}
+    of_game = {o.name for o in options_of(equilibrium.game_class(name))}
+    of_solvers = {s: set(solver_options(c.name)[1]) for s, c in solvers.items()}
+    theirs = {o for known in of_solvers.values() for o in known}
+    both = sorted(of_game & theirs & set(rest))
+    if both:
+        raise ConfigError(f"{both[0]!r} could be the game's or the solver's: write env_{both[0]} or solver_{both[0]}.")
+    wrong = sorted(set(rest) - of_game - theirs - {f"env_{o}" for o in of_game} - {f"solver_{o}" for o in theirs})
+    if wrong:
+        raise ConfigError(f"Unknown option {wrong[0]!r}.{nearest(wrong[0], of_game | theirs | own)}")
+    chosen = {
+        s: Choice(c.name, {**_addressed(rest, of_solvers[s], "solver_"), **c.options}) for s, c in solvers.items()
+    }
+    how = {k: str(v) if k == "start" else v for k, v in options.items() if k in own}
+    return (
+        equilibrium.SolveConfig(
+            Choice(name, {**ready, **_addressed(rest, of_game, "env_")}),
+            chosen,
+            from_table(equilibrium.SolveOptions, how),
+        ),
+        label,
+    )
+
+
 def make(environment: Any, copies: int = 1, device: str = "cpu", **options: Any) -> Env:
     """Copies of an environment as batched tensors: what training sees (`mfmarl.population.simulation.Env`)."""
     return open_env(environment, options, copies, device)
@@ -186,8 +272,6 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_nobodys(name: str, agents: Sequence[str], options: Mapping[str, Any]) -> None:
-    from mfmarl.errors import nearest
-
     theirs = {o for a in agents for o in _own(a, "agent")}
     known = {*RUN_OPTION_NAMES, *_own(name, "environment"), *theirs}
     addressed = {f"env_{o}" for o in _own(name, "environment")} | {f"agent_{o}" for o in theirs}

@@ -1,4 +1,4 @@
-"""`mfmarl list`: what there is to play, who can play it, and every option of each."""
+"""`mfmarl list`: what there is to play, who can play it, who can solve it, and every option of each."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 
 from mfmarl.cli.choices import agent_config, environment_options, import_all
 from mfmarl.errors import ConfigError, nearest
+from mfmarl.games import catalogue
 from mfmarl.registry import NAMESPACES, entries, lookup
 
 EXAMPLES = """  mfmarl list                # everything
-  mfmarl list environments
+  mfmarl list environments   # or games (the environments that can be solved), agents, solvers
   mfmarl list ising          # an environment's options and their defaults
-  mfmarl list mfq            # an agent's options and their defaults"""
+  mfmarl list mfq            # an agent's options and their defaults
+  mfmarl list omd            # a solver's options and their defaults"""
+
+KINDS = ("environments", "games", "agents", "solvers")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", help="environments, agents, or one name")
+    parser.add_argument("what", nargs="?", help="environments, games, agents, solvers, or one name")
     parser.add_argument(
         "--import",
         dest="imports",
@@ -32,7 +36,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl list --help`.")
     import_all(known.imports)
-    if known.what in (None, "environments", "agents"):
+    if known.what in (None, *KINDS):
         return _everything(known)
     return _one(known)
 
@@ -42,8 +46,12 @@ def _everything(known: argparse.Namespace) -> int:
     if known.what in (None, "environments"):
         table["environments"] = {n: e.summary for n, e in entries("environment").items()}
         table["third party"] = _third_party()
+    if known.what == "games":
+        table["games"] = catalogue.games()
     if known.what in (None, "agents"):
         table["agents"] = {n: e.summary for n, e in entries("agent").items()}
+    if known.what in (None, "solvers"):
+        table["solvers"] = catalogue.solvers()
     if known.json:
         print(json.dumps(table))
         return 0
@@ -68,18 +76,27 @@ def _third_party() -> dict[str, str]:
 
 
 def _one(known: argparse.Namespace) -> int:
-    agents = entries("agent")
+    agents, solvers = entries("agent"), catalogue.solvers()
+    fixed: dict[str, Any] = {}
     if known.what in agents:
         entry = agents[known.what]
+        kind, summary, where = "agent", entry.summary, entry.where
         options = {o.name: o for o in agent_config(known.what)[1].values()}
         fixed = dict(entry.overrides)
+    elif known.what in solvers:
+        from mfmarl.cli.solve import solver_options
+
+        cls, found = solver_options(known.what)
+        options = dict(found)
+        kind, summary, where = "solver", solvers[known.what], f"{cls.__module__}:{cls.__qualname__}"
     else:
         try:
             entry = lookup("environment", known.what)
         except ConfigError:
-            hint = nearest(known.what, [*agents, *entries("environment")])
+            hint = nearest(known.what, [*agents, *solvers, *entries("environment"), *KINDS])
             raise ConfigError(f"Unknown name {known.what!r}.{hint} `mfmarl list` shows them all.") from None
-        options, fixed = environment_options(entry)[1], {}
+        kind, summary, where = entry.kind, entry.summary, entry.where
+        options = environment_options(entry)[1]
     rows = [
         {
             "option": f"--{name.replace('_', '-')}",
@@ -91,17 +108,13 @@ def _one(known: argparse.Namespace) -> int:
         if getattr(o, "settable", True)
     ]
     if known.json:
-        print(
-            json.dumps(
-                {"name": known.what, "kind": entry.kind, "summary": entry.summary, "from": entry.where, "options": rows}
-            )
-        )
+        print(json.dumps({"name": known.what, "kind": kind, "summary": summary, "from": where, "options": rows}))
         return 0
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    console.print(f"{entry.kind} {known.what}: {entry.summary}", markup=False, highlight=False)
+    console.print(f"{kind} {known.what}: {summary}", markup=False, highlight=False)
     table = Table("option", "type", "default", "what it does", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(_escaped(str(row[key])) for key in ("option", "type", "default", "help")))

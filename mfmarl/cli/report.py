@@ -14,7 +14,7 @@ EXAMPLES = """  mfmarl report runs/ising-20260101-120000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a run, comparison or tournament folder")
+    parser.add_argument("folder", type=Path, help="a run, comparison, tournament or solved game's folder")
     parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
     parser.add_argument(
         "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl report --help`.")
+    from mfmarl.evaluation.equilibrium import is_solved
+    from mfmarl.evaluation.equilibrium_report import report_solved
     from mfmarl.evaluation.report import report_run, write_report
     from mfmarl.evaluation.results import read_comparison
     from mfmarl.evaluation.summary import print_table, summary
@@ -40,7 +42,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     if not known.folder.is_dir():
         raise ConfigError(f"There is no folder {known.folder}.")
     if is_run(known.folder):
-        page = report_run(known.folder)
+        page = report_solved(known.folder) if is_solved(known.folder) else report_run(known.folder)
         print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
         return 0
     comparison = read_comparison(

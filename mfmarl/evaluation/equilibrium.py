@@ -213,10 +213,11 @@ def solve_in_folder(
     game = make_game(config.environment)
     solvers = {label: make_solver(choice) for label, choice in config.solvers.items()}
     first = _first(game, config.solve)
-    with _rules_of(config.environment.name):
+    with _blamed(f"The rules of {config.environment.name} raised"):
         path_of_first = flow(game, first, check=True)
-        for solver in solvers.values():
-            solver.begin(game, first)  # who cannot play this game says so before a folder is made
+    for label, solver in solvers.items():
+        with _blamed(f"{label} cannot solve {config.environment.name}:"):
+            solver.begin(game, first)  # said before a folder is made
     if run_folder.is_run(path):
         raise ConfigError(f"{path} holds a run already; choose another --name.")
     folder = run_folder.create(path, {**config.to_table(), "versions": versions()})
@@ -306,8 +307,8 @@ def _no_memory(game: MeanFieldGame) -> str:
 
 
 @contextlib.contextmanager
-def _rules_of(name: str) -> Iterator[None]:
-    """What a game's own rules raise is told as theirs."""
+def _blamed(who: str) -> Iterator[None]:
+    """What somebody's code raises is told as theirs."""
     try:
         yield
     except MfmarlError:
@@ -317,7 +318,7 @@ def _rules_of(name: str) -> Iterator[None]:
             raise ResourceFault(
                 "There is not enough memory for this game: use fewer states or a shorter horizon."
             ) from error
-        raise EnvironmentFault(f"The rules of {name} raised {type(error).__name__}: {error}") from error
+        raise EnvironmentFault(f"{who} {type(error).__name__}: {error}") from error
 
 
 def _one(
@@ -339,7 +340,7 @@ def _one(
 
     found: Solution | None = None
     try:
-        with _rules_of(config.environment.name), interrupts.allowed():
+        with _blamed(f"{outcome.label} on {config.environment.name} failed with"), interrupts.allowed():
             found = solve(
                 game,
                 solver,
@@ -357,7 +358,7 @@ def _one(
         outcome.told = "Interrupted before the first look."
         return
     _note(outcome, found, solver)
-    with _rules_of(config.environment.name), torch.no_grad():
+    with _blamed(f"The rules of {config.environment.name} raised"), torch.no_grad():
         path = flow(game, found.policy)
         outcome.measures = reference.means(game, path)
         outcome.finite = finite_gain(game, found.policy)
@@ -435,7 +436,7 @@ def _write_about(folder: run_folder.RunFolder, config: SolveConfig, game: MeanFi
     size = path.policy.numel()
     known: dict[str, Any] = {}
     if size <= _KNOWN:
-        with _rules_of(config.environment.name):
+        with _blamed(f"The rules of {config.environment.name} raised"):
             known = {
                 name: {"value": k.value, "source": k.source, "kind": k.kind} for name, k in game.reference().items()
             }

@@ -43,6 +43,7 @@ _CROWD = ("#f3f6fa", "#a9cbe6", "#3f8fc6", "#0b5a94", "#072b49")
 """From nobody to the fullest state: light to dark, so that it can be read without colours."""
 _WALL = "#c9cdd6"
 _PANELS = 6
+_FEW = 8  # states that have a line or a panel of their own
 _STATES = 60  # states that have a bar of their own
 _ROUNDING = 1e-16
 
@@ -202,6 +203,8 @@ def crowd(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
         return _planes(saved, layout, title)
     if ways[0].shape[0] <= 2:
         return _bars(ways[0], layout, title)
+    if layout.states <= _FEW:
+        return _lines(saved, layout, title)
     rows, columns = len(ways) * len(layout.groups), 1
     high = min(3.4, max(1.6, 0.2 * layout.states + 0.8)) if layout.states <= _STATES else 3.4
     figure, grid = canvas(7.4, 0.6 + (high + 0.35) * rows, rows, columns)
@@ -262,6 +265,33 @@ def _named_states(axes: Axes, layout: Layout) -> None:
         _whole(axes.yaxis, layout.states)
 
 
+def _lines(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
+    """Few states: the share of each against time."""
+    ways = _ways(saved)
+    panels = [(w, g) for w in range(len(ways)) for g in range(len(layout.groups))]
+    # A major agent stays where it is: what it does is the common noise.
+    panels = [(w, g) for w, g in panels if np.ptp(ways[w][:, g], axis=0).any()] or panels
+    figure, grid = canvas(7.4, 0.75 + 2.4 * len(panels), len(panels), 1)
+    height = figure.get_size_inches()[1]
+    figure.subplots_adjust(left=0.09, right=0.84, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35)
+    for row, (w, g) in enumerate(panels):
+        axes, way = grid[row][0], ways[w][:, g]
+        for s in range(layout.states):
+            axes.plot(way[:, s], color=COLOURS[s], linewidth=1.8)
+        axes.set_xlim(0, len(way) - 1)
+        axes.set_ylim(0, 1.04 * max(float(way.max()), 1e-12))
+        axes.grid(axis="x", visible=False)
+        _whole(axes.xaxis, len(way))
+        axes.set_title(
+            _panel_name(layout, g, float(saved.chances[w]), len(ways)), fontsize=9.5, fontweight="normal", pad=5
+        )
+        names = [label(layout.state_names[s], 16) if layout.state_names else f"state {s}" for s in range(layout.states)]
+        end_labels(figure, axes, [(float(way[-1, s]), n, COLOURS[s], "bold") for s, n in enumerate(names)])
+    grid[-1][0].set_xlabel("time")
+    _heading(figure, title, "share of agents in each state")
+    return figure
+
+
 def _bars(way: Array, layout: Layout, title: str) -> Figure:
     """A crowd that stands (or the start and the end of one step)."""
     rows = len(layout.groups)
@@ -311,7 +341,7 @@ def _planes(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
             plane = layout.raster(ways[w][t, g])
             top = float(np.nanmax(plane))
             _plane(axes, plane[f] if floors > 1 else plane, top)
-            axes.set_title(f"t = {t}, at most {top:.2g}" if f == 0 else "", fontsize=8, fontweight="normal", pad=3)
+            axes.set_title(f"t = {t}, ≤ {top:.2g}" if f == 0 else "", fontsize=8, fontweight="normal", pad=3)
         _row_name(grid[row][0], layout, g, f if floors > 1 else -1, float(saved.chances[w]) if len(ways) > 1 else 0.0)
     _heading(figure, title, "share of agents in each cell; each picture from 0 (light) to its own largest (dark)")
     return figure
@@ -358,7 +388,42 @@ def policy(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
     """What agents do in each state: arrows of their mean move on a grid, stacked probabilities elsewhere."""
     if layout.flat and saved.drift is not None and len(layout.grid) == 2:
         return _arrows(saved, layout, title)
+    if layout.states <= _FEW and min(saved.paths.shape[1], len(saved.policy)) > 4:
+        return _areas(saved, layout, title)
     return _stacks(saved, layout, title)
+
+
+def _areas(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
+    """Few states: what those in each do against time, stacked."""
+    nodes = saved.paths[0].numpy()
+    nodes = nodes[nodes < len(saved.policy)]
+    probability = saved.policy.double().numpy()[nodes]  # [T, G, S, A]
+    panels = [(g, s) for g in range(len(layout.groups)) for s in range(layout.states)]
+    figure, grid = canvas(7.4, 0.85 + 1.1 * len(panels), len(panels), 1)
+    height = figure.get_size_inches()[1]
+    figure.subplots_adjust(left=0.16, right=0.8, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.3)
+    colours = [COLOURS[a % len(COLOURS)] for a in range(layout.actions)]
+    edges = np.arange(len(nodes) + 1) - 0.5
+    for row, (g, s) in enumerate(panels):
+        axes = grid[row][0]
+        chances = np.concatenate([probability[:, g, s], probability[-1:, g, s]])
+        axes.stackplot(edges, chances.T, colors=colours, step="post", linewidth=0)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        _whole(axes.xaxis, len(nodes))
+        if row < len(panels) - 1:
+            axes.tick_params(labelbottom=False)
+        words = [label(layout.groups[g], 14)] if len(layout.groups) > 1 else []
+        words.append(label(layout.state_names[s], 14) if layout.state_names else f"state {s}")
+        axes.set_ylabel("\n".join(words), rotation=0, ha="right", va="center", color=INK)
+    grid[-1][0].set_xlabel("time")
+    _action_names(figure, grid[0][0], probability[-1:, 0, 0], layout, colours)
+    past = ", along the likeliest course of the common noise" if len(saved.paths) > 1 else ""
+    _heading(figure, title, f"probabilities of the actions at each time{past}")
+    return figure
 
 
 def _arrows(saved: SavedPolicy, layout: Layout, title: str) -> Figure:

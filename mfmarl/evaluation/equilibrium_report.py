@@ -19,6 +19,7 @@ from mfmarl.evaluation.results import write_text
 from mfmarl.learning import run_folder
 
 _SAME = 0.01  # total variation, averaged over times, below which two crowds are told as one
+_UNLIKE = 0.05  # the same, above which both are drawn
 _SHOWN = 3  # different crowds that are drawn
 _LARGEST = 12_000_000  # bytes of a film that is taken into the page
 
@@ -229,7 +230,7 @@ def _different(found: SolvedGame) -> list[str]:
         if (
             outcome.label in found.policies
             and len(kept) < _SHOWN
-            and all(found.unlike(outcome.label, k) >= _SAME for k in kept)
+            and all(found.unlike(outcome.label, k) >= _UNLIKE for k in kept)
         ):
             kept.append(outcome.label)
     return kept
@@ -241,20 +242,24 @@ def _pictures(found: SolvedGame) -> str:
     from mfmarl.evaluation.report import html_figure
 
     layout, parts = _layout(found), []
-    for label in _different(found):
+    for place, label in enumerate(_different(found)):
         saved, stem = found.policies[label], drawing.file_name(label)
         of = f" of {label}" if len(found.outcomes) > 1 else ""
+        inner = []
         frames = equilibrium_figures.film(saved, layout)
         if frames:
             figures = found.path / "figures"
             figures.mkdir(exist_ok=True)
             gif = write_gif(frames, figures / f"crowd_{stem}.gif", max(4.0, min(20.0, len(frames) / 4)))
             write_png(frames[-1], figures / f"crowd_{stem}_last.png")
-            parts.append(_film(gif, f"The crowd{of} in time"))
+            groups = f" ({', '.join(layout.groups)})" if len(layout.groups) > 1 else ""
+            inner.append(_film(gif, f"The crowd{of} in time{groups}"))
         figure = equilibrium_figures.crowd(saved, layout, f"The crowd{of}")
-        parts.append(html_figure(found.path, f"crowd_{stem}", figure, f"The crowd that the policy{of} makes."))
+        inner.append(html_figure(found.path, f"crowd_{stem}", figure, f"The crowd that the policy{of} makes."))
         figure = equilibrium_figures.policy(saved, layout, f"The policy{of}")
-        parts.append(html_figure(found.path, f"policy_{stem}", figure, f"What agents do{of}."))
+        inner.append(html_figure(found.path, f"policy_{stem}", figure, f"What agents do under the policy{of}."))
+        text = "".join(inner)
+        parts.append(f"<details><summary>The crowd{escape(of)}</summary>{text}</details>" if place else text)
     return f"<section><h2>The crowd and its policy</h2>{''.join(parts)}</section>" if parts else ""
 
 
