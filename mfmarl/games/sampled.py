@@ -57,6 +57,7 @@ class Recorded(NamedTuple):
     own: Tensor  # int64 [T, E, G]: where the first agent of each group stands
     did: Tensor  # int64 [T, E, G]: and what it does
     earned: Tensor  # [E, G]: what these agents get in all
+    last: GameState  # after the last step
 
 
 Deviation = Callable[[int, GameState], Tensor]
@@ -125,7 +126,7 @@ def table_play(game: MeanFieldGame, policy: Tensor, copies: int) -> Play:
                 action[:, slot] = deviation(t, state)
             before = state
             state, reward = game.step(state, action, ids, key.fold("step", t))
-            log.note(before, action, reward)
+            log.note(before, action, reward, state)
             node = _next_node(game, t, node, state)
         return log.recorded()
 
@@ -156,20 +157,22 @@ class Log:
         self.first = [s.start for s in game.spec().group_slices.values()]
         self.parts: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]] = []
         self.earned: Tensor | float = 0.0
+        self.last: GameState | None = None
 
-    def note(self, state: GameState, action: Tensor, reward: Tensor) -> None:
-        """One step: the state before it, what everybody did and got."""
+    def note(self, state: GameState, action: Tensor, reward: Tensor, after: GameState) -> None:
+        """One step: the state before it, what everybody did and got, and where that led."""
         crowd = self.game.crowd(state, action)
         own, did = state.state[:, self.first], action[:, self.first]
         self.earned = self.earned + self.game.discount ** len(self.parts) * reward[:, self.first].double()
         self.parts.append((crowd.mu, crowd.counted, state.common, own, did))
+        self.last = after
 
     def recorded(self) -> Recorded:
         mu, joint, common, own, did = zip(*self.parts, strict=True)
-        assert isinstance(self.earned, Tensor)
+        assert isinstance(self.earned, Tensor) and self.last is not None
         noisy = torch.stack(common) if self.game.common_states > 1 else None
         counted = None if joint[0] is None else torch.stack(joint)
-        return Recorded(torch.stack(mu), counted, noisy, torch.stack(own), torch.stack(did), self.earned)
+        return Recorded(torch.stack(mu), counted, noisy, torch.stack(own), torch.stack(did), self.earned, self.last)
 
 
 # ------------------------------------------------------------------------------------------------- learning
@@ -213,9 +216,11 @@ def _learn(game: MeanFieldGame, seen: Recorded, group: int) -> Deviation:
     mask = game.legal_mask(seen.mu.device)
     legal = None if mask is None else mask[group]
     coefficients: list[Tensor] = []
-    ahead: Tensor | None = None  # [E, S], worth of the next own state along each recorded crowd
+    ahead = _last(game, seen, group)  # [E, S], worth of the next own state along each recorded crowd
     for t in range(horizon - 1, -1, -1):
-        phi = features(t, _as_seen(game, seen, t, group), None if seen.common is None else seen.common[t])
+        phi = features(
+            t, _as_seen(game, seen.mu[t], seen.own[t][:, group], group), None if seen.common is None else seen.common[t]
+        )
         target = _target(game, seen, t, group, ahead)  # [E, S, A]
         beta = _regress(phi, target)
         coefficients.append(beta)
@@ -235,14 +240,25 @@ def _learn(game: MeanFieldGame, seen: Recorded, group: int) -> Deviation:
     return answer
 
 
-def _as_seen(game: MeanFieldGame, seen: Recorded, t: int, group: int) -> Tensor:
-    """The recorded crowd [E, S', G, S] as it would be with the agent in state S'."""
-    size = game.group_sizes[group]
-    states = game.num_states
-    own = torch.nn.functional.one_hot(seen.own[t][:, group], states).to(seen.mu)
-    mu = seen.mu[t].unsqueeze(1).expand(-1, states, -1, -1).clone()
-    mu[:, :, group] += (torch.eye(states, dtype=mu.dtype, device=mu.device) - own.unsqueeze(1)) / size
-    return mu
+def _as_seen(game: MeanFieldGame, mu: Tensor, own: Tensor, group: int) -> Tensor:
+    """A crowd mu [E, G, S] with one of its agents in `own` [E], as it would be with that one in state S': [E, S', G, S]."""
+    size, states = game.group_sizes[group], game.num_states
+    here = torch.nn.functional.one_hot(own, states).to(mu)
+    moved = mu.unsqueeze(1).expand(-1, states, -1, -1).clone()
+    moved[:, :, group] += (torch.eye(states, dtype=mu.dtype, device=mu.device) - here.unsqueeze(1)) / size
+    return moved
+
+
+def _last(game: MeanFieldGame, seen: Recorded, group: int) -> Tensor | None:
+    """The terminal reward in each own state, [E, S]; None without one."""
+    if type(game).terminal is MeanFieldGame.terminal:
+        return None
+    slot = list(game.spec().group_slices.values())[group].start
+    crowd = game.crowd(seen.last)
+    mu = _as_seen(game, crowd.mu, seen.last.state[:, slot], group)
+    common = None if crowd.common is None else crowd.common.unsqueeze(1)
+    paid = game.terminal(Crowd(mu, common=common))
+    return None if paid is None else paid.expand(mu.shape)[:, :, group].diagonal(dim1=1, dim2=2)
 
 
 def _target(game: MeanFieldGame, seen: Recorded, t: int, group: int, ahead: Tensor | None) -> Tensor:
@@ -267,16 +283,9 @@ def _target_of(game: MeanFieldGame, seen: Recorded, t: int, group: int, ahead: T
     )
     crowd = _would_be(game, part, t, group)
     table = game.paid(t, crowd)[..., group, :, :]  # [e, Z, S, A]
-    if ahead is not None or (t + 1 == game.horizon and type(game).terminal is not MeanFieldGame.terminal):
-        kernel = game.kernel(t, crowd)
-        if ahead is not None:
-            worth = ahead[rows].unsqueeze(1).unsqueeze(1).expand(*crowd.mu.shape[:2], game.num_groups, states)
-        else:
-            after = kernel.carry(_joint(crowd, actions))
-            last = game.terminal(Crowd(after, common=crowd.common))
-            assert last is not None
-            worth = last.expand(after.shape)
-        table = table + game.discount * kernel.expect(worth)[..., group, :, :]
+    if ahead is not None:
+        worth = ahead[rows].unsqueeze(1).unsqueeze(1).expand(*crowd.mu.shape[:2], game.num_groups, states)
+        table = table + game.discount * game.kernel(t, crowd).expect(worth)[..., group, :, :]
     if game.extended:
         return table.flatten(-2).diagonal(dim1=1, dim2=2).unflatten(-1, (states, actions))
     return table.diagonal(dim1=1, dim2=2).transpose(-1, -2)
@@ -286,7 +295,7 @@ def _would_be(game: MeanFieldGame, seen: Recorded, t: int, group: int) -> Crowd:
     """The recorded crowds [e, Z] with the agent in each of Z states, or states and actions of an extended game."""
     common = None if seen.common is None else seen.common[t].view(-1, 1, 1, 1)
     if seen.joint is None:
-        return Crowd(_as_seen(game, seen, t, group), common=common)
+        return Crowd(_as_seen(game, seen.mu[t], seen.own[t][:, group], group), common=common)
     states, actions, size = game.num_states, game.num_actions, game.group_sizes[group]
     cells = states * actions
     own = torch.nn.functional.one_hot(seen.own[t][:, group] * actions + seen.did[t][:, group], cells).to(seen.mu)
@@ -294,13 +303,6 @@ def _would_be(game: MeanFieldGame, seen: Recorded, t: int, group: int) -> Crowd:
     change = torch.eye(cells, dtype=joint.dtype, device=joint.device) - own.unsqueeze(1)
     joint[:, :, group] += change.unflatten(-1, (states, actions)) / size
     return Crowd(joint.sum(-1), counted=joint, common=common)
-
-
-def _joint(crowd: Crowd, actions: int) -> Tensor:
-    """Where the crowd goes at the last step is not recorded: as if all actions were alike."""
-    if crowd.counted is not None:
-        return crowd.counted
-    return crowd.mu.unsqueeze(-1).expand(*crowd.mu.shape, actions) / actions
 
 
 def _regress(phi: Tensor, target: Tensor) -> Tensor:
