@@ -21,7 +21,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games import approximation as nets
-from mfmarl.games import values
+from mfmarl.games import sampling, values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver
@@ -71,24 +71,29 @@ class DeepFictitiousPlay(Solver):
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         if game.sight == "crowd":
-            raise ConfigError("deep_fp remembers states and times, not crowds: give the game sight=state, or use deep_omd.")
+            raise ConfigError(
+                "deep_fp remembers states and times, not crowds: give the game sight=state, or use deep_omd."
+            )
         nets.uniform_start(game, policy, self.name)
-        layout = nets.layout_of(game, policy.shape[1:-3])
+        layout = sampling.layout_of(game, policy.shape[1:-3])
         start = self._start(game, layout, policy)
         rows = nets.rows_of(game, layout, start.expand(layout.times, *start.shape))
         key = Key.of(self.seed)
-        made = [nets.new_networks(layout, self._sizes(game), rows, key.fold("weights", part)) for part in (0, 1)]
+        value = nets.new_networks(layout, self._sizes(game), rows, key.fold("weights", 0))
+        average = nets.new_networks(layout, self._sizes(game), rows, key.fold("weights", 1))
         flat = policy.reshape(layout.times, layout.flows, *policy.shape[-3:])
         path = flow(game, flat, start)
         empty = torch.full((layout.minds, self.capacity), _NEVER, device=policy.device)
-        paths = nets.walk(game, layout, path, flat, self.agents, self.length, 0.0, key.fold("step", 0))
+        paths = sampling.walk(game, layout, path, flat, self.agents, self.length, 0.0, key.fold("step", 0))
         deeds, lots = self._remember(game, paths, torch.zeros_like(empty), empty, key.fold("lots", 0))
         none = torch.zeros((), dtype=torch.int64)
         shape = (*layout.batch, layout.groups, self.capacity)
-        return State(*made, nets.reward_scale(game, path, layout), deeds.view(shape), lots.view(shape), none, none)
+        return State(
+            value, average, nets.reward_scale(game, path, layout), deeds.view(shape), lots.view(shape), none, none
+        )
 
     def step(self, game: MeanFieldGame, state: State, iteration: int) -> State:
-        layout = nets.layout_of(game, state.scale.shape[:-1])
+        layout = sampling.layout_of(game, state.scale.shape[:-1])
         key = Key.of(self.seed)
         sizes = self._sizes(game)
         average = state.average.flatten(0, -3)
@@ -96,7 +101,9 @@ class DeepFictitiousPlay(Solver):
             game, layout, average[:, 0], sizes, self._head(game), self._start(game, layout, state.scale)
         )
         value, answer = self._best_response(game, layout, state, seen, key.fold("step", iteration))
-        paths = nets.walk(game, layout, seen.flow, answer, self.agents, self.length, 0.0, key.fold("answer", iteration))
+        paths = sampling.walk(
+            game, layout, seen.flow, answer, self.agents, self.length, 0.0, key.fold("answer", iteration)
+        )
         deeds, lots = self._remember(
             game, paths, state.deeds.flatten(0, -2), state.lots.flatten(0, -2), key.fold("lots", iteration)
         )
@@ -107,7 +114,9 @@ class DeepFictitiousPlay(Solver):
         def surprise(weights: Tensor, drawn: Tensor) -> Tensor:
             deed = deeds.gather(1, drawn)
             row = deed // game.num_actions
-            said = nets.answers(weights, sizes, nets.look(seen.rows, row)).masked_fill(~nets.look(legal, row), -torch.inf)
+            said = nets.answers(weights, sizes, nets.look(seen.rows, row)).masked_fill(
+                ~nets.look(legal, row), -torch.inf
+            )
             taken = said.gather(-1, (deed % game.num_actions).unsqueeze(-1)).squeeze(-1)
             return (said.logsumexp(-1) - taken).mean(-1)
 
@@ -123,14 +132,14 @@ class DeepFictitiousPlay(Solver):
         )  # fmt: skip
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
-        layout = nets.layout_of(game, state.scale.shape[:-1])
+        layout = sampling.layout_of(game, state.scale.shape[:-1])
         weights = state.average.flatten(0, -3)[:, 0]
         start = self._start(game, layout, state.scale)
         policy = nets.tabulate(game, layout, weights, self._sizes(game), self._head(game), start).flow.policy
         return policy.unflatten(1, layout.batch) if layout.batch else policy.squeeze(1)
 
     def _best_response(
-        self, game: MeanFieldGame, layout: nets.Layout, state: State, seen: nets.Seen, key: Key
+        self, game: MeanFieldGame, layout: sampling.Layout, state: State, seen: nets.Seen, key: Key
     ) -> tuple[Tensor, Tensor]:
         """Q [M, 3, P] after deep Q-learning amid the crowd, and its greedy policy."""
         sizes, learned = self._sizes(game), state.value.flatten(0, -3)
@@ -142,8 +151,8 @@ class DeepFictitiousPlay(Solver):
 
         q = told()
         # Where the crowd goes, and where the last answer went.
-        behaviour = nets.exploring((seen.flow.policy + values.greedy(game, q)) / 2, legal, self.explore)
-        paths = nets.walk(game, layout, seen.flow, behaviour, self.agents, self.length, self.scatter, key)
+        behaviour = sampling.exploring((seen.flow.policy + values.greedy(game, q)) / 2, legal, self.explore)
+        paths = sampling.walk(game, layout, seen.flow, behaviour, self.agents, self.length, self.scatter, key)
         row, action, reward, after, on = paths.transitions()
         paid = reward / state.scale.reshape(-1, 1).float()
         done = int(state.value_updates)
@@ -157,7 +166,7 @@ class DeepFictitiousPlay(Solver):
         return learned, values.greedy(game, q)
 
     def _remember(
-        self, game: MeanFieldGame, paths: nets.Paths, deeds: Tensor, lots: Tensor, key: Key
+        self, game: MeanFieldGame, paths: sampling.Paths, deeds: Tensor, lots: Tensor, key: Key
     ) -> tuple[Tensor, Tensor]:
         """The reservoir [M, C] with what was done on these paths: an even sample of all, the least numbers first."""
         new = (paths.row * game.num_actions + paths.action).transpose(0, 1).flatten(1)
@@ -166,7 +175,7 @@ class DeepFictitiousPlay(Solver):
         least = torch.cat([lots, drawn], 1).topk(self.capacity, dim=1, largest=False)
         return torch.cat([deeds, new], 1).gather(1, least.indices), least.values
 
-    def _legal(self, game: MeanFieldGame, layout: nets.Layout, like: Tensor) -> Tensor:
+    def _legal(self, game: MeanFieldGame, layout: sampling.Layout, like: Tensor) -> Tensor:
         """bool [T, E, G, S, A]."""
         mask = game.legal_mask(like.device)
         return torch.ones_like(like, dtype=torch.bool) if mask is None else mask.expand(like.shape)
@@ -174,7 +183,7 @@ class DeepFictitiousPlay(Solver):
     def _head(self, game: MeanFieldGame) -> nets.Head:
         return lambda said: values.boltzmann(game, said, 1.0)
 
-    def _start(self, game: MeanFieldGame, layout: nets.Layout, like: Tensor) -> Tensor:
+    def _start(self, game: MeanFieldGame, layout: sampling.Layout, like: Tensor) -> Tensor:
         return game.start(like.dtype, like.device).expand(layout.flows, -1, -1)
 
     def _sizes(self, game: MeanFieldGame) -> tuple[int, ...]:

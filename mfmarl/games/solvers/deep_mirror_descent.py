@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.games import approximation as nets
-from mfmarl.games import values
+from mfmarl.games import sampling, values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver
@@ -78,7 +78,9 @@ class DeepMirrorDescent(Solver):
         layout = self._layout(game, policy.shape[1:-3])
         start = self._start(game, layout, policy)
         rows = nets.rows_of(game, layout, start.unsqueeze(0))
-        first = flow(game, policy.reshape(len(policy), -1, *policy.shape[-3:]).repeat_interleave(layout.starts, 1), start)
+        first = flow(
+            game, policy.reshape(len(policy), -1, *policy.shape[-3:]).repeat_interleave(layout.starts, 1), start
+        )
         learned = nets.new_networks(layout, self._sizes(game), rows, Key.of(self.seed).fold("weights"))
         return State(learned, nets.reward_scale(game, first, layout), torch.zeros((), dtype=torch.int64))
 
@@ -92,8 +94,8 @@ class DeepMirrorDescent(Solver):
         policy = seen.flow.policy
         memory = self._memory(game, seen.said * scale) / scale
         key = Key.of(self.seed).fold("step", iteration)
-        behaviour = nets.exploring(policy, game.legal_mask(policy.device), self.explore)
-        paths = nets.walk(game, layout, seen.flow, behaviour, self.agents, self.length, self.scatter, key)
+        behaviour = sampling.exploring(policy, game.legal_mask(policy.device), self.explore)
+        paths = sampling.walk(game, layout, seen.flow, behaviour, self.agents, self.length, self.scatter, key)
         row, action, reward, after, on = paths.transitions()
         unit = state.scale.reshape(-1, 1).float()
         # r + alpha tau log pi, in the network's unit.
@@ -106,17 +108,19 @@ class DeepMirrorDescent(Solver):
             learned = nets.fit_values(learned, sizes, seen.rows, row, action, target, self.rows, self.updates,
                                       self.learning_rate, done, key.fold("rows", sweep))  # fmt: skip
             done += self.updates
-            said = layout.by_time(nets.answers(learned[:, 0], sizes, seen.rows.expand(layout.minds, -1, -1)).to(said.dtype))
+            said = layout.by_time(
+                nets.answers(learned[:, 0], sizes, seen.rows.expand(layout.minds, -1, -1)).to(said.dtype)
+            )
         return State(learned.view(state.learned.shape), state.scale, torch.full_like(state.updates, done))
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
-        layout = nets.layout_of(game, state.scale.shape[:-1])
+        layout = sampling.layout_of(game, state.scale.shape[:-1])
         start = game.start(state.scale.dtype, state.scale.device).expand(layout.flows, -1, -1)
         return self.policy_from(game, state, start)
 
     def policy_from(self, game: MeanFieldGame, state: State, start: Tensor) -> Tensor:
         """The policy [T, *b, G, S, A] along the flow from `start` [G, S] or [*b, G, S], and not the game's own start."""
-        layout = nets.layout_of(game, state.scale.shape[:-1])
+        layout = sampling.layout_of(game, state.scale.shape[:-1])
         start = start.expand(*layout.batch, *start.shape[-2:]).reshape(layout.flows, *start.shape[-2:])
         sizes = self._sizes(game)
         head = self._head(game, self._scale(layout, state))
@@ -126,14 +130,14 @@ class DeepMirrorDescent(Solver):
     def _head(self, game: MeanFieldGame, scale: Tensor) -> nets.Head:
         return lambda said: values.boltzmann(game, said * scale, self.temperature)
 
-    def _scale(self, layout: nets.Layout, state: State) -> Tensor:
+    def _scale(self, layout: sampling.Layout, state: State) -> Tensor:
         """[E, G, 1, 1]."""
         return state.scale.reshape(-1, layout.groups, 1, 1).repeat_interleave(layout.starts, 0)
 
-    def _layout(self, game: MeanFieldGame, batch: torch.Size) -> nets.Layout:
-        return nets.layout_of(game, batch, 1 if self.starts is None else len(self.starts))
+    def _layout(self, game: MeanFieldGame, batch: torch.Size) -> sampling.Layout:
+        return sampling.layout_of(game, batch, 1 if self.starts is None else len(self.starts))
 
-    def _start(self, game: MeanFieldGame, layout: nets.Layout, like: Tensor) -> Tensor:
+    def _start(self, game: MeanFieldGame, layout: sampling.Layout, like: Tensor) -> Tensor:
         """[E, G, S]."""
         mine = game.start(like.dtype, like.device).unsqueeze(0) if self.starts is None else self.starts.to(like)
         return mine.repeat(layout.flows // layout.starts, 1, 1)
