@@ -195,7 +195,9 @@ class Polytope(NamedTuple):
         """The step of V: a block-tridiagonal system over time, eliminated forwards and substituted backwards."""
         actions = active.shape[-1]
         damp = damping.unsqueeze(-1).unsqueeze(-1) * torch.ones_like(excess[0])
-        factors, right, links = [], [], []
+        factors: list[Tensor] = []
+        right: list[Tensor] = []
+        links: list[Tensor] = []
         for t, move in enumerate(self.moves):
             block = torch.diag_embed(active[t].sum(-1) + damp)
             rhs = excess[t]
