@@ -15,7 +15,7 @@ from typing import Any
 
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.learning.run_config import Choice
-from mfmarl.options import Option, options_of, parse_value
+from mfmarl.options import NONE, Option, options_of, parse_value
 from mfmarl.registry import Entry, import_user_code, lookup
 
 Team = dict[str, Choice]
@@ -60,6 +60,12 @@ def environment_options(entry: Entry) -> tuple[type | None, dict[str, Any]]:
     return None, {name: _third_party_option(name, default) for name, default in maker.keywords.items()}
 
 
+def parsed(cls: type, option: str, text: str, where: str = "") -> Any:
+    """`parse_value` as a table holds it: no option is None there, but the word `none`."""
+    value = parse_value(cls, option, text, where)
+    return NONE if value is None else value
+
+
 def _third_party_option(name: str, default: Any) -> Option:
     missing = default is inspect.Parameter.empty
     kind = "" if missing or default is None else type(default).__name__
@@ -100,7 +106,7 @@ def parse_environments(text: str) -> dict[str, Choice]:
         for key, value in texts.items():
             if cls is None and key not in known:
                 raise ConfigError(f"The environment {name!r} has no option {key!r}.{nearest(key, known)}")
-            options[key] = parse_value(cls, key, value, f"environment {name}") if cls else literal(value)
+            options[key] = parsed(cls, key, value, f"environment {name}") if cls else literal(value)
         if short(label) in environments:
             raise ConfigError(f"The environment {short(label)!r} is named twice.")
         environments[short(label)] = Choice(name, options)
@@ -123,7 +129,7 @@ def parse_agents(text: str) -> dict[str, Team]:
                 group, rest = "all", part
             name, texts = variant(rest, label)
             cls, _ = agent_config(name)
-            options = {key: parse_value(cls, key, value, f"agent {name}") for key, value in texts.items()}
+            options = {key: parsed(cls, key, value, f"agent {name}") for key, value in texts.items()}
             if group in team:
                 raise ConfigError(f"The team {group!r} is played twice in {label!r}.")
             team[group] = Choice(name, options)
@@ -195,7 +201,7 @@ def _to_environments(
                 if option in environments[label].options:
                     continue  # a variant's own option stands
                 where = f"environment {environments[label].name}"
-                env_options[label][option] = parse_value(cls, option, text, where) if cls else literal(text)
+                env_options[label][option] = parsed(cls, option, text, where) if cls else literal(text)
     return used
 
 
@@ -221,7 +227,7 @@ def _to_agents(
                 used = True
                 if scope in ("", "agent") and (option in fixed or option in choice.options):
                     continue  # `--field x` is for those that feel one; a variant's own option stands
-                own[label][group][option] = parse_value(cls, option, text, f"agent {choice.name}")
+                own[label][group][option] = parsed(cls, option, text, f"agent {choice.name}")
     return used
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import import_all, pairs_of, short, split, variant
+from mfmarl.cli.choices import import_all, pairs_of, parsed, short, split, variant
 from mfmarl.errors import ConfigError, RunsFailed, nearest
 from mfmarl.options import Option, options_of, parse_value
 
@@ -24,7 +24,7 @@ EXAMPLES = """  mfmarl solve beach_bar
   mfmarl list games          # what can be solved
   mfmarl list omd            # a solver's own options"""
 
-OPTIONS = ("iterations", "tolerance", "every", "seconds", "dtype", "device")
+OPTIONS = ("iterations", "tolerance", "every", "seconds", "dtype", "device", "threads")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", metavar="FLOAT", help="seconds for each solver; 0: no limit (default: 0)")
     parser.add_argument("--dtype", choices=("float64", "float32"), help="precision (default: float64)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, or auto (default: cpu)")
+    parser.add_argument("--threads", metavar="INT", help="threads of torch (default: 1)")
     parser.add_argument(
         "--from",
         dest="start",
@@ -128,7 +129,7 @@ def parse_solvers(text: str) -> dict[str, Any]:
         for key in texts:
             if key not in known:
                 raise ConfigError(f"The solver {name!r} has no option {key!r}.{nearest(key, known)}")
-        options = {key: parse_value(cls, key, value, f"solver {name}") for key, value in texts.items()}
+        options = {key: parsed(cls, key, value, f"solver {name}") for key, value in texts.items()}
         if label in found:
             raise ConfigError(f"The solver {label!r} is named twice.")
         found[label] = Choice(name, options)
@@ -179,11 +180,11 @@ def assign(pairs: Sequence[tuple[str, str]], game: Any, solvers: Mapping[str, An
                 f"write --env.{flag} or --solver.{flag}."
             )
         if wanted:
-            mine[option] = parse_value(cls, option, text, f"environment {game.name}")
+            mine[option] = parsed(cls, option, text, f"environment {game.name}")
         for label in takers:
             if scope in ("", "solver") and option in solvers[label].options:
                 continue  # a variant's own option stands
-            theirs[label][option] = parse_value(of_solvers[label][0], option, text, f"solver {solvers[label].name}")
+            theirs[label][option] = parsed(of_solvers[label][0], option, text, f"solver {solvers[label].name}")
         if not wanted and not takers:
             raise _nobodys(name, scope, option, of_game, of_solvers, solvers)
     return Choice(game.name, mine), {label: Choice(c.name, theirs[label]) for label, c in solvers.items()}
@@ -206,6 +207,9 @@ def _nobodys(
     if dot and outer not in scopes:
         return ConfigError(f"Nobody is called {outer!r} in --{name}.{nearest(outer, scopes)}")
     known = {*of_game, *(o for _, options in of_solvers.values() for o in options), *OPTIONS, "name", "runs"}
+    if scope in _names(solvers):
+        asked = [known for label, (_, known) in of_solvers.items() if scope in (label, solvers[label].name)]
+        return ConfigError(f"The solver {scope!r} has no option {option!r}.{nearest(option, asked[0])}")
     hint = nearest(inner or option, known)
     hint = hint.replace("_", "-") if "Did you mean" in hint else ""
     return ConfigError(

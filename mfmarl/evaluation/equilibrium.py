@@ -33,7 +33,7 @@ from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import Row, Solution, solve
 from mfmarl.games.solver import Solver, solver_class
 from mfmarl.learning import run_folder
-from mfmarl.learning.build import versions
+from mfmarl.learning.build import choose_device, set_threads, versions
 from mfmarl.learning.durable import read_limited, write_atomic
 from mfmarl.learning.run import Interrupted
 from mfmarl.learning.run_config import Choice, Count, Whole
@@ -68,7 +68,9 @@ class SolveOptions:
     dtype: Literal["float64", "float32"] = "float64"
     """Precision of policies, distributions and values."""
     device: str = "cpu"
-    """Where they live: cpu, cuda, cuda:1."""
+    """Where they live: cpu, cuda, cuda:1, or auto."""
+    threads: Annotated[int, Bounds(1, 1024)] = 1
+    """Threads of torch: one is the fastest up to some hundred thousand entries."""
     start: str = ""
     """A solved run (or one policy file of it) whose policy is where the solvers begin; empty: uniform choice."""
 
@@ -212,6 +214,7 @@ def solve_in_folder(
     path = Path(path)
     game = make_game(config.environment)
     solvers = {label: make_solver(choice) for label, choice in config.solvers.items()}
+    set_threads(config.solve.threads)
     first = _first(game, config.solve)
     with _blamed(f"The rules of {config.environment.name} raised"):
         path_of_first = flow(game, first, check=True)
@@ -273,37 +276,29 @@ def _interrupted(path: Path, config: SolveConfig, outcomes: list[Outcome]) -> st
 
 
 def _first(game: MeanFieldGame, options: SolveOptions) -> Tensor:
-    dtype = getattr(torch, options.dtype)
+    dtype, device = getattr(torch, options.dtype), choose_device(options.device)
+    if options.start:
+        policy = load_policy(Path(options.start)).policy.to(device, dtype)
+        try:
+            check_policy(game, policy)
+        except MfmarlError as error:
+            raise ConfigError(f"The policy of {options.start} does not fit this game: {error}") from error
+        return policy
     try:
-        if options.start:
-            policy = load_policy(Path(options.start)).policy.to(options.device, dtype)
-            try:
-                check_policy(game, policy)
-            except MfmarlError as error:
-                raise ConfigError(f"The policy of {options.start} does not fit this game: {error}") from error
-            return policy
-        return uniform(game, (), dtype, options.device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there, or no memory
-        if isinstance(error, MfmarlError):
+        return uniform(game, (), dtype, device)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
             raise
-        if _is_memory(error):
-            raise ResourceFault(_no_memory(game)) from error
-        raise ConfigError(
-            f"device {options.device!r} cannot be used: {str(error).splitlines()[0].rstrip('.')}."
+        numbers = (game.horizon or 1) * game.num_groups * game.num_states * game.num_actions
+        raise ResourceFault(
+            f"There is not enough memory: a policy of this game has {numbers:,} numbers. Use fewer states or a shorter "
+            "horizon, or --dtype float32."
         ) from error
 
 
 def _is_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, MemoryError) or ("alloc" in text and "memory" in text)
-
-
-def _no_memory(game: MeanFieldGame) -> str:
-    numbers = (game.horizon or 1) * game.num_groups * game.num_states * game.num_actions
-    return (
-        f"There is not enough memory: a policy of this game has {numbers:,} numbers. Use fewer states or a shorter "
-        "horizon, or --dtype float32."
-    )
 
 
 @contextlib.contextmanager
