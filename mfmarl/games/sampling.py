@@ -148,6 +148,11 @@ def at_cells(table: Tensor, cell: Tensor) -> Tensor:
     return table.gather(1, cell.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
 
 
+def at_place(table: Tensor, place: Tensor) -> Tensor:
+    """The rows [B, G, A] of a table [B, G, S, A] at place [B, G]: of one agent of each group."""
+    return table.gather(2, place[..., None, None].expand(-1, -1, 1, table.shape[-1])).squeeze(2)
+
+
 def choice(chances: Tensor, level: Tensor) -> Tensor:
     """Which action the level falls to: int64, never one of probability 0."""
     cumulative = chances.cumsum(-1)

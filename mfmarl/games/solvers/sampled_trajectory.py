@@ -114,7 +114,7 @@ class SampledTrajectory(Solver):
             t = step if game.horizon is not None else 0
             policy = values.boltzmann(game, q[t], self.temperature)
             crowd = Crowd(mu[t], policy)
-            chances = _here(sampling.exploring(policy, legal, self.explore), place)
+            chances = sampling.at_place(sampling.exploring(policy, legal, self.explore), place)
             action = sampling.choice(chances, noise[..., 3 * step])
             reward = _deed(game.paid(t, crowd), place, action)
             after = game.kernel(t, crowd).draw(group, place, action, noise[..., 3 * step + 1])
@@ -139,10 +139,10 @@ class SampledTrajectory(Solver):
                 None if type(game).terminal is MeanFieldGame.terminal else game.terminal(Crowd(_carried(crowd, moves)))
             )
             return q.new_zeros(after.shape) if paid is None else game.discount * _at(paid, after)
-        energy = -_here(q[t + 1 if game.horizon is not None else 0], after)
+        energy = -sampling.at_place(q[t + 1 if game.horizon is not None else 0], after)
         legal = game.legal_mask(q.device)
         if legal is not None:
-            energy = energy.masked_fill(~_here(legal.expand(len(after), -1, -1, -1), after), torch.inf)
+            energy = energy.masked_fill(~sampling.at_place(legal.expand(len(after), -1, -1, -1), after), torch.inf)
         return -game.discount * gibbs.free_energy(energy, self.temperature)
 
     def _met(self, moves: Tensor, place: Tensor, action: Tensor, after: Tensor, count: Tensor) -> None:
@@ -158,11 +158,6 @@ def _carried(crowd: Crowd, moves: Tensor) -> Tensor:
     return (crowd.joint.flatten(-2).unsqueeze(-2) @ moves.flatten(-3, -2)).squeeze(-2)
 
 
-def _here(table: Tensor, place: Tensor) -> Tensor:
-    """The rows [B, G, A] of a table [B, G, S, A] at place [B, G]."""
-    return table.gather(2, place[..., None, None].expand(-1, -1, 1, table.shape[-1])).squeeze(2)
-
-
 def _at(table: Tensor, place: Tensor) -> Tensor:
     """[B, G, S] at place [B, G]."""
     return table.expand(*place.shape, -1).gather(2, place.unsqueeze(-1)).squeeze(-1)
@@ -170,4 +165,4 @@ def _at(table: Tensor, place: Tensor) -> Tensor:
 
 def _deed(table: Tensor, place: Tensor, action: Tensor) -> Tensor:
     """[B, G, S, A] at place and action [B, G]."""
-    return _here(table, place).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return sampling.at_place(table, place).gather(-1, action.unsqueeze(-1)).squeeze(-1)
