@@ -33,10 +33,15 @@ Head = Callable[[Tensor], Tensor]
 """What networks answer, [T', E, G, S, A] -> the policy, [T', E, G, S, A]."""
 
 
-def uniform_start(game: MeanFieldGame, policy: Tensor, name: str) -> None:
-    """Raises ConfigError where a solver whose networks know nothing yet is to begin with another policy than uniform."""
+def check_beginning(game: MeanFieldGame, policy: Tensor, name: str) -> None:
+    """Raises ConfigError where a solver that learns from samples cannot begin: with another policy than uniform, of
+    which its networks and tables know nothing, under common noise, or with many games side by side."""
+    if game.tree is not None:
+        raise ConfigError(f"{name} follows one crowd, and common noise makes many: use omd or fp.")
+    if game.batch:
+        raise ConfigError(f"{name} learns one game at a time.")
     if not torch.allclose(policy, _uniform_like(game, policy)):
-        raise ConfigError(f"{name} begins with the uniform policy: its networks have learned nothing of another.")
+        raise ConfigError(f"{name} begins with the uniform policy: it has learned nothing of another.")
 
 
 def _uniform_like(game: MeanFieldGame, policy: Tensor) -> Tensor:
@@ -198,8 +203,12 @@ def look(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def reward_scale(game: MeanFieldGame, path: Flow, layout: Layout) -> Tensor:
-    """How large values are, [*b, G] float64: the root mean square of what is paid along the flow, times how long."""
+    """How large values are, [*b, G]: the root mean square of what is paid along the flow, times how long; 1 for nothing."""
+    each = (path.joint * path.rewards.square()).sum((-2, -1)).sum(0)  # [E, G]
+    if path.terminal is not None:
+        last = path.kernels[-1].carry(path.joint[-1])
+        each = each + (last * path.terminal.square()).sum(-1)
     steps = 1 / (1 - game.discount) if game.horizon is None else float(game.horizon)
-    each = (path.joint * path.rewards.square()).sum((-2, -1)).mean(0).sqrt()  # [E, G]
-    each = each.unflatten(0, (-1, layout.starts)).mean(1).view(*layout.batch, layout.groups)
-    return (each * steps).clamp(min=1e-6)
+    scale = (each / layout.times).sqrt() * steps
+    scale = scale.unflatten(0, (-1, layout.starts)).mean(1).view(*layout.batch, layout.groups)
+    return torch.where(scale > 1e-9, scale, torch.ones_like(scale))

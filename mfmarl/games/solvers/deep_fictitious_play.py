@@ -74,7 +74,7 @@ class DeepFictitiousPlay(Solver):
             raise ConfigError(
                 "deep_fp remembers states and times, not crowds: give the game sight=state, or use deep_omd."
             )
-        nets.uniform_start(game, policy, self.name)
+        nets.check_beginning(game, policy, self.name)
         layout = sampling.layout_of(game, policy.shape[1:-3])
         start = self._start(game, layout, policy)
         rows = nets.rows_of(game, layout, start.expand(layout.times, *start.shape))

@@ -72,7 +72,7 @@ class DeepMirrorDescent(Solver):
     """Distributions at the start [D, G, S] to learn from instead of the game's own; with sight=crowd."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
-        nets.uniform_start(game, policy, self.name)
+        nets.check_beginning(game, policy, self.name)
         if self.starts is not None and game.sight != "crowd":
             raise ConfigError("Several starts are for policies that see which it was: give the game sight=crowd.")
         layout = self._layout(game, policy.shape[1:-3])

@@ -72,7 +72,7 @@ class DeepPPO(Solver):
     """Of weights and paths."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
-        nets.uniform_start(game, policy, self.name)
+        nets.check_beginning(game, policy, self.name)
         layout = sampling.layout_of(game, policy.shape[1:-3])
         start = self._start(game, layout, policy)
         rows = nets.rows_of(game, layout, start.unsqueeze(0))

@@ -68,7 +68,7 @@ class SampledTrajectory(Solver):
         return self.temperature
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
-        nets.uniform_start(game, policy, self.name)
+        nets.check_beginning(game, policy, self.name)
         if policy.numel() * game.num_states > _LARGEST:
             raise ConfigError(
                 f"trajectory keeps a table of {policy.numel()} state-actions by {game.num_states} states, which is too "

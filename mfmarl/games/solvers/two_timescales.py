@@ -57,7 +57,7 @@ class TwoTimescales(Solver, ABC):
     """Of the path."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
-        nets.uniform_start(game, policy, self.name)
+        nets.check_beginning(game, policy, self.name)
         place = torch.zeros((*policy.shape[1:-3], game.num_groups), dtype=torch.int64, device=policy.device)
         zero = torch.zeros_like(policy)
         return State(zero, zero, policy / game.num_states, place, torch.zeros((), dtype=torch.int64))
