@@ -252,7 +252,8 @@ class MeanFieldGame(PopulationEnv):
         known: dict[object, Kernel] = self.__dict__.setdefault("_kernels", {})
         name = (t, crowd.mu.dtype, crowd.mu.device)
         if name not in known:
-            known[name] = self.outcomes(t, crowd)
+            # Of a crowd without a batch: what is remembered must not depend on who asked first.
+            known[name] = self.outcomes(t, Crowd(self.start(crowd.mu.dtype, crowd.mu.device)))
         return known[name]
 
     def paid(self, t: int, crowd: Crowd) -> Tensor:

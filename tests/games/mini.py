@@ -129,6 +129,13 @@ class Market(Tiny):
         return alone - (crowd.actions**2).sum((-2, -1)) / 2
 
 
+@dataclass(frozen=True)
+class Fair(Market):
+    """A market that says that its dynamics do not depend on the crowd."""
+
+    crowd_moves = False
+
+
 def some_policy(game: MeanFieldGame, seed: int, *batch: int) -> Tensor:
     """A random policy [T, *batch, G, S, A]; only what is legal."""
     shape = (game.horizon or 1, *batch, game.num_groups, game.num_states, game.num_actions)

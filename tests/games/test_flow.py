@@ -14,7 +14,7 @@ from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import along, check_policy, flow, uniform, watched
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
-from tests.games.mini import Market, Seasonal, Teams, Tiny, played, some_policy
+from tests.games.mini import Fair, Market, Seasonal, Teams, Tiny, played, some_policy
 
 GAMES: list[Tiny] = [
     Tiny(horizon=4, pull=0.4, last=1.0),
@@ -73,6 +73,14 @@ def test_a_batch_of_policies_is_each_of_them_alone(game: Tiny) -> None:
         alone = flow(game, policy[:, i, j])
         torch.testing.assert_close(whole.mu[:, i, j], alone.mu, rtol=1e-13, atol=1e-15)
         torch.testing.assert_close(whole.rewards[:, i, j], alone.rewards, rtol=1e-13, atol=1e-13)
+
+
+def test_a_kernel_that_is_remembered_does_not_know_who_asked_first() -> None:
+    """Rules whose kernel has the crowd's axes: many copies, then one crowd, then a batch of them."""
+    game, fresh = Fair(), Fair()
+    played(game, some_policy(game, 1), copies=3)
+    flow(game, some_policy(game, 1, 4, 2))
+    torch.testing.assert_close(flow(game, some_policy(game, 2)).mu, flow(fresh, some_policy(game, 2)).mu)
 
 
 def test_single_precision_is_the_same_flow_to_seven_digits() -> None:

@@ -72,7 +72,9 @@ class Evolution(Solver):
     def _advanced(self, game: MeanFieldGame, policy: Tensor, time: float | Tensor) -> Tensor:
         """One Euler step; shortened in a state that it would empty of an action, where the clock then goes slower."""
         arriving, leaving = self._turnover(game, policy)
-        time = torch.as_tensor(time).to(policy).minimum(1 / leaving.amax(-1, keepdim=True).clamp(min=1e-300))
+        time = torch.as_tensor(time, dtype=policy.dtype, device=policy.device).minimum(
+            1 / leaving.amax(-1, keepdim=True).clamp(min=1e-300)
+        )
         moved = (policy + time * (arriving - policy * leaving)).clamp(min=0)
         return moved / moved.sum(-1, keepdim=True)
 
