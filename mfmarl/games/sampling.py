@@ -50,6 +50,10 @@ class Layout:
         x = x.unflatten(0, (-1, self.groups)).unflatten(2, (self.starts, -1, self.states))
         return x.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
 
+    def with_batch(self, x: Tensor) -> Tensor:
+        """[T, E, ...] -> [T, *b, ...], of one start."""
+        return x.unflatten(1, self.batch) if self.batch else x.squeeze(1)
+
 
 def layout_of(game: MeanFieldGame, batch: Sequence[int], starts: int = 1) -> Layout:
     return Layout(times(game), tuple(batch), starts, game.num_groups, game.num_states)

@@ -136,7 +136,7 @@ class DeepFictitiousPlay(Solver):
         weights = state.average.flatten(0, -3)[:, 0]
         start = self._start(game, layout, state.scale)
         policy = nets.tabulate(game, layout, weights, self._sizes(game), self._head(game), start).flow.policy
-        return policy.unflatten(1, layout.batch) if layout.batch else policy.squeeze(1)
+        return layout.with_batch(policy)
 
     def _best_response(
         self, game: MeanFieldGame, layout: sampling.Layout, state: State, seen: nets.Seen, key: Key

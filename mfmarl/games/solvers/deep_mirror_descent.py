@@ -114,9 +114,7 @@ class DeepMirrorDescent(Solver):
         return State(learned.view(state.learned.shape), state.scale, torch.full_like(state.updates, done))
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
-        layout = sampling.layout_of(game, state.scale.shape[:-1])
-        start = game.start(state.scale.dtype, state.scale.device).expand(layout.flows, -1, -1)
-        return self.policy_from(game, state, start)
+        return self.policy_from(game, state, game.start(state.scale.dtype, state.scale.device))
 
     def policy_from(self, game: MeanFieldGame, state: State, start: Tensor) -> Tensor:
         """The policy [T, *b, G, S, A] along the flow from `start` [G, S] or [*b, G, S], and not the game's own start."""
@@ -125,7 +123,7 @@ class DeepMirrorDescent(Solver):
         sizes = self._sizes(game)
         head = self._head(game, self._scale(layout, state))
         seen = nets.tabulate(game, layout, state.learned.flatten(0, -3)[:, 0], sizes, head, start)
-        return seen.flow.policy.unflatten(1, layout.batch) if layout.batch else seen.flow.policy.squeeze(1)
+        return layout.with_batch(seen.flow.policy)
 
     def _head(self, game: MeanFieldGame, scale: Tensor) -> nets.Head:
         return lambda said: values.boltzmann(game, said * scale, self.temperature)

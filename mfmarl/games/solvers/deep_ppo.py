@@ -96,7 +96,7 @@ class DeepPPO(Solver):
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
         layout = sampling.layout_of(game, state.scale.shape[:-1])
         policy = self._seen(game, layout, state).flow.policy
-        return policy.unflatten(1, layout.batch) if layout.batch else policy.squeeze(1)
+        return layout.with_batch(policy)
 
     def _round(
         self,
