@@ -3,7 +3,7 @@ r"""A crowd on a ring that pays for crowding by the logarithm: its entropic equi
 $$ r(s; \mu) = f(s) - c \log \mu(s), \qquad s' = s + a, \quad a \in \{-1, 0, 1\} $$
 
 Agents at temperature T who keep near the passive walk P0 (uniform over the three moves, cost T KL(pi || P0), which is
-minus T times the entropy up to a constant) have the value V = r + gamma T log P0 exp(V/T). With psi = exp(gamma V / T),
+minus T times the entropy up to a constant) have the value V = r + T log P0 exp(gamma V/T). With psi = exp(gamma V/T),
 the transform of Hopf and Cole (Todorov 2007; Gueant 2012, arXiv 1106.3269), policy and stationary crowd are
 
 $$ \pi(s' | s) = \frac{P_0(s, s')\, \psi(s')}{(P_0 \psi)(s)}, \qquad \mu(s) \propto \psi(s)\, (P_0 \psi)(s) $$
@@ -11,7 +11,7 @@ $$ \pi(s' | s) = \frac{P_0(s, s')\, \psi(s')}{(P_0 \psi)(s)}, \qquad \mu(s) \pro
 as psi(s) P0(s, s') psi(s') is symmetric. The landscape f is made so that psi(s) = exp(kappa sin(2 pi s / S)) is the
 equilibrium's at the temperature `designed`:
 
-$$ f = c \log \mu + \tfrac{T}{\gamma} \log \psi - \gamma T \log P_0 \psi $$
+$$ f = c \log \mu + \tfrac{T}{\gamma} \log \psi - T \log P_0 \psi $$
 
 This is the discounted stationary mean-field game of Lasry and Lions 2007 (Japanese Journal of Mathematics 2, 229) with
 quadratic Hamiltonian and local coupling, on a chain. -c log mu is monotone, so the equilibrium is the only one.
@@ -123,7 +123,7 @@ class LasryLionsChain(MeanFieldGame):
         """f, [S]."""
         psi, ahead = self._transform()
         held = (self.crowd_at_rest() + self.floor).log() * self.crowding
-        return held + self.designed * (psi.log() / self.discount - self.discount * ahead.log())
+        return held + self.designed * (psi.log() / self.discount - ahead.log())
 
     def reference(self, temperature: float = 0.0) -> dict[str, Known]:
         return equilibrium(self, temperature)
