@@ -38,6 +38,10 @@ class RunOptions:
     """Copies that the frozen policy is evaluated on, on a random stream of their own; 0: no evaluation."""
     evaluation_steps: Whole = 0
     """Environment steps of each evaluation; 0: as many as between two reports, at most 100."""
+    exploitability: Literal["auto", "sampled", "off"] = "auto"
+    """Of a mean-field game: in the limit at every report, and at the run's own number of agents at the end, counted
+    where that can be and else by a best response that is learned; `sampled`: always learned, against the players
+    themselves; `off`: neither."""
     workers: Whole = 0
     """Child processes that host a third-party environment's copies; 0: none, everything in this process."""
     max_steps: Whole = 0

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.learning import limit
 from mfmarl.learning.agent import Transition
 from mfmarl.learning.memory import Replay, Rollout
 from mfmarl.learning.players import Player
 from mfmarl.learning.run_config import RunOptions
 from mfmarl.learning.thermodynamics import thermodynamics
-from mfmarl.population.simulation import Env
+from mfmarl.population.simulation import Env, Simulation
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
 
@@ -143,6 +144,8 @@ class Training:
         self.pending: list[dict[str, Tensor] | None] = [None] * len(players)
         self.agent_steps = 0
         self.tally = Tally(env)
+        game = limit.rules(env) if options.exploitability != "off" else None
+        self.judge = None if game is None else limit.Judge(game, players, options.exploitability == "sampled")
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
         self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
@@ -353,6 +356,8 @@ class Training:
         }
         if self.evaluation is not None:
             row |= self.evaluate(self.options.evaluation_interval)
+        if self.judge is not None:
+            row |= self._judged(self.judge)
         for name, values in self.numbers.items():
             row[name] = float(torch.stack([v.detach().to(torch.float64) for v in values]).mean())
         for player, felt in zip(self.players, self.episode.felt, strict=True):
@@ -364,6 +369,17 @@ class Training:
         self.tally.clear()
         self.numbers.clear()
         return row
+
+    def _judged(self, judge: limit.Judge) -> dict[str, float]:
+        """Distances from equilibrium of the frozen players: in the limit, and at the end at N too."""
+        self._set_progress()
+        if self.tick < self.options.steps:
+            return judge.row()
+
+        def begin(copies: int, key: Key) -> Episode:
+            return Episode(Simulation(judge.game, copies, self.episode.env.device), self.players, key)
+
+        return judge.last(begin, self.agent_steps, self.key.fold("deviate"))
 
     def evaluate(self, steps: int) -> dict[str, float]:
         """Let the players act, without learning, where their evaluation left off: mean reward and measures."""

@@ -107,7 +107,9 @@ class Lattice(PopulationEnv):
         n = self.side**2
         sizes = tuple(n // len(self.groups) for _ in self.groups)
         box = gymnasium.spaces.Box(-1.0, 1.0, (2,))
-        return Spec(n, box, gymnasium.spaces.Discrete(2), self.horizon, self.groups, sizes, self.graph)
+        return Spec(
+            n, box, gymnasium.spaces.Discrete(2), self.horizon, groups=self.groups, group_sizes=sizes, graph=self.graph
+        )
 
     def reset(self, ids: Tensor, key: Key) -> Spins:
         alive = torch.ones_like(ids, dtype=torch.bool)
