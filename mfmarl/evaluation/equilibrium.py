@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, ResourceFault
 from mfmarl.evaluation.results import folder_name
-from mfmarl.games import catalogue, finite, reference
+from mfmarl.games import catalogue, finite, reference, sampled
 from mfmarl.games.flow import Flow, check_policy, flow, reach, uniform
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import Row, Solution, solve
@@ -47,6 +47,8 @@ _MOST_BYTES = 16 * 2**30
 _KNOWN = 5000  # entries of a policy up to which the game is asked for its known answers: some solve for them
 _TERMS = 8e7  # that are summed over for N agents: a second or three
 _WAYS = 3e7
+_SAMPLES = 3e7  # of a best response that is learned: about as long
+_FEWEST = 16  # copies that anything can be learned from
 _FULL = 3  # cells of a grid for each state of a game, at most: else its states do not fill a plane
 _PATHS = 3  # pasts of the common noise that are followed, the likeliest
 
@@ -384,16 +386,30 @@ def _cell(value: Any) -> Any:
 
 
 def finite_gain(game: MeanFieldGame, policy: Tensor) -> dict[str, Any]:
-    """What one of N agents gains by leaving the policy, exactly, for the largest N up to the game's own that can be counted.
+    """What one of N agents gains by leaving the policy: counted exactly for the largest N up to the game's own that can
+    be, and where that is not the game's, a lower bound at its own from a best response that is learned.
 
-    `agents` (the game's), `at` (those counted), `gain` (None where none can), `sees` ("crowd": the deviator sees where the
-    others are; "itself": only its own state), `told` (why not, in words).
+    `agents` (the game's); `at`, `gain` and `sees` of the exact gain ("crowd": the deviator sees where the others are;
+    "itself": only its own state); `learned` and its standard `error`; `told`, why there is neither.
     """
-    found: dict[str, Any] = {"agents": game.num_agents, "at": 0, "gain": None, "sees": "", "told": ""}
-    if game.num_groups > 1:
-        return {**found, "told": "the counts of several groups are not enumerated"}
-    if game.tree is not None:
-        return {**found, "told": "common noise is not enumerated at finite N"}
+    found: dict[str, Any] = {"agents": game.num_agents, "at": 0, "gain": None, "sees": ""}
+    counted = _counted(game, policy)
+    if counted is not None:
+        found |= dict(zip(("at", "gain", "sees"), counted, strict=True))
+    if found["at"] == game.num_agents:
+        return found
+    copies = min(256, int(_SAMPLES / _sample(game)))
+    if game.horizon is None or copies < _FEWEST:
+        told = "a game without a horizon is not played to its end" if game.horizon is None else "the game is too large"
+        return found | {"learned": None, "told": told}
+    bound = sampled.gap(game, policy, copies=copies)
+    return found | {"learned": bound.exploitability, "error": bound.standard_error}
+
+
+def _counted(game: MeanFieldGame, policy: Tensor) -> tuple[int, float, str] | None:
+    """(agents, gain, what the deviator sees), where agents can be counted."""
+    if game.num_groups > 1 or game.tree is not None:
+        return None
     cells = game.num_states * (game.num_actions if game.extended else 1)
     for sees, count in (("crowd", finite.gap), ("itself", finite.uninformed)):
         if sees == "itself" and (game.crowd_moves or game.horizon is None):
@@ -403,11 +419,16 @@ def finite_gain(game: MeanFieldGame, policy: Tensor) -> dict[str, Any]:
             if (agents + cells) ** min(cells, 64) > _WAYS or (sees == "crowd" and _cost(game, agents) > _TERMS):
                 continue
             try:
-                gain = count(game, policy, agents, _TERMS).exploitability
+                return agents, count(game, policy, agents, _TERMS).exploitability, sees
             except ConfigError:
                 continue
-            return {**found, "at": agents, "gain": gain, "sees": sees}
-    return {**found, "told": f"{game.num_states} states are too many to count agents in"}
+    return None
+
+
+def _sample(game: MeanFieldGame) -> float:
+    """What one copy costs that a best response is learned from: crowds as seen from every state, and agents' steps."""
+    seen = (game.num_groups * game.num_states) ** 2
+    return float((game.horizon or 1) * (seen + game.num_agents))
 
 
 def _ladder(agents: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -139,18 +138,37 @@ def finite_sentence(outcome: Outcome) -> str:
     """The gain of one of N agents, beside the limit's."""
     found = outcome.finite
     agents, at = int(found.get("agents") or 0), int(found.get("at") or 0)
-    value = found.get("gain")
-    if not isinstance(value, int | float):
-        return (
-            f"These are numbers of the limit. What one of {agents:,} agents gains is another, and is not known here: "
-            f"{found.get('told') or 'it was not worked out'}."
+    counted, learned = _number(found.get("gain")), _number(found.get("learned"))
+    parts = []
+    if not math.isnan(counted):
+        how = "that sees where the others are" if found.get("sees") == "crowd" else "that sees its own state alone"
+        parts.append(f"among {at:,} agents one {how} gains {gain(counted)}, exactly")
+    if not math.isnan(learned):
+        error = _number(found.get("error"))
+        bound = "" if parts else " who play the policy"
+        parts.append(
+            f"among {agents:,}{bound}, one with a learned best response gains {gain(learned)} ± {gain(error)} (a lower "
+            "bound and its standard error)"
         )
-    fewer = "" if at == agents else f" (the most that can be counted here; {agents:,} are too many)"
-    how = "that sees where the others are" if found.get("sees") == "crowd" else "that sees its own state alone"
-    return (
-        f"Among {at:,} agents{fewer} who play the policy of {outcome.label}, one {how} gains {gain(float(value))}, exactly; "
-        f"among infinitely many {gain(outcome.exploitability)}."
-    )
+    limit = f"{outcome.label}: of infinitely many agents one gains {gain(outcome.exploitability)}"
+    if not parts:
+        return f"{limit}; what one of {agents:,} gains is another number, and not known here: {found.get('told') or 'it was not worked out'}."
+    return f"{limit}; {'; '.join(parts)}."
+
+
+def finite_cell(outcome: Outcome) -> str:
+    """The same as a cell of a table: exact at the game's own N, else the bound that was learned there, else at fewer."""
+    found = outcome.finite
+    counted, learned = _number(found.get("gain")), _number(found.get("learned"))
+    if not math.isnan(counted) and found.get("at") == found.get("agents"):
+        return gain(counted)
+    if not math.isnan(learned):
+        return f"≥ {gain(learned)} ± {gain(_number(found.get('error')))}"
+    return "not known" if math.isnan(counted) else f"{gain(counted)} (of {found.get('at'):,})"
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 # The page
@@ -309,16 +327,15 @@ def _table(found: SolvedGame) -> str:
     from mfmarl.evaluation.report import Mark, html_table
 
     colours = colours_of([o.label for o in found.outcomes])
-    headings = ["solver", "exploitability", _finite_heading(found.outcomes), "of the start's"]
+    headings = ["solver", "exploitability, limit", f"gain of one of {found.about['agents']:,}", "of the start's"]
     headings += ["value", "iterations", "time", "ended"]
     rows = []
     for o in found.outcomes:
-        value = o.finite.get("gain")
         rows.append(
             [
                 Mark(o.label, colours[o.label], True),
                 gain(o.exploitability),
-                "not known" if not isinstance(value, int | float) else gain(float(value)),
+                finite_cell(o),
                 _share(o.exploitability / o.uniform) if o.uniform > 1e-12 and math.isfinite(o.exploitability) else "–",
                 summary.number(o.value),
                 f"{o.iterations:,}",
@@ -327,11 +344,6 @@ def _table(found: SolvedGame) -> str:
             ]
         )
     return f"<section><h2>Numbers</h2>{html_table(headings, rows, numbers=range(1, len(headings) - 1))}</section>"
-
-
-def _finite_heading(outcomes: Sequence[Outcome]) -> str:
-    counted = sorted({int(o.finite.get("at") or 0) for o in outcomes} - {0})
-    return f"gain of one of {' or '.join(f'{n:,}' for n in counted)}" if counted else "gain of one of N"
 
 
 def _known(found: SolvedGame) -> str:
