@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
 
         if known.diagnose:
             refuse_diagnosis(config, known.diagnose_steps)
-        run_in_folder(config, path, resume=resume, on_row=on_row)
+        judges: list[Any] = []
+        run_in_folder(config, path, resume=resume, on_row=on_row, on_start=lambda b: judges.append(b.training.judge))
         found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}
     rows, status = read_metrics(path), read_status(path)
     from mfmarl.evaluation.report import report_run
@@ -110,6 +112,11 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         for name in ("eval/reward", "train/reward"):
             if name in last:
                 print(f"{name:>14}  {last[name]:.5g}")
+        if "limit/exploitability" in last:
+            print(f"{'exploitability':>14}  {last['limit/exploitability']:.4g} of infinitely many{_at_n(last)}")
+        for judge in judges:
+            if judge is not None and judge.told:
+                print(f"mfmarl: {judge.told}", file=sys.stderr)
         for name, one in found.items():
             team = f" of {name}" if len(found) > 1 else ""
             print(f"{'chi':>14}  {one.susceptibility}{team}: N Var(m)/T, from fluctuations")
@@ -126,6 +133,13 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         print(f"{'run':>14}  {path}")
         print(f"{'report':>14}  {page}")
     return 0
+
+
+def _at_n(row: dict[str, Any]) -> str:
+    if "finite/exploitability" not in row:
+        return "; at N it is not known"
+    error = f" +- {row['finite/standard_error']:.2g}" if "finite/standard_error" in row else ""
+    return f", {row['finite/exploitability']:.4g}{error} at N"
 
 
 def refuse_diagnosis(config: Any, steps: int) -> None:

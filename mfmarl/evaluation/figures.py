@@ -352,7 +352,7 @@ def single_run(run: Run, columns: Sequence[str] = ()) -> Figure:
         axes.plot(
             run.steps[there], values[there], color=COLOURS[0], linewidth=1.7, marker="o" if there.sum() == 1 else None
         )
-        known = run.references.get(column.partition("/")[2])
+        known = run.references.get(column) or run.references.get(column.partition("/")[2])
         if known is not None and there.any() and _near(known.value, list(values[there])):
             axes.axhline(known.value, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
             text = f"{known.kind} {summary.number(known.value)}"
@@ -467,7 +467,7 @@ def _telling(run: Run) -> list[str]:
     prefix = "eval/" if any(c.startswith("eval/") for c in run.columns) else "train/"
     measured = [c for c in run.columns if c.startswith(prefix) and c.count("/") == 1]
     learned = [c for c in run.columns if c.rpartition("/")[2] in ("loss", "entropy", "temperature")]
-    first = [f"{prefix}reward"] if f"{prefix}reward" in measured else []
+    first = [c for c in (f"{prefix}reward", "limit/exploitability") if c in run.columns]
     return list(dict.fromkeys([*first, *measured, *learned]))[:8]
 
 

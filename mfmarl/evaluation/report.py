@@ -74,8 +74,8 @@ def report_run(path: Path) -> Path:
     title = f"{run.agent} on {run.environment}, seed {run.seed}"
     state = f"{run.state} at step {run.last_step:,}" + (f": {run.error}" if run.error else "")
     rows = []
-    for name in [c for c in run.columns if c.startswith(("eval/", "train/"))]:
-        known = run.references.get(name.partition("/")[2])
+    for name in [c for c in run.columns if c.startswith(("eval/", "train/")) or c in summary.GAPS]:
+        known = run.references.get(name) or run.references.get(name.partition("/")[2])
         average = results.time_average(run, name)
         rows.append(
             [
@@ -276,7 +276,7 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
                 summary.count(agent["agent_steps_per_second"]),
             ]
         )
-    scores = html_table(headings, rows, numbers=range(1, len(headings)))
+    scores = html_table(headings, rows, numbers=range(1, len(headings))) + _gaps(about)
     known = summary.theory_rows(about)
     if not known:
         return scores
@@ -287,6 +287,19 @@ def _scores(comparison: Comparison, about: dict[str, Any]) -> str:
         "where a temperature falls, of the steps within a tenth of its end.</p>"
     )
     return scores + html_table(headings, lines, numbers=range(1, len(headings))) + note
+
+
+def _gaps(about: dict[str, Any]) -> str:
+    rows = summary.gap_rows(about)
+    if not rows:
+        return ""
+    headings = ["exploitability", *summary.GAPS.values()]
+    note = (
+        "<p class='note'>What one agent could gain by leaving the policy of the end of a run, all others keeping it: of "
+        "infinitely many it sees no fluctuations and moves nobody; at the run's own N it sees everybody, and counts. "
+        "0 at an equilibrium, and nowhere else.</p>"
+    )
+    return html_table(headings, [[name, *cells] for name, cells in rows], numbers=(1, 2)) + note
 
 
 def _across(comparison: Comparison, table: dict[str, Any]) -> str:

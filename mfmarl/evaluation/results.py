@@ -345,6 +345,17 @@ def measured(comparison: Comparison, environment: str, agent: str, measure: str,
     )
 
 
+def at_end(comparison: Comparison, environment: str, agent: str, column: str) -> Scores:
+    """The last number in a column of every run that finished; runs without one are left out."""
+    runs = [
+        r for r in comparison.of(environment, agent) if r.state not in ("failed", "missing") and column in r.columns
+    ]
+    ends = [(r.seed, r.columns[column][_present(r.columns[column])]) for r in runs]
+    kept = [(seed, float(values[-1])) for seed, values in ends if len(values) and np.isfinite(values[-1])]
+    planned = len(comparison.of(environment, agent))
+    return Scores(tuple(s for s, _ in kept), np.array([v for _, v in kept]), planned - len(kept), planned)
+
+
 def measure_column(comparison: Comparison, environment: str, measure: str) -> str:
     """The column of a measure: itself, or `eval/<measure>` where a run has it, else `train/<measure>`, else empty."""
     columns = {name for r in comparison.within(environment) for name in r.columns}

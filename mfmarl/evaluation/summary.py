@@ -114,6 +114,32 @@ def theory(comparison: Comparison, environment: str, agent: str) -> dict[str, di
     return found
 
 
+GAPS = {"limit/exploitability": "of infinitely many", "finite/exploitability": "at N"}
+"""How far from equilibrium, as reports call it: never the limit alone where N is known."""
+
+
+def gaps(comparison: Comparison, environment: str, agent: str) -> dict[str, dict[str, Any]]:
+    """Of a mean-field game what one agent could gain by leaving the policy at the end of a run, with its interval."""
+    found = {}
+    for column in GAPS:
+        values = results.at_end(comparison, environment, agent, column).values
+        if len(values):
+            found[column] = statistics.estimate([values])._asdict()
+    return found
+
+
+def gap_rows(about: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """For each agent that has gaps: its name, and them in the order of `GAPS`."""
+    rows = []
+    for name, agent in about["agents"].items():
+        if found := agent.get("gaps", {}):
+            cells = [found.get(column) for column in GAPS]
+            rows.append(
+                (name, ["not known" if f is None else measured_text(f["value"], f["low"], f["high"]) for f in cells])
+            )
+    return rows
+
+
 def _agent(comparison: Comparison, environment: str, agent: str) -> dict[str, Any]:
     scores = results.scores(comparison, environment, agent)
     runs = comparison.of(environment, agent)
@@ -129,6 +155,7 @@ def _agent(comparison: Comparison, environment: str, agent: str) -> dict[str, An
         "seeds": list(scores.seeds),
         "scores": [float(v) for v in scores.values],
         "theory": theory(comparison, environment, agent),
+        "gaps": gaps(comparison, environment, agent),
         "wall": _median([r.wall for r in finished]),
         "cpu": _median([r.cpu for r in finished]),
         "agent_steps": int(_median([r.agent_steps for r in finished], 0)),
@@ -390,6 +417,12 @@ def print_table(table: dict[str, Any], console: Console) -> None:
                 shown.add_row("  theory", *("" if f is None else number(f["theory"]) + " " for f in found), style="dim")
             console.print(shown)
             console.print(Text(" * theory lies outside the 95 % interval", style="dim"))
+        if left := gap_rows(about):
+            console.print()
+            shown = empty("", ["exploitability at the end", *GAPS.values()])
+            for name, cells in left:
+                shown.add_row(Text(name, style="bold"), *(Text(cell) for cell in cells))
+            console.print(shown)
         console.print()
         for sentence in about["sentences"]:
             console.print(Text(f"{sentence}"))
