@@ -32,7 +32,7 @@ from mfmarl.learning.run_folder import read_metrics
 from mfmarl.options import from_table, options_of, to_table
 from mfmarl.population.open import open_env
 from mfmarl.population.simulation import Env
-from mfmarl.registry import lookup
+from mfmarl.registry import entries, lookup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,6 +211,10 @@ def _named(environment: Any) -> tuple[str, str, list[str]]:
         entry = lookup("environment", environment)
         file = _file_of(entry.target) if entry.target is not None and ".py" not in environment else None
         return environment, environment.rpartition(".py:")[2] or environment, [file] if file else []
+    where = f"{getattr(environment, '__module__', '')}:{getattr(environment, '__qualname__', '')}"
+    known = next((name for name, entry in entries("environment").items() if entry.where == where), None)
+    if known is not None and where.startswith("mfmarl."):
+        return known, known, []
     file = _file_of(environment)
     if file is None:
         raise ConfigError(
