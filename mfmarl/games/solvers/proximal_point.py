@@ -31,6 +31,8 @@ _LEAST = -40.0  # logarithm of a probability: nobody plays less, and from there 
 _NUDGE = 1e-6  # of a logit, for differences
 _TRIES = 8  # Newton steps on one proximal step
 _CLOSE = 1e-2  # error of a logit, where the action is played, at which a proximal step is made
+_FAR = 10.0  # error after two Newton steps at which a third is not worth its while
+_PARTS = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01)  # of a Newton step, tried at once
 _LOWEST, _HIGHEST = 1e-6, 1e8  # of eta
 
 
@@ -46,9 +48,9 @@ class ProximalPoint(Solver):
     """Implicit mirror descent with growing steps, by Newton's method."""
 
     name: ClassVar[str] = "proximal"
-    rate: Annotated[float, Bounds(0, 1e6, open_low=True)] = 1.0
+    rate: Annotated[float, Bounds(0, 1e6, open_low=True)] = 0.3
     """eta of the first step, over what the best action is worth more than the worst on average."""
-    growth: Annotated[float, Bounds(1, 100)] = 2.0
+    growth: Annotated[float, Bounds(1, 100)] = 4.0
     """What eta is multiplied by after a step that was easily made."""
     dense: Annotated[int, Bounds(0, 1 << 14)] = 600
     """Unknowns T G S (A - 1) up to which the Jacobian is formed."""
@@ -66,10 +68,10 @@ class ProximalPoint(Solver):
         policy = values.boltzmann(game, logits, 1.0)
         error = ((anchor + _wide(rate) * gain - logits).abs() * policy.sqrt()).amax((0, -3, -2, -1))
         close = error <= _CLOSE * rate.clamp(max=1)
-        lost = ~(error < torch.inf) | (tries >= _TRIES)
+        lost = ~(error < torch.inf) | (tries >= _TRIES) | (error > _FAR) & (tries >= 2)
         # A step that was made: its end, by the equation itself, is the next anchor. One that was not: a shorter one.
         made = (anchor + _wide(rate) * gain).log_softmax(-1).clamp(min=_LEAST)
-        easily = close & (tries <= 3)
+        easily = close & (tries <= 5)
         anchor = torch.where(_wide(close), made, anchor)
         rate = torch.where(easily, rate * self.growth, torch.where(lost & ~close, rate / 3, rate))
         rate = rate.clamp(_LOWEST, _HIGHEST)
@@ -78,9 +80,10 @@ class ProximalPoint(Solver):
         if bool(lost.any()):
             gain = _advantage(game, logits)
         residual = anchor + _wide(rate) * gain - logits
-        size = logits[:, *[0] * (logits.ndim - 4)].numel() // game.num_actions * (game.num_actions - 1)
+        size = len(logits) * logits.shape[-3] * logits.shape[-2] * (logits.shape[-1] - 1)
         way = _direct if size <= self.dense else self._krylov
-        return State(anchor, logits + way(game, logits, gain, rate, residual), rate, tries + 1)
+        found = way(game, logits, gain, rate, residual)
+        return State(anchor, _searched(game, anchor, logits, found, rate), rate, tries + 1)
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
         return values.boltzmann(game, state.anchor, 1.0)
@@ -132,6 +135,18 @@ def _direct(game: MeanFieldGame, logits: Tensor, gain: Tensor, rate: Tensor, res
     matrix = torch.eye(slope.shape[-1], dtype=slope.dtype, device=slope.device) - rate[..., None, None] * slope
     found = torch.linalg.solve(matrix, _flat(residual.movedim(0, -4)).unsqueeze(-1)).squeeze(-1)
     return found.unflatten(-1, (times, groups, states, actions)).movedim(-4, 0)
+
+
+def _searched(game: MeanFieldGame, anchor: Tensor, logits: Tensor, step: Tensor, rate: Tensor) -> Tensor:
+    """The best of a few parts of the step: by the error of y, weighed by how often actions are played here or there."""
+    parts = torch.tensor(_PARTS, dtype=logits.dtype, device=logits.device)
+    tried = logits.unsqueeze(1) + parts.reshape(1, -1, *[1] * (logits.ndim - 1)) * step.unsqueeze(1)
+    error = anchor.unsqueeze(1) + _wide(rate) * _advantage(game, tried) - tried
+    weight = values.boltzmann(game, tried, 1.0) + values.boltzmann(game, anchor, 1.0).unsqueeze(1)
+    size = (weight * error**2).sum((0, -3, -2, -1)).nan_to_num(nan=torch.inf)  # [parts, *b]
+    best = size.argmin(0)
+    index = best.reshape(1, 1, *best.shape, 1, 1, 1).expand(len(logits), 1, *logits.shape[1:])
+    return tried.gather(1, index).squeeze(1)
 
 
 def _advantage(game: MeanFieldGame, logits: Tensor) -> Tensor:
