@@ -33,7 +33,7 @@ from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import Row, Solution, solve
 from mfmarl.games.solver import Solver, solver_class
 from mfmarl.learning import run_folder
-from mfmarl.learning.build import choose_device, set_threads, versions
+from mfmarl.learning.build import choose_device, versions
 from mfmarl.learning.durable import read_limited, write_atomic
 from mfmarl.learning.run import Interrupted
 from mfmarl.learning.run_config import Choice, Count, Whole
@@ -216,7 +216,7 @@ def solve_in_folder(
     path = Path(path)
     game = make_game(config.environment)
     solvers = {label: make_solver(choice) for label, choice in config.solvers.items()}
-    set_threads(config.solve.threads)
+    torch.set_num_threads(config.solve.threads)
     first = _first(game, config.solve)
     with _blamed(f"The rules of {config.environment.name} raised"):
         path_of_first = flow(game, first, check=True)
@@ -358,8 +358,12 @@ def _one(
     with _blamed(f"The rules of {config.environment.name} raised"), torch.no_grad():
         path = flow(game, found.policy)
         outcome.measures = reference.means(game, path)
-        outcome.finite = finite_gain(game, found.policy)
-    save_policy(folder.path / POLICIES / outcome.file, game, path, outcome, config)
+        save_policy(folder.path / POLICIES / outcome.file, game, path, outcome, config)
+        try:
+            outcome.finite = finite_gain(game, found.policy)
+        except MfmarlError as error:
+            # What was found in the limit stands whatever N agents do.
+            outcome.finite = {"agents": game.num_agents, "told": str(error).rstrip(".")}
 
 
 def _note(outcome: Outcome, found: Solution, solver: Solver) -> None:
