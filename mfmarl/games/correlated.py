@@ -35,6 +35,7 @@ from mfmarl.games.solver import Solver
 Kind = Literal["coarse", "correlated"]
 
 _PAIRS = 16  # policies up to which crowds between every two are proposed
+_ANSWERS = 3  # of those told, whose best answers join in a round
 _LEAST = 1e-12  # probability of a signal, and share of a policy, that are worth keeping
 
 
@@ -184,7 +185,7 @@ def psro(
     Among M policies, regret matching proposes crowds (of commitment for `coarse`, of swaps for `correlated`) and a linear
     programme weighs them, with those kept from before and what lies between these. With `best_for_all`, the weights are those that pay most among all that leave nothing to gain,
     and crowds part-way between two policies are proposed too: often better for all than every Nash equilibrium. Ends
-    when nobody gains more than `tolerance`, or after so many rounds.
+    when nobody gains more than `tolerance`, or after so many rounds, with the mediator against whom least was gained.
     """
     _fixed(game)
     policies = uniform(game, (1,)) if first is None else first
@@ -194,6 +195,7 @@ def psro(
     kept: Tensor | None = None
     rows: list[dict[str, Any]] = []
     found: Found | None = None
+    least = float("inf")
     for _ in range(rounds):
         rules = _Restricted.of(game, policies)
         shares = torch.cat([rules.regret_matching(kind, regret_steps), rules.between(best_for_all)])
@@ -206,15 +208,16 @@ def psro(
         kept = torch.cat([told.shares, mean, _midpoints(torch.cat([told.shares, mean])[-_PAIRS:])])
         measured = gaps(game, told)
         rows.append(_row(rules.size, measured))
-        found = Found(told, measured, rows)
         gain = measured.coarse if kind == "coarse" else measured.correlated
+        if found is None or gain < least:
+            found, least = Found(told, measured, rows), gain
         if gain <= tolerance:
             break
         if kind == "coarse":
             answers = [measured.commitment]
         else:
-            gainers = (measured.gains.sum(-1) > tolerance / rules.size).nonzero().flatten().tolist()
-            answers = [measured.deviations[:, m] for m in gainers]
+            most = measured.gains.sum(-1).topk(min(_ANSWERS, rules.size))
+            answers = [measured.deviations[:, m] for m in most.indices[most.values > 0].tolist()]
         policies = torch.cat([policies, *(a.unsqueeze(1) for a in _new(policies, answers))], 1)
     assert found is not None
     return found
