@@ -100,6 +100,8 @@ def slope(rows: list[Row], measure: str) -> float:
 
 @themed
 def draw(found: dict[str, list[Row]]) -> Figure:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, grid = canvas(10.4, 3.9, 1, len(found))
     figure.subplots_adjust(left=0.06, right=0.985, top=0.82, bottom=0.15, wspace=0.22)
     for axes, (name, rows) in zip(grid.flat, found.items(), strict=True):
@@ -111,10 +113,15 @@ def draw(found: dict[str, list[Row]]) -> Figure:
                 axes.loglog(n, y, "o-", color=colour, markersize=4.5, linewidth=1.4, label=told)
                 exponent = -0.5 if slope(rows, measure) > -0.75 else -1.0
                 axes.loglog(n, y[-1] * (n / n[-1]) ** exponent, color=INK, linewidth=0.8, linestyle=(0, (5, 3)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.set_minor_locator(NullLocator())
         axes.set_xlabel("number of agents")
         axes.set_title(name, pad=20)
-        subtitle(axes, "dashed: slopes -1/2 and -1 through the last point")
-        axes.legend(frameon=False, fontsize=8)
+        subtitle(axes, "dashed: slopes of -1/2 and -1")
+        axes.set_ylim(top=4 * axes.get_ylim()[1])
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 
