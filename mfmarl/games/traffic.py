@@ -122,6 +122,26 @@ def _route(network: RoadNetwork, by: NDArray[np.int64], origin: int, destination
     return tuple(links[::-1])
 
 
+class _Traffic:
+    """Flows, times and their slopes as plain numbers: links change one by one, which arrays are slow at."""
+
+    def __init__(self, network: RoadNetwork) -> None:
+        self.free, self.slope, self.power = network.free.tolist(), network.slope.tolist(), network.power
+        self.load(np.zeros(len(network.free)))
+
+    def load(self, flow: Floats) -> None:
+        self.flow: list[float] = flow.tolist()
+        self.times, self.steep = [0.0] * len(self.flow), [0.0] * len(self.flow)
+        for link in range(len(self.flow)):
+            self.add(link, 0.0)
+
+    def add(self, link: int, amount: float) -> None:
+        flow = self.flow[link] = max(0.0, self.flow[link] + amount)
+        rising = self.slope[link] * flow ** (self.power - 1)
+        self.times[link] = self.free[link] + rising * flow
+        self.steep[link] = self.power * rising
+
+
 def assign(network: RoadNetwork, excess: float = 1e-10, rounds: int = 500) -> Assignment:
     """Wardrop's equilibrium to a relative gap `excess`.
 
@@ -129,68 +149,66 @@ def assign(network: RoadNetwork, excess: float = 1e-10, rounds: int = 500) -> As
     """
     origins = np.unique(network.pairs[:, 0])
     row = np.searchsorted(origins, network.pairs[:, 0])
-    flow = np.zeros(len(network.free))
+    traffic = _Traffic(network)
     routes: list[list[Route]] = [[] for _ in network.pairs]
     carried: list[list[float]] = [[] for _ in network.pairs]
     gap = np.inf
     for done in range(rounds):
+        # Summed afresh, so that rounding does not add up.
+        flow = _loads(network, routes, carried)
+        traffic.load(flow)
         times = network.times(flow)
         away, by = quickest(network, times)
-        least = float(network.demand @ away[row, network.pairs[:, 1]])
         spent = float(flow @ times)
-        gap = (spent - least) / spent if done and spent else np.inf
+        if done:
+            gap = (spent - float(network.demand @ away[row, network.pairs[:, 1]])) / spent if spent else 0.0
         if gap <= excess:
             return Assignment(flow, routes, [np.array(f) for f in carried], max(gap, 0.0), done)
-        for s, (origin, destination) in enumerate(network.pairs):
-            found = _route(network, by[row[s]], int(origin), int(destination))
+        for s, (origin, destination) in enumerate(network.pairs.tolist()):
+            found = _route(network, by[row[s]], origin, destination)
             if found not in routes[s]:
                 routes[s].append(found)
-                carried[s].append(0.0)
-            if not done:
-                carried[s][0] = float(network.demand[s])
-                flow[list(found)] += network.demand[s]
+                carried[s].append(0.0 if done else float(network.demand[s]))
+                for link in found if not done else ():
+                    traffic.add(link, carried[s][0])
         # Shifts among known routes are cheap beside the search for new ones.
         for _ in range(10):
-            moved = sum(_shift(network, flow, routes[s], carried[s]) for s in range(len(routes)) if len(routes[s]) > 1)
-            flow = _loads(network, routes, carried)
+            moved = sum(_shift(traffic, routes[s], carried[s]) for s in range(len(routes)) if len(routes[s]) > 1)
             if moved <= 1e-3 * gap * network.total:
                 break
     raise NumericFault(f"The assignment still has a relative gap of {gap:.2g} after {rounds} rounds: ask for less.")
 
 
-def _shift(network: RoadNetwork, flow: Floats, routes: list[Route], carried: list[float]) -> float:
+def _shift(traffic: _Traffic, routes: list[Route], carried: list[float]) -> float:
     """One Newton step of one pair, in place: to its quickest route from each other; how much moved."""
-    links = sorted({link for route in routes for link in route})
-    now = network.free[links] + network.slope[links] * flow[links] ** network.power
-    times = dict(zip(links, now, strict=True))
-    cost = [sum(times[link] for link in route) for route in routes]
-    best = min(range(len(routes)), key=cost.__getitem__)
+    times, steep = traffic.times, traffic.steep
+    cost = [sum([times[link] for link in route]) for route in routes]
+    best = cost.index(min(cost))
     moved = 0.0
     for r, route in enumerate(routes):
-        if r == best or not carried[r]:
+        if r == best or not carried[r] or cost[r] <= cost[best]:
             continue
-        apart = list(set(route) ^ set(routes[best]))
-        steep = float(network.steepness(flow)[apart].sum())
-        wanted = (cost[r] - cost[best]) / steep if steep > 0 else np.inf
-        amount = min(carried[r], wanted)
-        if amount <= 0:
-            continue
+        left, joined = set(route).difference(routes[best]), set(routes[best]).difference(route)
+        rise = sum([steep[link] for link in left]) + sum([steep[link] for link in joined])
+        amount = min(carried[r], (cost[r] - cost[best]) / rise) if rise > 0 else carried[r]
         carried[r] -= amount
         carried[best] += amount
-        flow[list(set(route) - set(routes[best]))] -= amount
-        flow[list(set(routes[best]) - set(route))] += amount
+        for link in left:
+            traffic.add(link, -amount)
+        for link in joined:
+            traffic.add(link, amount)
         moved += amount
-    np.maximum(flow, 0.0, out=flow)
     return moved
 
 
 def _loads(network: RoadNetwork, routes: list[list[Route]], carried: list[list[float]]) -> Floats:
-    """The flow of each link, summed afresh so that rounding does not add up."""
-    flow = np.zeros(len(network.free))
+    """The flow of each link."""
+    flow = [0.0] * len(network.free)
     for ways, flows in zip(routes, carried, strict=True):
         for route, amount in zip(ways, flows, strict=True):
-            flow[list(route)] += amount
-    return flow
+            for link in route:
+                flow[link] += amount
+    return np.array(flow)
 
 
 # ------------------------------------------------------------------------------------------------------ networks
