@@ -97,27 +97,26 @@ class ProximalPoint(Solver):
             return v - _wide(rate / nudge) * (moved - gain)
 
         length = _norm(residual).clamp(min=1e-300)
-        basis = [residual / _wide(length)]
+        basis = residual.unsqueeze(0) / _wide(length)  # [m, T, *b, G, S, A]
         columns: list[Tensor] = []
-        for k in range(self.krylov):
-            w = applied(basis[k])
-            column = []
-            for v in basis:
-                overlap = (v * w).sum((0, -3, -2, -1))
-                w = w - _wide(overlap) * v
-                column.append(overlap)
+        for _ in range(self.krylov):
+            w = applied(basis[-1])
+            size = _norm(w)
+            column = torch.zeros_like(length).expand(len(basis), *length.shape)
+            for _ in range(2):  # twice is enough (Kahan and Parlett)
+                overlap = (basis * w).sum((1, -3, -2, -1))
+                w = w - (_wide(overlap).unsqueeze(1) * basis).sum(0)
+                column = column + overlap
             rest = _norm(w)
-            column.append(rest)
-            columns.append(torch.stack(column, -1))
-            basis.append(w / _wide(rest.clamp(min=1e-300)))
+            ended = rest <= 1e-9 * size  # nothing new: the solution lies in what there is
+            columns.append(torch.cat([column, rest.masked_fill(ended, 0.0).unsqueeze(0)]))
+            fresh = torch.where(_wide(ended), 0.0, w / _wide(rest.clamp(min=1e-300)))
+            basis = torch.cat([basis, fresh.unsqueeze(0)])
         m = len(columns)
-        h = torch.stack([torch.nn.functional.pad(c, (0, m + 1 - c.shape[-1])) for c in columns], -1)
-        goal = torch.zeros_like(h[..., 0])
-        goal[..., 0] = length
-        # By the normal equations with a grain of ridge: a basis that has ended early is no trouble.
-        square = h.mT @ h + 1e-14 * torch.eye(m, dtype=h.dtype, device=h.device)
-        mix = torch.linalg.solve(square, (h.mT @ goal.unsqueeze(-1))).squeeze(-1)
-        return sum((_wide(c) * v for c, v in zip(mix.unbind(-1), basis, strict=False)), torch.zeros_like(residual))
+        h = torch.stack([torch.nn.functional.pad(c.movedim(0, -1), (0, m + 1 - len(c))) for c in columns], -1)
+        goal = torch.nn.functional.pad(length.unsqueeze(-1), (0, m))
+        mix = (torch.linalg.pinv(h, rtol=1e-12) @ goal.unsqueeze(-1)).squeeze(-1)  # [*b, m]
+        return (_wide(mix.movedim(-1, 0)).unsqueeze(1) * basis[:-1]).sum(0)
 
 
 def _direct(game: MeanFieldGame, logits: Tensor, gain: Tensor, rate: Tensor, residual: Tensor) -> Tensor:
