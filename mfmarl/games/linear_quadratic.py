@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, NamedTuple
@@ -180,6 +181,35 @@ class LinearQuadraticGame(PopulationEnv):
         """The planner's: what agents who share their rewards could reach."""
         source = "social optimum of N agents, by two Riccati equations"
         return {name: Known(v, source, "optimum") for name, v in self.means(self.planner()).items()}
+
+    def fitted(self, states: Sequence[State], actions: Sequence[Tensor]) -> tuple[Rule, float]:
+        """The rule nearest to what agents of any kind did: least squares on their own state and the mean, at every time.
+
+        `states` are those of one run, with the actions [E, N, l] chosen in them; a game with a horizon needs all of its
+        times, and copies whose means differ. Also the share of the actions' variance that no rule explains: only where
+        that is small is the rule's `exploitability` that of the agents. Raises ConfigError for states of the wrong times.
+        """
+        times = [0] * len(states) if self.horizon is None else [int(state.time[0]) for state in states]
+        wanted = range(self.horizon or 1)
+        if set(times) != set(wanted) or len(actions) != len(states):
+            raise ConfigError(
+                f"A rule is fitted to states of the times 0 to {len(wanted) - 1} and as many actions, not to "
+                f"{len(states)} states of the times {sorted(set(times))[:6]} and {len(actions)} actions."
+            )
+        gains, unexplained, whole = [], 0.0, 0.0
+        for t in wanted:
+            seen = [
+                (torch.cat([s.x, mean_of(s.x).unsqueeze(1).expand_as(s.x)], -1).flatten(0, 1), a.double().flatten(0, 1))
+                for s, a, at in zip(states, actions, times, strict=True)
+                if at == t
+            ]
+            z, a = (torch.cat(part).cpu().numpy() for part in zip(*seen, strict=True))
+            gain = np.linalg.lstsq(z, a, rcond=None)[0]
+            gains.append(-gain.T)
+            unexplained += float(((a - z @ gain) ** 2).sum())
+            whole += float(((a - a.mean(0)) ** 2).sum())
+        both, d = np.stack(gains), self._problem.d
+        return Rule(both[..., :d], both[..., d:]), unexplained / whole if whole else 0.0
 
     def means(self, rule: Rule, shake: Array | None = None) -> dict[str, float]:
         """`reward` per agent and step and the measures after each step, averaged over an episode of N agents who keep

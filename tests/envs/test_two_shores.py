@@ -91,6 +91,14 @@ def test_the_potential_gives_the_rewards():
     torch.testing.assert_close(slope, game.rewards(0, Crowd(mu.detach())).squeeze(-1))
 
 
+def test_whoever_is_ashore_stays_whatever_it_tries():
+    game = TwoShores()
+    there = game.outcomes(0, Crowd(game.start())).successor[..., 0]
+    assert there[0].tolist() == [0, 0, 0]
+    assert there[-1].tolist() == [4, 4, 4]
+    assert there[2].tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -161,6 +161,22 @@ def test_no_random_change_of_the_planners_rule_makes_all_better_off():
     assert riccati.cost(game, riccati.nash(game, n), n) > least + 1e-4
 
 
+@pytest.mark.parametrize("horizon", [None, 4])
+def test_the_mean_cost_is_flat_at_the_planners_rule_in_every_direction(horizon):
+    game, n = herd(horizon), 3
+    best = riccati.planner(game)
+    for which in range(2):
+        for place in np.ndindex(best.own.shape):
+            nudge = np.zeros_like(best.own)
+            nudge[place] = 1e-4
+            up, down = (
+                riccati.cost(game, best._replace(**{name: getattr(best, name) + sign * nudge}), n)
+                for name, sign in ((Rule._fields[which], 1), (Rule._fields[which], -1))
+            )
+            assert (up - down) / 2e-4 == pytest.approx(0, abs=1e-6)
+            assert up + down > 2 * riccati.cost(game, best, n)
+
+
 def test_the_mean_cost_of_all_is_that_of_one_and_of_the_two_forms():
     game, n, chosen = herd(7), 6, riccati.nash(herd(7), 6)
     path = riccati.moments(game, chosen, n, 7)
