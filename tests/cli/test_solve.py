@@ -101,11 +101,21 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 def test_a_game_is_solved_by_two_solvers_and_all_of_it_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = told(
-        capsys, "solve", "beach_bar", "--solver", "omd,fp", "--iterations", "40", "--places", "6", "--name", "a"
+        capsys,
+        "solve",
+        "beach_bar",
+        "--solver",
+        "omd,fp,fixed_point",
+        "--iterations",
+        "40",
+        "--places",
+        "6",
+        "--name",
+        "a",
     )
     run = here / "runs" / "a"
     game = BeachBar(places=6)
-    for name in ("omd", "fp"):
+    for name in ("omd", "fp", "fixed_point"):
         saved = load_policy(run / "policies" / f"{name}.safetensors")
         said = found["solvers"][name]
         assert abs(float(exploitability(game, saved.policy)) - said["exploitability"]) < 1e-12
@@ -116,6 +126,8 @@ def test_a_game_is_solved_by_two_solvers_and_all_of_it_is_kept(here: Path, capsy
         assert [row["iteration"] for row in rows][:4] == [0, 1, 2, 3]
         assert rows[-1]["iteration"] == 40
         assert min(row["exploitability"] for row in rows) == said["exploitability"]
+        # Best responses to best responses run in circles: what is kept is the best that was seen, not the last.
+        assert (name == "fixed_point") == (rows[-1]["exploitability"] > 2 * said["exploitability"])
     assert read_status(run)["state"] == "done"
     assert (run / "report.html").stat().st_size > 10_000
     assert {p.name for p in (run / "figures").glob("*.svg")} >= {"exploitability.svg", "free_energy.svg"}
