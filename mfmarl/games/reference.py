@@ -25,7 +25,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.population.known import Known
 
-_RATES = (0.003, 0.03, 0.3, 3.0)
+_RATES = (0.003, 0.03, 0.3, 3.0, 30.0)
 _ITERATIONS = 2000
 _CLOSE = 1e-3  # exploitability, in units of what a best response to the uniform crowd gains: closer is an equilibrium
 

@@ -31,6 +31,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "congestion": [{"network": "braess", "toll": True}],
     "gaussian_squeeze": [{"normalised": False, "mu": 400.0, "sigma": 200.0}],
     "crowd_modelling_2d": [{"map": "torus", "goal": True}],
+    "periodic_aversion": [{"ends": "value"}],
+    "route_choice": [{"network": "braess", "toll": True}],
     "routing": [{"network": "pigou", "rounding": "down", "horizon": 20}],
 }
 GAMES = [(name, options) for name in NAMES for options in [{}, *VARIANTS.get(name, [])]]

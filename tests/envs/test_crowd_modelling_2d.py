@@ -95,6 +95,14 @@ def test_a_map_of_ones_own_is_played() -> None:
     assert float(solve(game, MirrorDescent(rate=1.0), 300).exploitability) < 1e-3
 
 
+@pytest.mark.verify
+def test_the_four_rooms_publish_their_equilibrium() -> None:
+    """Spread over 104 cells as evenly as the walk from the corner allows; each pays about log 104 = 4.64 at the end."""
+    known = CrowdModelling2d().reference()
+    assert 3 < known["reward"].value < 4.64
+    assert known["spread"].value > 0.7
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
