@@ -320,8 +320,12 @@ def _of_choices(joint: Tensor, counts: Tensor, policy: Tensor) -> tuple[Tensor, 
     chance = (
         torch.lgamma(n + 1).sum(-1) - torch.lgamma(m + 1).sum((-1, -2)) + torch.special.xlogy(m, policy).sum((-1, -2))
     )
-    number = {tuple(row): place for place, row in enumerate(counts.tolist())}
-    place = torch.tensor([number[tuple(row)] for row in n.long().tolist()], device=joint.device)
+    # Counts in lexicographic order are numbers in order, to any base above the most that a count can be.
+    base = float(counts.max()) + 1
+    strides = base ** torch.arange(counts.shape[-1] - 1, -1, -1, dtype=torch.float64, device=joint.device)
+    if base ** counts.shape[-1] >= 2.0**53:
+        raise ConfigError("An extended game of so many agents and states is not enumerated: use mfmarl.games.sampled.")
+    place = torch.searchsorted((counts * strides).sum(-1), (n * strides).sum(-1))
     return chance.exp(), place
 
 
