@@ -72,8 +72,8 @@ def crowds(game: MeanFieldGame, told: Mediator) -> tuple[Flow, Tensor]:
 
     The policy of a signal's flow is what its crowd does as a whole, L / mu.
     """
-    if game.horizon is None:
-        raise ConfigError("Correlated equilibria are of games with a horizon.")
+    if game.horizon is None or game.tree is not None or game.batch:
+        raise ConfigError("Correlated equilibria are of one game at a time, with a horizon and without common noise.")
     check_policy(game, told.policies)
     shares = told.shares.movedim(1, 0)  # [M, K, G]
     start = game.start(told.policies.dtype, told.policies.device)
@@ -248,7 +248,9 @@ class _Restricted(NamedTuple):
             paid = torch.stack([game.paid(t, Crowd(p.sum(-1), counted=p)) for t, p in enumerate(whole.unbind(0))])
         else:
             paid = game.paid(0, Crowd(whole.sum(-1), counted=whole))
-        weight = game.discount ** torch.arange(len(whole), dtype=whole.dtype)
+        legal = game.legal_mask(paid.device)
+        paid = paid if legal is None else torch.where(legal, paid, 0.0)
+        weight = game.discount ** torch.arange(len(whole), dtype=whole.dtype, device=whole.device)
         found = torch.einsum("t,tkgsa,tmgsa->kmg", weight, paid, self.joints)
         after = torch.einsum("kmg,mgs->kgs", shares, self.last)
         terminal = game.terminal(Crowd(after))

@@ -27,6 +27,7 @@ from mfmarl.games.values import Values
 
 def total(game: MeanFieldGame, path: Flow) -> Tensor:
     """J, [*b]: what an agent expects over the game, summed over groups; in a stationary game over its discounted life."""
+    _known(game, "The total")
     each = (path.joint * path.rewards).sum((-3, -2, -1))
     if game.horizon is None:
         return each[0] / (1 - game.discount)
@@ -46,6 +47,7 @@ def values(game: MeanFieldGame, path: Flow) -> Values:
     """
     if game.horizon is None:
         raise ConfigError("The planner's values are of a game with a horizon.")
+    _known(game, "The planner's values")
     joint = path.joint.detach()
     fixed = None if game.crowd_moves else _marginal(game, joint).unbind(0)
     ahead = _ahead(game, path)
@@ -73,9 +75,9 @@ def _marginal(game: MeanFieldGame, joint: Tensor) -> Tensor:
         held = joint.clone().requires_grad_()
         if game.time_dependent:
             parts = enumerate(held.unbind(0))
-            earned = torch.stack([(part * game.paid(t, _crowd(part))).sum() for t, part in parts]).sum()
+            earned = torch.stack([(part * _paid(game, t, _crowd(part))).sum() for t, part in parts]).sum()
         else:
-            earned = (held * game.paid(0, _crowd(held))).sum()
+            earned = (held * _paid(game, 0, _crowd(held))).sum()
         return torch.autograd.grad(earned, held)[0]
 
 
@@ -83,7 +85,7 @@ def _derivative(game: MeanFieldGame, t: int, joint: Tensor, ahead: Tensor | None
     with torch.enable_grad():
         held = joint.clone().requires_grad_()
         crowd = _crowd(held)
-        earned = (held * game.paid(t, crowd)).sum()
+        earned = (held * _paid(game, t, crowd)).sum()
         if ahead is not None:
             earned = earned + game.discount * (game.kernel(t, crowd).carry(held) * ahead).sum()
         return torch.autograd.grad(earned, held)[0]
@@ -98,6 +100,18 @@ def _ahead(game: MeanFieldGame, path: Flow) -> Tensor | None:
         paid = game.terminal(Crowd(last))
         assert paid is not None
         return torch.autograd.grad((last * paid).sum(), last)[0]
+
+
+def _paid(game: MeanFieldGame, t: int, crowd: Crowd) -> Tensor:
+    """Rewards, with 0 where the action is not legal: they may be infinite there."""
+    legal = game.legal_mask(crowd.mu.device)
+    paid = game.paid(t, crowd)
+    return paid if legal is None else torch.where(legal, paid, 0.0)
+
+
+def _known(game: MeanFieldGame, what: str) -> None:
+    if game.tree is not None:
+        raise ConfigError(f"{what} of a game with common noise ({type(game).__name__}) cannot be had yet.")
 
 
 def _crowd(joint: Tensor) -> Crowd:
@@ -139,8 +153,15 @@ class Marginal(MeanFieldGame):
     def num_actions(self) -> int:
         return self.game.num_actions
 
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return self.game.batch
+
     def initial(self) -> Tensor:
         return self.game.initial()
+
+    def start(self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
+        return self.game.start(dtype, device)
 
     def outcomes(self, t: int, crowd: Crowd) -> Kernel:
         return self.game.kernel(t, crowd)
@@ -151,7 +172,9 @@ class Marginal(MeanFieldGame):
             held = crowd.joint if graph else crowd.joint.detach().requires_grad_()
             if graph and held.is_leaf:
                 held = held * 1
-            earned = (held * self.game.rewards(t, _crowd(held))).sum()
+            rewards = self.game.rewards(t, _crowd(held))
+            legal = self.game.legal_mask(held.device)
+            earned = (held * (rewards if legal is None else torch.where(legal, rewards, 0.0))).sum()
             return torch.autograd.grad(earned, held, create_graph=graph)[0]
 
     def effort(self) -> Tensor | None:
@@ -170,7 +193,9 @@ class Marginal(MeanFieldGame):
         return self.game.coordinates()
 
     def potential(self, t: int, crowd: Crowd) -> Tensor:
-        return (crowd.joint * self.game.rewards(t, crowd)).sum((-3, -2, -1))
+        rewards = self.game.rewards(t, crowd)
+        legal = self.game.legal_mask(crowd.mu.device)
+        return (crowd.joint * (rewards if legal is None else torch.where(legal, rewards, 0.0))).sum((-3, -2, -1))
 
 
 @cache
@@ -192,5 +217,6 @@ def marginal(game: MeanFieldGame) -> Marginal:
         )
     if game.horizon is None:
         raise ConfigError("Tolls make the planner's optimum in games with a horizon.")
+    _known(game, "The tolls")
     made = _marginal_class(game.groups, game.time_dependent)
     return made(game.num_agents, game.horizon, game.discount, game.sight, game=game)

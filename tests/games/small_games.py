@@ -181,7 +181,9 @@ class Pursuit(MeanFieldGame):
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
         hunter, prey = crowd.mu.unbind(-2)
-        return (torch.stack([prey, -hunter], -2) - self.crowding * crowd.mu).unsqueeze(-1)
+        paid = (torch.stack([prey, -hunter], -2) - self.crowding * crowd.mu).unsqueeze(-1)
+        # What is forbidden may cost whatever it likes.
+        return torch.where(self.allowed(), paid, -torch.inf)
 
     def allowed(self) -> Tensor:
         legal = torch.ones(4, 3, dtype=torch.bool)

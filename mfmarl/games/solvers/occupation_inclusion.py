@@ -58,6 +58,8 @@ class OccupationInclusion(Solver):
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         if game.horizon is None:
             raise ConfigError("omi needs a game with a horizon.")
+        if game.tree is not None:
+            raise ConfigError("omi needs a game without common noise.")
         if game.crowd_moves:
             raise ConfigError(
                 f"omi projects on the flows of fixed dynamics, and in {type(game).__name__} the crowd moves them; "
@@ -107,6 +109,8 @@ def gains(game: MeanFieldGame, joint: Tensor) -> Tensor:
         paid = torch.stack([game.paid(t, Crowd(part.sum(-1), counted=part)) for t, part in enumerate(joint.unbind(0))])
     else:
         paid = game.paid(0, Crowd(joint.sum(-1), counted=joint))
+    legal = game.legal_mask(paid.device)
+    paid = paid if legal is None else torch.where(legal, paid, 0.0)
     if not bool(torch.isfinite(paid.sum())):
         raise NumericFault(f"{type(game).__name__}: rewards are not finite at this crowd.")
     kernel = game.kernel(len(joint) - 1, Crowd(joint[-1].sum(-1), counted=joint[-1]))
@@ -121,8 +125,8 @@ def gains(game: MeanFieldGame, joint: Tensor) -> Tensor:
 class Polytope(NamedTuple):
     """The flows of fixed dynamics from one start."""
 
-    start: Tensor  # mu_0, [G, S]
-    moves: tuple[Tensor, ...]  # P_t as [1 or G, S A, S], one for each t
+    start: Tensor  # mu_0, [G, S]; of games side by side [B, G, S]
+    moves: tuple[Tensor, ...]  # P_t as [S A, S], or with leading axes that broadcast against [*b, G]; one for each t
     legal: Tensor | None  # [G, S, A]
 
     @classmethod
@@ -131,8 +135,7 @@ class Polytope(NamedTuple):
         moves = []
         for t in range(len(joint) if game.time_dependent else 1):
             crowd = Crowd(joint[t].sum(-1), counted=joint[t])
-            dense = game.kernel(t, crowd).dense().to(joint)
-            moves.append(dense.flatten(-3, -2).reshape(-1, game.num_states * game.num_actions, game.num_states))
+            moves.append(game.kernel(t, crowd).dense().to(joint).flatten(-3, -2))
         start = game.start(joint.dtype, joint.device)
         return cls(start, tuple(moves) * (len(joint) // len(moves)), game.legal_mask(joint.device))
 

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mfmarl.errors import NumericFault
+from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.games import values
 from mfmarl.games.flow import along, flow
 from mfmarl.games.game import Crowd, MeanFieldGame
@@ -65,6 +65,8 @@ class OccupationOptimisation(Solver):
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         """At the policy's flow and its best response's values."""
+        if game.tree is not None:
+            raise ConfigError("omo needs a game without common noise.")
         return self.beginning(game, flow(game, policy).joint)
 
     def beginning(self, game: MeanFieldGame, joint: Tensor) -> State:
@@ -73,6 +75,8 @@ class OccupationOptimisation(Solver):
         path = along(game, mu, torch.where(mu.unsqueeze(-1) > 0, joint / mu.unsqueeze(-1), 1 / joint.shape[-1]))
         best = values.best(game, path)
         slack = (best.v.unsqueeze(-1) - best.q).clamp(min=0)
+        legal = game.legal_mask(joint.device)
+        slack = slack if legal is None else torch.where(legal, slack, 0.0)
         where = joint if self.form == "projected" else joint.clamp(min=1e-12).log()
         point = Point(where, best.v, slack)
         empty = Point(*(torch.zeros_like(x) for x in point))
@@ -107,8 +111,7 @@ class OccupationOptimisation(Solver):
         joint = self._joint(game, point)
         flowing, short = residuals(game, joint, point.value)
         slack = point.slack if self.form == "projected" else point.slack.clamp(min=0)
-        legal = game.legal_mask(joint.device)
-        missed = (short + slack) ** 2 if legal is None else torch.where(legal, (short + slack) ** 2, 0.0)
+        missed = (short + slack) ** 2
         apart = (flowing**2).sum((0, -2, -1))
         wrong = missed.sum((0, -3, -2, -1))
         gap = (slack * joint).sum((0, -3, -2, -1))
@@ -132,7 +135,8 @@ class OccupationOptimisation(Solver):
 
 
 def residuals(game: MeanFieldGame, joint: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much more is in each state than comes there [T, *b, G, S], and r + gamma P V - V [T, *b, G, S, A]."""
+    """By how much more is in each state than comes there [T, *b, G, S], and r + gamma P V - V of what is legal, else 0
+    [T, *b, G, S, A]."""
     mu = joint.sum(-1)
     crowds = [Crowd(m, counted=part) for m, part in zip(mu.unbind(0), joint.unbind(0), strict=True)]
     kernels = [game.kernel(t, crowd) for t, crowd in enumerate(crowds)]
@@ -148,11 +152,14 @@ def residuals(game: MeanFieldGame, joint: Tensor, value: Tensor) -> tuple[Tensor
         paid = torch.stack([game.paid(t, crowd) for t, crowd in enumerate(crowds)])
     else:
         paid = game.paid(0, Crowd(mu, counted=joint))
+    legal = game.legal_mask(joint.device)
+    paid = paid if legal is None else torch.where(legal, paid, 0.0)
     hoped = [
         torch.zeros_like(part) if v is None else game.discount * kernel.expect(v).expand_as(part)
         for v, kernel, part in zip(ahead, kernels, joint.unbind(0), strict=True)
     ]
-    return mu - torch.stack(come), paid + torch.stack(hoped) - value.unsqueeze(-1)
+    short = paid + torch.stack(hoped) - value.unsqueeze(-1)
+    return mu - torch.stack(come), short if legal is None else torch.where(legal, short, 0.0)
 
 
 def on_simplex(x: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Planner(Solver):
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         if game.horizon is None:
             raise ConfigError("planner needs a game with a horizon.")
+        if game.tree is not None:
+            raise ConfigError("planner needs a game without common noise.")
         q, total = _look(game, policy)
         rate = torch.as_tensor(self.rate, dtype=policy.dtype, device=policy.device).expand(total.shape)
         # A forbidden action has -inf, and a large number keeps sums with it finite.

@@ -66,7 +66,7 @@ def test_a_projected_gradient_step_raises_the_potential_too(game: MeanFieldGame)
 
 
 def test_too_large_a_step_breaks_it() -> None:
-    assert float(along(Towels(places=5), MirrorDescent(rate=100.0), potential).diff(dim=0).min()) < -0.01
+    assert float(along(Towels(places=5), MirrorDescent(rate=100.0), potential).diff(dim=0).min()) < -1e-3
     assert float(along(BeachBar(places=6, horizon=5), FictitiousPlay(weight=0.1), potential).diff(dim=0).min()) < -1e-3
 
 
