@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -94,7 +94,7 @@ class BuildingEvacuation(MeanFieldGame):
         mu = crowd.mu
         # The integral of log max(mu, e) from 0: e log e up to e, then mu log mu - mu.
         above = torch.special.xlogy(mu, mu) - mu + self.floor
-        dense = torch.where(mu > self.floor, above, mu * torch.log(mu.new_tensor(self.floor)))
+        dense = torch.where(mu > self.floor, above, mu * table([self.floor], mu).log())
         return (self._safe(mu) * mu - self.aversion * dense).sum((-2, -1))
 
     def coordinates(self) -> Tensor:

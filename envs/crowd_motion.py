@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -100,7 +100,7 @@ class CrowdMotion(MeanFieldGame):
         # The step and the push together, ended at the wall once.
         way = torch.tensor(_STEPS)
         there = grid_moves((self.length, self.width), (way.unsqueeze(1) + way).reshape(-1, 2)).view(-1, 5, 5)
-        chance = torch.tensor([(1 - self.calm) / 4] * 4 + [self.calm], dtype=torch.float64)
+        chance = table([(1 - self.calm) / 4] * 4 + [self.calm])
         return Outcomes(there, chance.expand(self.num_states, 5, 5))
 
     def outcomes(self, t: int, crowd: Crowd) -> Outcomes:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -90,9 +90,7 @@ class EquilibriumPrice(MeanFieldGame):
 
     def price(self, crowd: Crowd) -> Tensor:
         """p_t, [*b, G]."""
-        made = (self.demand / (self.production(crowd) + self.supply)) ** (1 / self.elasticity)
-        assert isinstance(made, Tensor)
-        return made
+        return torch.pow(self.demand / (self.production(crowd) + self.supply), 1 / self.elasticity)
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
         return self.price(crowd).unsqueeze(-1).unsqueeze(-1) * self._plans[1].to(crowd.mu)
@@ -104,8 +102,10 @@ class EquilibriumPrice(MeanFieldGame):
 
     def potential(self, t: int, crowd: Crowd) -> Tensor:
         total = (self.production(crowd) + self.supply) / self.demand
-        power = 1 - 1 / self.elasticity
-        integral = total.log() if power == 0 else total**power / power
+        # (x^p - 1) / p, which is log x at p = 0.
+        power = table([1 - 1 / self.elasticity], total)
+        even = power.abs() < 1e-12
+        integral = torch.where(even, total.log(), torch.expm1(power * total.log()) / torch.where(even, 1.0, power))
         return self.demand * integral.sum(-1)
 
     def measures(self, mu: Tensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.game import Crowd, GameState, MeanFieldGame
+from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
 from mfmarl.options import Bounds
@@ -66,22 +66,22 @@ class SusceptibleInfectedRecovered(MeanFieldGame):
         return 2
 
     def initial(self) -> Tensor:
-        return torch.tensor([1 - self.infected, self.infected, 0.0], dtype=torch.float64)
+        return table([1 - self.infected, self.infected, 0.0])
 
     def outcomes(self, t: int, crowd: Crowd) -> Dense:
         mu = crowd.mu
         caught = self.infection * mu[..., 1]
         out = torch.stack([1 - caught, caught, torch.zeros_like(caught)], -1)
         home = mu.new_tensor([1.0, 0.0, 0.0]).expand(out.shape)
-        later = mu.new_tensor([[0.0, 1 - self.recovery, self.recovery], [self.waning, 0.0, 1 - self.waning]])
+        later = table([[0.0, 1 - self.recovery, self.recovery], [self.waning, 0.0, 1 - self.waning]], mu)
         later = later.unsqueeze(-2).expand(*out.shape[:-1], 2, 2, 3)
         return Dense(torch.cat([torch.stack([out, home], -2).unsqueeze(-3), later], -3))
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
-        return crowd.mu.new_tensor([[0.0], [-self.illness], [0.0]])
+        return table([[0.0], [-self.illness], [0.0]], crowd.mu)
 
     def effort(self) -> Tensor:
-        return torch.tensor([[0.0, self.distance]] * 3, dtype=torch.float64)
+        return table([[0.0, self.distance]] * 3)
 
     def measures(self, mu: Tensor) -> dict[str, Tensor]:
         return {"infected": mu[..., 0, 1], "recovered": mu[..., 0, 2]}

@@ -162,7 +162,14 @@ class SideBySide(MeanFieldGame):
     def potential(self, t: int, crowd: Crowd) -> Tensor | None:
         if type(self.games[0]).potential is MeanFieldGame.potential:
             return None
-        return self._all(lambda game, own: game.potential(t, own), crowd).movedim(0, -1)
+
+        def phi(game: MeanFieldGame, own: Crowd) -> Tensor:
+            found, effort = game.potential(t, own), game.effort()
+            assert found is not None
+            # Here, and not by `effort`, which these games have each for itself.
+            return found if effort is None else found - (own.joint * effort.to(own.mu)).sum((-3, -2, -1))
+
+        return self._all(phi, crowd).movedim(0, -1)
 
 
 def _as_tensors(kernel: Kernel) -> tuple[Tensor, ...]:
