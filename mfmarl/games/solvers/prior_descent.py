@@ -67,7 +67,5 @@ class PriorDescent(Solver):
 def _level(game: MeanFieldGame, logits: Tensor) -> Tensor:
     """The largest of a state's logits put at 0, so that they do not drift away from the numbers that add exactly."""
     legal = game.legal_mask(logits.device)
-    if legal is not None:
-        logits = torch.where(legal, logits, -1e4)
-        return logits - logits.masked_fill(~legal, -torch.inf).amax(-1, keepdim=True)
-    return logits - logits.amax(-1, keepdim=True)
+    among = logits if legal is None else logits.masked_fill(~legal, -torch.inf)
+    return logits - among.amax(-1, keepdim=True)

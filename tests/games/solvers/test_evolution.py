@@ -193,6 +193,17 @@ def test_however_long_the_step_it_gives_probabilities_of_what_is_legal(rule: Any
     assert float(exploitability(game, policy)[0]) >= 0
 
 
+@pytest.mark.parametrize("rule", ["smith", "bnn", "logit", "best_response"])
+def test_a_step_that_is_too_long_is_shortened_and_keeps_its_direction(rule: Any) -> None:
+    game, policy = Teams(actions=3), some_policy(Teams(actions=3), 4)
+    solver = Evolution(rule)
+    short = (solver._advanced(game, policy, 1e-7) - policy) / 1e-7
+    long = solver._advanced(game, policy, 1e6) - policy
+    scale = (long * short).sum(-1, keepdim=True) / (short * short).sum(-1, keepdim=True)
+    torch.testing.assert_close(long, scale * short, rtol=1e-5, atol=1e-5)
+    assert bool((scale > 0).all())
+
+
 def test_smiths_rule_is_its_definition() -> None:
     """One small step against loops over pairs of actions."""
     game, policy, time = Ring(win=2.0), shares(0.5, 0.3, 0.2), 1e-6

@@ -193,6 +193,20 @@ def test_a_prior_renewed_at_every_step_sums_up_the_best_values() -> None:
         )
 
 
+def test_what_a_cold_prior_has_given_up_comes_back_when_it_pays() -> None:
+    """Probabilities far below the smallest number, 1e-324, are remembered as logarithms."""
+    game, solver = Market(horizon=1, coupling=0.0, actions=3), PriorDescent(temperature=1e-4, inner=1)
+    state, total, back = solver.begin(game, uniform(game)), torch.zeros_like(uniform(game)), False
+    for k in range(1, 60):
+        before = solver.policy(game, state)
+        total = total + values.best(game, flow(game, before)).q / 1e-4
+        state = solver.step(game, state, k)
+        after = solver.policy(game, state)
+        torch.testing.assert_close(after, values.boltzmann(game, total, 1.0), rtol=1e-6, atol=1e-9)
+        back = back or bool(((before == 0) & (after > 0.5)).any())
+    assert back
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_between_renewals_the_answer_is_relative_to_the_prior(soft: bool) -> None:
     game, first = Tiny(), some_policy(Tiny(), 5)
