@@ -150,9 +150,9 @@ def solve(
     `env_seed=1` where both have one. `start` is a solved run (or a `SolvedGame`'s path) to begin from.
     Raises ConfigError for an option that is nobody's, and whatever the solvers raise.
     """
-    config, label = _to_solve(game, solver, options)
+    config, label, ready = _to_solve(game, solver, options)
     target = Path(path) if path is not None else Path("runs") / folder_name(f"{label}-{_stamp()}")
-    equilibrium.solve_in_folder(config, target, on_row)
+    equilibrium.solve_in_folder(config, target, on_row, game=ready)
     page = report_solved(target)
     found = read_solved(target)
     if found.best.label not in found.policies:
@@ -162,8 +162,8 @@ def solve(
 
 def _to_solve(
     game: Any, solver: str | Sequence[str], options: Mapping[str, Any]
-) -> tuple[equilibrium.SolveConfig, str]:
-    """Give every option to whom it belongs: the run, the game, each solver that has it; and the game's label."""
+) -> tuple[equilibrium.SolveConfig, str, MeanFieldGame]:
+    """Give every option to whom it belongs: the run, the game, each solver that has it; and the game's label and self."""
     from mfmarl.cli.solve import parse_solvers, solver_options
 
     ready = {}
@@ -173,7 +173,9 @@ def _to_solve(
     solvers = parse_solvers(solver if isinstance(solver, str) else ",".join(solver))
     own = {f.name for f in fields(equilibrium.SolveOptions)}
     rest = {k: v for k, v in options.items() if k not in own}
-    of_game = {o.name for o in options_of(equilibrium.game_class(name))}
+    # A class is taken as it is: to find it by its name would run its script again.
+    kind = game if isinstance(game, type) and issubclass(game, MeanFieldGame) else equilibrium.game_class(name)
+    of_game = {o.name for o in options_of(kind)}
     of_solvers = {s: set(solver_options(c.name)[1]) for s, c in solvers.items()}
     theirs = {o for known in of_solvers.values() for o in known}
     both = sorted(of_game & theirs & set(rest))
@@ -186,14 +188,9 @@ def _to_solve(
         s: Choice(c.name, {**_addressed(rest, of_solvers[s], "solver_"), **c.options}) for s, c in solvers.items()
     }
     how = {k: str(v) if k == "start" else v for k, v in options.items() if k in own}
-    return (
-        equilibrium.SolveConfig(
-            Choice(name, {**ready, **_addressed(rest, of_game, "env_")}),
-            chosen,
-            from_table(equilibrium.SolveOptions, how),
-        ),
-        label,
-    )
+    of_environment = {**ready, **_addressed(rest, of_game, "env_")}
+    config = equilibrium.SolveConfig(Choice(name, of_environment), chosen, from_table(equilibrium.SolveOptions, how))
+    return config, label, from_table(kind, of_environment, label)
 
 
 def make(environment: Any, copies: int = 1, device: str = "cpu", **options: Any) -> Env:

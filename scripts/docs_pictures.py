@@ -1,4 +1,4 @@
-"""Run the blocks of docs/tour.md in their order, and put the pictures they draw into docs/images/.
+"""Run the blocks of docs/tour.md and docs/games.md in their order, and put the pictures they draw into docs/images/.
 
 python scripts/docs_pictures.py            # about half a minute
 python scripts/docs_pictures.py --out DIR  # pictures into DIR instead, as the tests do
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = ("tour", "games")
 
 
 def blocks(page: Path) -> str:
@@ -25,18 +26,22 @@ def blocks(page: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DOCS / "images", help="(default: %(default)s)")
+    parser.add_argument("--page", choices=PAGES, action="append", help="only this page (default: all)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "tour.py"
-        program.write_text(blocks(DOCS / "tour.md"), encoding="utf-8")
-        done = subprocess.run([sys.executable, str(program)], cwd=folder, check=False)
-        if done.returncode:
-            print("docs_pictures: a block of docs/tour.md failed; no picture was replaced.", file=sys.stderr)
-            return 1
-        given.out.mkdir(parents=True, exist_ok=True)
-        for picture in sorted((Path(folder) / "images").glob("*.png")):
-            shutil.copy(picture, given.out / picture.name)
-            print(given.out / picture.name)
+    for page in given.page or PAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / f"{page}.py"
+            program.write_text(blocks(DOCS / f"{page}.md"), encoding="utf-8")
+            done = subprocess.run([sys.executable, str(program)], cwd=folder, check=False)
+            if done.returncode:
+                print(
+                    f"docs_pictures: a block of docs/{page}.md failed; its pictures were not replaced.", file=sys.stderr
+                )
+                return 1
+            given.out.mkdir(parents=True, exist_ok=True)
+            for picture in sorted((Path(folder) / "images").glob("*.png")):
+                shutil.copy(picture, given.out / picture.name)
+                print(given.out / picture.name)
     return 0
 
 

@@ -1,27 +1,56 @@
-"""The documents run as they stand: every block of the tour, and the pictures that it draws."""
+"""The documents run as they stand: every block of the tour and of the games, and the pictures that they draw."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from mfmarl.cli.choices import pairs_of
+from mfmarl.cli.main import build_parser
+from mfmarl.cli.solve import assign, parse_solvers
+from mfmarl.evaluation.equilibrium import make_game, make_solver
+from mfmarl.learning.run_config import Choice
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-def test_every_block_of_the_tour_runs_and_draws_the_pictures_it_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [
+        # What a page says in passing, it says of the numbers it prints.
+        ("tour", ["Z = 8229.0354566", "0.0490250401"]),
+        ("games", ["torch.Size([20, 1, 15])", "one of 5: ", "limit/exploitability", "finite/exploitability"]),
+    ],
+)
+def test_every_block_of_a_page_runs_and_draws_the_pictures_it_shows(
+    page: str, printed: list[str], tmp_path: Path
+) -> None:
     script = ROOT / "scripts" / "docs_pictures.py"
-    command = [sys.executable, str(script), "--out", str(tmp_path)]
+    command = [sys.executable, str(script), "--page", page, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    shown = set(re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", (DOCS / "tour.md").read_text(encoding="utf-8")))
+    shown = set(re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", (DOCS / f"{page}.md").read_text(encoding="utf-8")))
     assert {path.name for path in tmp_path.iterdir()} == shown
     assert shown  # there are some
-    # What it says in passing, it says of the numbers it prints.
-    assert "Z = 8229.0354566" in done.stdout and "0.0490250401" in done.stdout
+    assert all(words in done.stdout for words in printed)
+
+
+def test_the_commands_of_the_games_page_parse() -> None:
+    lines = re.findall(r"^\$ mfmarl (.+)$", (DOCS / "games.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        known, rest = build_parser().parse_known_args(shlex.split(line))
+        if known.command == "solve" and known.game:
+            game, solvers = assign(pairs_of(rest), Choice(known.game), parse_solvers(known.solver or "omd"))
+            make_game(game)
+            assert all(make_solver(choice) for choice in solvers.values())
 
 
 def test_what_the_documents_point_to_is_there() -> None:

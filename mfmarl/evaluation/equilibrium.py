@@ -205,16 +205,22 @@ class _Interrupts:
 
 
 def solve_in_folder(
-    config: SolveConfig, path: Path, on_row: Look | None = None, on_begin: Callable[[str], None] | None = None
+    config: SolveConfig,
+    path: Path,
+    on_row: Look | None = None,
+    on_begin: Callable[[str], None] | None = None,
+    game: MeanFieldGame | None = None,
 ) -> list[Outcome]:
     """Run every solver on the game, one after the other, and keep what each finds in the folder `path`.
+
+    `game` is the one that the config describes, where it is made already.
 
     Ctrl-C ends it with the curve and the best policy until then: their outcome is `interrupted`, the solvers after it
     are not begun, and Interrupted is raised when all is written. A solver that fails is an outcome like another.
     Raises ConfigError and EnvironmentFault before anything is written; MfmarlError where every solver failed.
     """
     path = Path(path)
-    game = make_game(config.environment)
+    game = make_game(config.environment) if game is None else game
     solvers = {label: make_solver(choice) for label, choice in config.solvers.items()}
     torch.set_num_threads(config.solve.threads)
     first = _first(game, config.solve)
