@@ -172,13 +172,8 @@ class Marginal(MeanFieldGame):
             held = crowd.joint if graph else crowd.joint.detach().requires_grad_()
             if graph and held.is_leaf:
                 held = held * 1
-            rewards = self.game.rewards(t, _crowd(held))
-            legal = self.game.legal_mask(held.device)
-            earned = (held * (rewards if legal is None else torch.where(legal, rewards, 0.0))).sum()
+            earned = (held * _paid(self.game, t, _crowd(held))).sum()
             return torch.autograd.grad(earned, held, create_graph=graph)[0]
-
-    def effort(self) -> Tensor | None:
-        return self.game.effort()
 
     def terminal(self, crowd: Crowd) -> Tensor | None:
         with torch.enable_grad():
@@ -193,9 +188,7 @@ class Marginal(MeanFieldGame):
         return self.game.coordinates()
 
     def potential(self, t: int, crowd: Crowd) -> Tensor:
-        rewards = self.game.rewards(t, crowd)
-        legal = self.game.legal_mask(crowd.mu.device)
-        return (crowd.joint * (rewards if legal is None else torch.where(legal, rewards, 0.0))).sum((-3, -2, -1))
+        return (crowd.joint * _paid(self.game, t, crowd)).sum((-3, -2, -1))
 
 
 @cache

@@ -8,6 +8,7 @@ import torch
 from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.errors import ConfigError
 from mfmarl.games import values
+from mfmarl.games.batch import side_by_side
 from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import MeanFieldGame
@@ -125,6 +126,23 @@ def test_a_tolled_game_is_played_by_agents_too() -> None:
 def test_tolls_are_refused_where_the_crowd_moves_the_dynamics() -> None:
     with pytest.raises(ConfigError, match="solver planner"):
         marginal(Epidemic())
+
+
+def test_common_noise_is_refused() -> None:
+    game = BeachBar(closing=0.3)
+    with pytest.raises(ConfigError, match="common noise"):
+        marginal(game)
+    with pytest.raises(ConfigError, match="common noise"):
+        price_of_anarchy(game, uniform(game), uniform(game))
+
+
+def test_tolls_for_games_side_by_side() -> None:
+    games = [Pursuit(crowding=x) for x in (0.5, 2.0)]
+    together = marginal(side_by_side(games))
+    policy = random_policy(games[0], (2,))
+    found = exploitability(together, policy)
+    for b, game in enumerate(games):
+        assert float(found[b]) == pytest.approx(float(exploitability(marginal(game), policy[:, b])), abs=1e-12)
 
 
 def test_a_price_of_anarchy_of_gains_and_costs_is_refused() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mfmarl.envs.beach_bar import BeachBar
+from mfmarl.errors import ConfigError
 from mfmarl.games import values
+from mfmarl.games.batch import side_by_side
 from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import MeanFieldGame
@@ -120,6 +122,19 @@ def test_entries_of_a_batch_go_their_own_way(form: str) -> None:
 def test_only_legal_actions_are_taken(form: str) -> None:
     found = solve(Pursuit(), OccupationOptimisation(form=form), 20).last  # type: ignore[arg-type]
     assert float(found[:, :, 1, 0].max()) == 0
+
+
+def test_games_side_by_side_are_each_of_them() -> None:
+    games = [Pursuit(crowding=crowding) for crowding in (0.5, 2.0)]
+    together = solve(side_by_side(games), OccupationOptimisation(), 10)
+    for b, game in enumerate(games):
+        alone = solve(game, OccupationOptimisation(), 10)
+        torch.testing.assert_close(together.last[:, b], alone.last, rtol=0, atol=1e-7)
+
+
+def test_common_noise_is_refused() -> None:
+    with pytest.raises(ConfigError, match="common noise"):
+        solve(BeachBar(closing=0.3), OccupationOptimisation(), 1)
 
 
 def test_the_projection_on_the_simplex_is_nearest() -> None:

@@ -7,9 +7,13 @@ import itertools
 import pytest
 import torch
 
+from mfmarl.envs.beach_bar import BeachBar
+from mfmarl.envs.susceptible_infected import SusceptibleInfected
 from mfmarl.errors import ConfigError
+from mfmarl.games.batch import side_by_side
 from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import flow, uniform
+from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.games.solvers.planner import Planner
@@ -104,6 +108,19 @@ def test_the_planner_takes_only_legal_actions() -> None:
     assert float(found.policy[:, :, 1, 0].max()) == 0
 
 
-def test_a_game_without_a_horizon_is_refused() -> None:
-    with pytest.raises(ConfigError, match="horizon"):
-        solve(Epidemic(horizon=None, discount=0.9), Planner(), 1)
+def test_games_side_by_side_are_each_of_them() -> None:
+    for games in (
+        [Pursuit(crowding=x) for x in (0.5, 2.0)],
+        [SusceptibleInfected(horizon=6, infection=x) for x in (0.4, 0.8)],
+    ):
+        together = solve(side_by_side(games), Planner(), 10)
+        for b, game in enumerate(games):
+            torch.testing.assert_close(together.last[:, b], solve(game, Planner(), 10).last, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("game", "told"), [(Epidemic(horizon=None, discount=0.9), "horizon"), (BeachBar(closing=0.3), "common noise")]
+)
+def test_what_it_cannot_plan_it_refuses(game: MeanFieldGame, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        solve(game, Planner(), 1)
