@@ -12,6 +12,7 @@ the second part is the toll that makes selfish drivers take the best routes). Gr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -167,19 +168,11 @@ class Marginal(MeanFieldGame):
         return self.game.kernel(t, crowd)
 
     def rewards(self, t: int, crowd: Crowd) -> Tensor:
-        graph = torch.is_grad_enabled() and crowd.joint.requires_grad
-        with torch.enable_grad():
-            held = crowd.joint if graph else crowd.joint.detach().requires_grad_()
-            if graph and held.is_leaf:
-                held = held * 1
-            earned = (held * _paid(self.game, t, _crowd(held))).sum()
-            return torch.autograd.grad(earned, held, create_graph=graph)[0]
+        return _slope(crowd.joint, lambda joint: (joint * _paid(self.game, t, _crowd(joint))).sum())
 
     def terminal(self, crowd: Crowd) -> Tensor | None:
-        with torch.enable_grad():
-            held = crowd.mu.detach().requires_grad_()
-            paid = self.game.terminal(Crowd(held))
-            return None if paid is None else torch.autograd.grad((held * paid).sum(), held)[0]
+        paid = self.game.terminal(crowd)
+        return None if paid is None else _slope(crowd.mu, lambda mu: (mu * self.game.terminal(Crowd(mu))).sum())
 
     def allowed(self) -> Tensor | None:
         return self.game.allowed()
@@ -189,6 +182,14 @@ class Marginal(MeanFieldGame):
 
     def potential(self, t: int, crowd: Crowd) -> Tensor:
         return (crowd.joint * _paid(self.game, t, crowd)).sum((-3, -2, -1))
+
+
+def _slope(at: Tensor, earned: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient of what is earned; itself to be differentiated where `at` is."""
+    graph = torch.is_grad_enabled() and at.requires_grad
+    with torch.enable_grad():
+        held = at if graph else at.detach().requires_grad_()
+        return torch.autograd.grad(earned(held), held, create_graph=graph)[0]
 
 
 @cache

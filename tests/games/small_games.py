@@ -166,6 +166,7 @@ class Pursuit(MeanFieldGame):
     horizon: int | None = 4
     num_agents: int = 20
     crowding: float = 1.0
+    final: float = 0.0
     groups = ("hunter", "prey")
     num_states = 4
     num_actions = 3
@@ -184,6 +185,9 @@ class Pursuit(MeanFieldGame):
         paid = (torch.stack([prey, -hunter], -2) - self.crowding * crowd.mu).unsqueeze(-1)
         # What is forbidden may cost whatever it likes.
         return torch.where(self.allowed(), paid, -torch.inf)
+
+    def terminal(self, crowd: Crowd) -> Tensor:
+        return -self.final * crowd.mu * crowd.mu.flip(-2)
 
     def allowed(self) -> Tensor:
         legal = torch.ones(4, 3, dtype=torch.bool)

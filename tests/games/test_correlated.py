@@ -31,14 +31,6 @@ class Theatre(Meeting):
         return (crowd.mu - 16 * off**2).unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class Ending(Pursuit):
-    discount: float = 0.9
-
-    def terminal(self, crowd: Crowd) -> Tensor:
-        return -3 * crowd.mu.flip(-2)
-
-
 def always(game: MeanFieldGame, action: int) -> Tensor:
     policy = torch.zeros_like(uniform(game))
     policy[..., action] = 1
@@ -52,7 +44,7 @@ def some_mediator(game: MeanFieldGame, signals: int = 3, policies: int = 2) -> M
     return Mediator(chance / chance.sum(), shares / shares.sum(1, keepdim=True), random_policy(game, (policies,)))
 
 
-@pytest.mark.parametrize("game", [LeftRight(), Towels(places=4), Ending(), UNSTABLE], ids=repr)
+@pytest.mark.parametrize("game", [LeftRight(), Towels(places=4), Pursuit(discount=0.9, final=3.0), UNSTABLE], ids=repr)
 def test_a_mediator_with_one_thing_to_say_leaves_the_exploitability_to_gain(game: MeanFieldGame) -> None:
     policy = random_policy(game)
     found = gaps(game, mediator(policy.unsqueeze(1)))
@@ -119,7 +111,7 @@ def test_a_correlated_equilibrium_needs_no_nash_equilibrium_among_its_crowds() -
         assert float(exploitability(game, whole)) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("game", [Towels(places=4), Ending(), Epidemic(horizon=4)], ids=repr)
+@pytest.mark.parametrize("game", [Towels(places=4), Pursuit(discount=0.9, final=3.0), Epidemic(horizon=4)], ids=repr)
 def test_a_signals_crowd_is_the_flow_of_what_it_does_as_a_whole(game: MeanFieldGame) -> None:
     told = some_mediator(game, policies=3)
     path, ways = crowds(game, told)
@@ -155,7 +147,7 @@ def test_best_answers_to_best_answers_end_in_an_equilibrium(game: MeanFieldGame,
 
 
 def test_two_groups_are_told_each_their_own() -> None:
-    game = Ending(horizon=3)
+    game = Pursuit(horizon=3, discount=0.9, final=3.0)
     found = psro(game, "coarse", rounds=40, tolerance=1e-3)
     assert found.gaps.coarse <= 1e-3
     assert found.rows[0]["coarse"] > 0.1

@@ -28,7 +28,8 @@ GAMES = [
     BeachBar(places=5, discount=0.9),
     Epidemic(horizon=4),
     Epidemic(horizon=4, final=2.0, discount=0.9),
-    Pursuit(),
+    Pursuit(discount=0.9, final=3.0),
+    marginal(Pursuit(discount=0.9, final=3.0)),
 ]
 
 
