@@ -28,14 +28,12 @@ from mfmarl.games.solver import Solver
 from mfmarl.options import Bounds
 from mfmarl.random import Key
 
-_NEVER = 2**63 - 1  # the number of an empty place: it is the first to go
-
 
 class State(NamedTuple):
     value: Tensor  # [*b, G, 3, P]: weights and Adam's moments of Q
     average: Tensor  # [*b, G, 3, P]: of the average policy
     scale: Tensor  # [*b, G], the unit of values
-    deeds: Tensor  # int64 [*b, G, C]: row A + action, the reservoir
+    deeds: Tensor  # int64 [*b, G, C]: row A + action, the reservoir, which grows to the capacity
     lots: Tensor  # int64 [*b, G, C]: their random numbers
     value_updates: Tensor  # int64 []
     average_updates: Tensor  # int64 []
@@ -83,11 +81,11 @@ class DeepFictitiousPlay(Solver):
         average = nets.new_networks(layout, self._sizes(game), rows, key.fold("weights", 1))
         flat = policy.reshape(layout.times, layout.flows, *policy.shape[-3:])
         path = flow(game, flat, start)
-        empty = torch.full((layout.minds, self.capacity), _NEVER, device=policy.device)
         paths = sampling.walk(game, layout, path, flat, self.agents, self.length, 0.0, key.fold("step", 0))
-        deeds, lots = self._remember(game, paths, torch.zeros_like(empty), empty, key.fold("lots", 0))
+        empty = torch.zeros((layout.minds, 0), dtype=torch.int64, device=policy.device)
+        deeds, lots = self._remember(game, paths, empty, empty, key.fold("lots", 0))
         none = torch.zeros((), dtype=torch.int64)
-        shape = (*layout.batch, layout.groups, self.capacity)
+        shape = (*layout.batch, layout.groups, -1)
         return State(
             value, average, nets.reward_scale(game, path, layout), deeds.view(shape), lots.view(shape), none, none
         )
@@ -108,8 +106,6 @@ class DeepFictitiousPlay(Solver):
             game, paths, state.deeds.flatten(0, -2), state.lots.flatten(0, -2), key.fold("lots", iteration)
         )
         legal = layout.by_mind(self._legal(game, layout, answer))
-        # The least numbers come first, so that empty places are at the end.
-        known = int((lots[0] != _NEVER).sum())
 
         def surprise(weights: Tensor, drawn: Tensor) -> Tensor:
             deed = deeds.gather(1, drawn)
@@ -123,11 +119,11 @@ class DeepFictitiousPlay(Solver):
         updates = self.sweeps * self.updates
         done = int(state.average_updates)
         average = nets.minibatches(
-            average, surprise, known, self.rows, updates, self.learning_rate, done, key.fold("fit", iteration)
+            average, surprise, deeds.shape[1], self.rows, updates, self.learning_rate, done, key.fold("fit", iteration)
         )
         return State(
             value.view(state.value.shape), average.view(state.average.shape), state.scale,
-            deeds.view(state.deeds.shape), lots.view(state.lots.shape),
+            deeds.view(*state.deeds.shape[:-1], -1), lots.view(*state.lots.shape[:-1], -1),
             state.value_updates + updates, state.average_updates + updates,
         )  # fmt: skip
 
@@ -168,12 +164,14 @@ class DeepFictitiousPlay(Solver):
     def _remember(
         self, game: MeanFieldGame, paths: sampling.Paths, deeds: Tensor, lots: Tensor, key: Key
     ) -> tuple[Tensor, Tensor]:
-        """The reservoir [M, C] with what was done on these paths: an even sample of all, the least numbers first."""
+        """The reservoir [M, C] with what was done on these paths: an even sample of all, of at most `capacity`."""
         new = (paths.row * game.num_actions + paths.action).transpose(0, 1).flatten(1)
         ids = torch.arange(new.numel(), device=new.device).view(new.shape)
-        drawn = random.bits(key, ids) & (_NEVER - 1)
-        least = torch.cat([lots, drawn], 1).topk(self.capacity, dim=1, largest=False)
-        return torch.cat([deeds, new], 1).gather(1, least.indices), least.values
+        deeds, lots = torch.cat([deeds, new], 1), torch.cat([lots, random.bits(key, ids)], 1)
+        if lots.shape[1] <= self.capacity:
+            return deeds, lots
+        least = lots.topk(self.capacity, dim=1, largest=False)
+        return deeds.gather(1, least.indices), least.values
 
     def _legal(self, game: MeanFieldGame, layout: sampling.Layout, like: Tensor) -> Tensor:
         """bool [T, E, G, S, A]."""
