@@ -13,6 +13,8 @@ from mfmarl.games import values
 from mfmarl.games.exploitability import exploitability, regularised
 from mfmarl.games.flow import flow
 from mfmarl.games.reference import equilibrium
+from mfmarl.games.solve import solve
+from mfmarl.games.solvers.soft_fixed_point import SoftFixedPoint
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 
@@ -52,6 +54,31 @@ def test_rounds_converge_geometrically_at_the_known_rate(temperature):
     assert game.rate(temperature) < 1
     # And where it goes is the regularised equilibrium.
     assert float(regularised(game, begun(0.5 + fixed / 1.6), temperature)) == pytest.approx(0, abs=1e-10)
+
+
+def test_one_call_measures_the_rates_of_many_temperatures():
+    game, temperature = Contraction(crowding=1.5), torch.tensor([0.5, 0.8, 2.0, 10.0], dtype=torch.float64)
+    solver = SoftFixedPoint(temperature=temperature)  # type: ignore[arg-type]
+    state = solver.begin(game, begun(0.6).unsqueeze(1).expand(1, 4, 1, 2, 2))
+    fixed = torch.tensor([game.lead(t) for t in temperature.tolist()], dtype=torch.float64)
+    errors = []
+    for k in range(1, 8):
+        state = solver.step(game, state, k)
+        mu = flow(game, solver.policy(game, state)).mu[0, :, 0]
+        errors.append((mu[:, 0] - mu[:, 1] - fixed).abs())
+    known = [game.rate(t) for t in temperature.tolist()]
+    assert (errors[5] / errors[4]).tolist() == pytest.approx(known, rel=0.03)
+
+
+def test_damping_settles_what_goes_round_in_a_cycle():
+    game, start = Contraction(), begun(0.9)
+    assert game.rate(0.1) > 2
+    wild = solve(game, SoftFixedPoint(temperature=0.1), 60, policy=start)
+    tame = solve(game, SoftFixedPoint(temperature=0.1, weight=0.3), 60, policy=start)
+    assert wild.rows[-1]["regularised"] > 0.1
+    assert "did not settle" in wild.told
+    assert tame.rows[-1]["regularised"] < 1e-7
+    assert led_by(game, tame.policy) == pytest.approx(game.lead(0.1), abs=1e-4)
 
 
 def test_below_the_critical_temperature_rounds_go_in_a_cycle_of_two_around_a_unique_equilibrium():

@@ -11,6 +11,7 @@ from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import uniform
 from mfmarl.games.game import Crowd
 from mfmarl.games.solve import solve
+from mfmarl.games.solver import solver_class
 from mfmarl.games.solvers.fictitious_play import FictitiousPlay
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 
@@ -59,6 +60,38 @@ def test_a_crowd_that_begins_on_either_side_of_the_unstable_share_ends_on_that_s
     found = solve(game, make(), 600, policy=start)
     assert landed(game, found.policy) == pytest.approx(shore, abs=0.01)
     assert float(found.exploitability) < 0.05
+
+
+@pytest.mark.parametrize(
+    "name", ["evolution", "fixed_point", "omi", "policy_iteration", "policy_mirror", "smoothed_fp"]
+)
+@pytest.mark.parametrize(("tilt", "shore"), [(-0.05, 0.0), (0.05, 1.0)])
+def test_solvers_that_step_from_where_they_are_end_on_the_shore_they_lean_to(name, tilt, shore):
+    game = TwoShores()
+    start = 0.98 * game.straight(0.4 + tilt) + 0.02 * uniform(game)
+    found = solve(game, solver_class(name)(), 300, policy=start)
+    assert landed(game, found.policy) == pytest.approx(shore, abs=0.02)
+
+
+def test_the_proximal_point_finds_the_unstable_equilibrium_that_no_crowd_would_keep():
+    # It solves for the nearest point that nobody leaves, and so is drawn where the dynamics flee.
+    game = TwoShores()
+    for tilt in (-0.05, 0.05):
+        start = 0.98 * game.straight(0.4 + tilt) + 0.02 * uniform(game)
+        found = solve(game, solver_class("proximal")(), 300, policy=start)
+        assert landed(game, found.policy) == pytest.approx(0.4, abs=1e-3)
+        assert float(found.exploitability) < 1e-6
+
+
+def test_a_planner_who_climbs_stays_on_the_worse_shore_where_it_began():
+    game = TwoShores()
+    start = 0.98 * game.straight(0.3) + 0.02 * uniform(game)
+    values = {}
+    for name, policy in (("uniform", None), ("leaning", start)):
+        values[name] = -float(solve(game, solver_class("planner")(), 300, policy=policy).exploitability)
+    best, _, worse = game.equilibria()
+    assert values["uniform"] == pytest.approx(best.value, abs=0.05)
+    assert values["leaning"] == pytest.approx(worse.value, abs=0.05)
 
 
 def test_from_uniform_play_solvers_find_the_better_shore():
