@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.envs.conservative_treasure_hunting import ConservativeTreasureHunting
@@ -15,12 +16,12 @@ from mfmarl.envs.susceptible_infected import SusceptibleInfected
 from mfmarl.games import values
 from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import flow, uniform
-from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.fictitious_play import FictitiousPlay
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.games.solvers.proximal_point import ProximalPoint, _advantage, _direct
-from tests.games.mini import Seasonal, Teams, some_policy
+from tests.games.mini import Seasonal, Teams, Tiny, some_policy
 
 EPIDEMIC = SusceptibleInfected(horizon=51)  # mfglib's susceptible_infected(T=50)
 BEST_OF_THE_PEERS = 0.126  # exploitability there after 200 iterations of any method of OpenSpiel or mfglib
@@ -112,6 +113,23 @@ def test_groups_seasons_and_forbidden_actions_are_no_hindrance(kind: type[MeanFi
     assert not bool(legal.all())
     assert float(found.policy.masked_select(~legal).sum()) == 0
     assert float(found.exploitability) < 0.02 * found.rows[0]["exploitability"]
+
+
+class _Tempting(Tiny):
+    """What is forbidden would pay most."""
+
+    def rewards(self, t: int, crowd: Crowd) -> Tensor:
+        forbidden = torch.zeros(self.states, self.actions, dtype=crowd.mu.dtype)
+        forbidden[0, 1:] = 1000.0
+        return super().rewards(t, crowd) + forbidden
+
+
+def test_what_a_forbidden_action_would_pay_does_not_matter() -> None:
+    curves = []
+    for kind in (Tiny, _Tempting):
+        found = solve(kind(banned=True, horizon=4), ProximalPoint(), 15, tolerance=0, every=1)
+        curves.append([row["exploitability"] for row in found.rows])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-8)
 
 
 def test_a_stationary_game_comes_to_its_closed_form() -> None:
