@@ -2,10 +2,10 @@ r"""Populations that chase one another round: each is drawn to the one before it
 
 $$ r^i_t(s; \mu) = -c \log(\mu^i_t(s) + \epsilon) + \mu^{i-1}_t(s) - \mu^{i+1}_t(s) $$
 
-with i counted round, of three populations; of four, drawn to i + 1 and in flight from i - 1 (both as published). One
-moves on a square that ends at its edges, or on a torus, and is then pushed one cell with probability `noise`. Perolat
-et al. 2021 (arXiv 2103.00623), section 5.4; `python_mfg_predator_prey` of OpenSpiel. What the chases pay sums to zero
-over the populations, so the game is monotone: mirror descent and fictitious play go to its equilibrium.
+with i counted round. One moves on a square that ends at its edges, or on a torus, and is then pushed one cell with
+probability `noise` (Perolat et al. 2021, arXiv 2103.00623, section 5.4; `python_mfg_predator_prey` of OpenSpiel). What
+the chases pay sums to zero over the populations, so the game is monotone: mirror descent and fictitious play go to its
+equilibrium.
 """
 
 from __future__ import annotations
