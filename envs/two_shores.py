@@ -9,7 +9,8 @@ $$ x = 1, \qquad x = 0, \qquad x^\ast = \tfrac12 - \tfrac{d}{2 J} $$
 
 At x* both shores pay alike, and it is unstable: the crowd grows on the shore that has more than its share there. The
 game is not monotone (Lasry and Lions 2007), has a potential, and the equilibrium that a solver finds depends on where
-it begins and how it steps. Coordination as in Cooper and John 1988 (Quarterly Journal of Economics 103, 441).
+it begins and how it steps: fictitious play and mirror descent go to the shore that they lean to, the proximal point to
+x*. Coordination as in Cooper and John 1988 (Quarterly Journal of Economics 103, 441).
 """
 
 from __future__ import annotations
