@@ -9,6 +9,10 @@ equilibrium. A fast crowd is where the agent itself has just been: what it does,
 planner's optimum. Angiuli, Fouque and Lauriere 2022 (arXiv 2006.13912, their exponents: (omega_Q, omega_mu) = (.55, .85)
 for the game and (.65, .15) for control); with a horizon Angiuli, Fouque and Lauriere 2021 (arXiv 2106.13755).
 
+How fast is fast: a deed counts in its own crowd with weight rho_n, for one step and those that it lasts. On a commons
+(tests) control is found at rates of .2 to .7; with a horizon, where an agent comes to each time but once an episode, it
+is not, and that is refused. The optimum is sought among pure policies.
+
 The equilibrium's policy is the slow average of what was done, L(a | s): it may be mixed, as the greedy one cannot. The
 optimum's is the greedy one.
 """
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
+from mfmarl.errors import ConfigError
 from mfmarl.games import approximation as nets
 from mfmarl.games import sampling, values
 from mfmarl.games.game import Crowd, MeanFieldGame
@@ -139,6 +144,14 @@ class ControlQLearning(TwoTimescales):
     """omega_Q, how fast the rate of values falls with visits."""
     crowd_decay: Annotated[float, Bounds(0, 1)] = 0.15
     """omega_mu, how fast the rate of the crowd falls with steps."""
+
+    def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
+        if game.horizon is not None:
+            raise ConfigError(
+                "unified_control learns from a path without end: with a horizon an agent that tries something is too small "
+                "a part of the crowd it meets. Give the game horizon=none, or use a planner."
+            )
+        return super().begin(game, policy)
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
         return values.greedy(game, state.q)
