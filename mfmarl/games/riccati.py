@@ -163,9 +163,25 @@ def planner(game: LinearQuadratic) -> Rule:
     return Rule(k, both - k)
 
 
+def check_rule(game: LinearQuadratic, chosen: Rule) -> None:
+    """Raises ConfigError for gains of the wrong shape, NumericFault for gains that are not finite."""
+    d, l = game.control.shape  # noqa: E741
+    times = game.horizon or 1
+    for name, gain in zip(Rule._fields, chosen, strict=True):
+        if np.shape(gain) not in ((1, l, d), (times, l, d)):
+            raise ConfigError(
+                f"{name} of a rule for this game is [{times}, {l}, {d}] or [1, {l}, {d}], not {list(np.shape(gain))}."
+            )
+        if not np.isfinite(gain).all():
+            raise NumericFault(
+                f"{name} of the rule is not finite at time {int(np.argwhere(~np.isfinite(gain))[0, 0])}."
+            )
+
+
 def worth(game: LinearQuadratic, chosen: Rule, agents: float = math.inf) -> Worth:
     """The cost to go of an agent that plays a rule among others who do."""
     e = _one_of(agents)
+    check_rule(game, chosen)
     if game.horizon is None:
         k, h = chosen.own[0], chosen.crowd[0]
         p = _forever(_closed(game, k, h), _spent(game, k, h), game.discount)
@@ -179,6 +195,7 @@ def worth(game: LinearQuadratic, chosen: Rule, agents: float = math.inf) -> Wort
 def best(game: LinearQuadratic, chosen: Rule, agents: float = math.inf) -> tuple[Worth, Array]:
     """The least cost to go of one agent when all others play a rule, and its gains on z, [T, l, 2 d] (a = -gain z)."""
     e = _one_of(agents)
+    check_rule(game, chosen)
     if game.horizon is None:
         f, g = _faced(game, *_at(chosen, 0), e)
         scale = math.sqrt(game.discount)
@@ -220,6 +237,7 @@ def exploitability(game: LinearQuadratic, chosen: Rule, agents: float = math.inf
 def moments(game: LinearQuadratic, chosen: Rule, agents: int, steps: int, shake: Array | None = None) -> Moments:
     """Second moments along a run of N agents from the first states; `shake` [T, l, l] is the covariance of actions
     drawn around the rule."""
+    check_rule(game, chosen)
     e = 1 / agents
     z = (1 - e) * game.spread
     m = np.outer(game.mean, game.mean) + e * game.spread

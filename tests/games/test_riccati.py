@@ -83,6 +83,19 @@ def test_brute_force_dynamic_programming_answers_the_equilibrium_with_itself():
     assert value[at] == pytest.approx(riccati.cost(game, nash), abs=2e-3)
 
 
+@pytest.mark.parametrize("agents", [2, 10, math.inf])
+def test_answers_to_answers_lead_to_the_equilibrium_and_not_to_the_planner(agents):
+    # Best-response iteration from doing nothing much: an algorithm that knows no coupled Riccati equation.
+    game, chosen = follow(0.5), rule(0.5, 0.0)
+    for _ in range(60):
+        _, gain = riccati.best(game, chosen, agents)
+        chosen = Rule(gain[..., :1], gain[..., 1:])
+    nash = riccati.nash(game, agents)
+    assert (chosen.own.item(), chosen.crowd.item()) == pytest.approx((nash.own.item(), nash.crowd.item()), abs=1e-9)
+    if agents == math.inf:
+        assert 1 - (chosen.own + chosen.crowd).item() == pytest.approx(0.5171383, abs=6e-8)
+
+
 def full_regulator(game: LinearQuadratic, others: Rule, n: int) -> np.ndarray:
     """The best gains of agent 1 on everybody's states [l, n d], from the whole game of n d dimensions."""
     d, l = game.control.shape  # noqa: E741
@@ -258,3 +271,15 @@ def test_games_without_an_equilibrium_and_rules_without_a_worth_say_so():
         riccati.best(follow(0.5), rule(0.0, -1.0))
     with pytest.raises(ConfigError, match="at least 1"):
         riccati.nash(follow(0.5), 0.5)
+
+
+@pytest.mark.parametrize("horizon", [None, 4])
+def test_a_rule_that_is_not_finite_or_does_not_fit_is_refused(horizon):
+    game = follow(0.5, horizon=horizon)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(NumericFault, match="crowd of the rule is not finite at time 0"):
+            riccati.exploitability(game, rule(0.5, bad), 10)
+    with pytest.raises(ConfigError, match=r"own of a rule .* not \[1, 1, 2\]"):
+        riccati.exploitability(game, rule([[0.1, 0.2]], 0.0))
+    with pytest.raises(ConfigError, match=r"not \[3, 1, 1\]"):
+        riccati.moments(game, Rule(np.zeros((3, 1, 1)), np.zeros((3, 1, 1))), 5, 4)
