@@ -34,6 +34,7 @@ def some_policy(game: MeanFieldGame, scale: float = 1.0) -> Tensor:
     [
         (SusceptibleInfected(num_agents=30, horizon=12), 0.9),
         (BeachBar(num_agents=20), 0.8),
+        (BeachBar(num_agents=4), 0.8),  # an empty place is empty no more when one comes
         (LeftRight(num_agents=10), 0.9),
         (Restless(num_agents=8), 0.8),
         (Alone(num_agents=8), 0.8),
@@ -76,6 +77,19 @@ def test_nobody_gains_from_an_equilibrium_of_n() -> None:
     policy[:, :, 0] = torch.tensor([left, 1 - left], dtype=torch.float64)
     found = sampled.gap(game, policy, copies=4000)
     assert abs(found.exploitability) < 5 * found.standard_error + 1e-12
+
+
+def test_what_is_judged_was_not_learned_from_and_both_sides_meet_the_same_noise() -> None:
+    game = BeachBar(num_agents=6)
+    inner, keys = sampled.table_play(game, some_policy(game), 8), []
+
+    def play(key: Key, slot: int | None, deviation: sampled.Deviation | None) -> sampled.Recorded:
+        keys.append((key, deviation is not None))
+        return inner(key, slot, deviation)
+
+    sampled.best_response(game, play, Key.of(0))
+    (learned, _), (kept, _), (left, deviates) = keys
+    assert learned != kept and kept == left and deviates
 
 
 def test_the_same_key_gives_the_same_bound() -> None:

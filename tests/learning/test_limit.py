@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games import finite, values
 from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import flow, uniform
-from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.learning import limit
 from mfmarl.learning.players import Player, make_players
 from mfmarl.learning.run import run_in_folder
@@ -136,23 +137,30 @@ def test_random_play_is_uniform_over_what_is_legal() -> None:
     assert float((limit.limit_policy(game, players_of(game, "random")) - uniform(game)).abs().max()) < 1e-12
 
 
+@dataclass(frozen=True)
+class Lonely(BeachBar):
+    """A beach whose other bathers do not matter: each mind's value is its own, and minds go different ways."""
+
+    def rewards(self, t: int, crowd: Crowd) -> Tensor:
+        return -(torch.arange(self.places) - self.bar).abs().to(crowd.mu).expand(crowd.mu.shape).unsqueeze(-1)
+
+
 def test_a_mixture_of_minds_is_worth_what_its_minds_are_worth() -> None:
-    # Nobody is infected by anybody, so that each mind's value is its own.
-    game = SusceptibleInfected(num_agents=7, horizon=5, infection=0.0)
+    game = Lonely(num_agents=7, horizon=5, bar=3)
     players = players_of(game, "iql", sharing="none", temperature="0.02")
     assert players[0].agent.minds == 7
     mixed = gap(game, limit.limit_policy(game, players))
     each, best = [], []
     for mind in range(7):
-        alone = torch.empty(5, 1, 2, 2, dtype=torch.float64)
+        alone = torch.empty(5, 1, 4, 3, dtype=torch.float64)
         for t in range(5):
             obs = game.views(t, game.start())[0].expand(7, -1, -1)
-            energy = players[0].agent.energy(obs, torch.zeros(7, 2, 0))[mind].detach()
+            energy = players[0].agent.energy(obs, torch.zeros(7, 4, 0))[mind].detach()
             alone[t, 0] = torch.softmax(-energy.double() / 0.02, -1)
         found = gap(game, alone)
         each.append(float(found.value))
         best.append(float(found.best))
-    assert max(each) - min(each) > 0.05
+    assert max(each) - min(each) > 0.5
     assert float(mixed.value) == pytest.approx(sum(each) / 7, abs=1e-6)
     assert float(mixed.exploitability) == pytest.approx(
         sum(b - v for b, v in zip(best, each, strict=True)) / 7, abs=1e-6
