@@ -10,7 +10,8 @@ from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl report runs/ising-20260101-120000
   mfmarl report runs/mine --metric eval/magnetisation --burn-in 0.7
-  mfmarl report runs/mine --allow-unequal --export csv"""
+  mfmarl report runs/mine --allow-unequal --export csv
+  mfmarl report runs/beach   # of a solved game too"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -44,6 +44,7 @@ _CROWD = ("#f3f6fa", "#a9cbe6", "#3f8fc6", "#0b5a94", "#072b49")
 _WALL = "#c9cdd6"
 _PANELS = 6
 _FEW = 8  # states that have a line or a panel of their own
+_ROWS = 400  # of a map, at most
 _STATES = 60  # states that have a bar of their own
 _ROUNDING = 1e-16
 
@@ -217,7 +218,7 @@ def crowd(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
     ):
         axes = grid[panel][0]
         picture = axes.imshow(
-            way[:, g].T, origin="lower", aspect="auto", cmap=_colours(), vmin=0, vmax=max(float(way[:, g].max()), 1e-12),
+            _fullest(way[:, g]).T, origin="lower", aspect="auto", cmap=_colours(), vmin=0, vmax=max(float(way[:, g].max()), 1e-12),
             interpolation="nearest", extent=(-0.5, len(way) - 0.5, -0.5, layout.states - 0.5),
         )  # fmt: skip
         bar = figure.colorbar(picture, ax=axes, pad=0.02, fraction=0.05)
@@ -231,8 +232,19 @@ def crowd(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
         axes.set_title(_panel_name(layout, g, chance, len(ways)), fontsize=9.5, fontweight="normal", pad=5)
     grid[-1][0].set_xlabel("time")
     figure.text(0.02, 1 - 0.26 / height, title, fontsize=11, fontweight="bold")
-    figure.text(0.02, 1 - 0.46 / height, "share of agents in each state at each time", fontsize=9, color=SOFT)
+    each = math.ceil(layout.states / _ROWS)
+    what = "each state" if each == 1 else f"the fullest of every {each} neighbouring states"
+    figure.text(0.02, 1 - 0.46 / height, f"share of agents in {what} at each time", fontsize=9, color=SOFT)
     return figure
+
+
+def _fullest(shares: Array) -> Array:
+    """Shares [T, S] in at most some hundred rows: a narrow peak must not fall between them."""
+    each = math.ceil(shares.shape[-1] / _ROWS)
+    if each == 1:
+        return shares
+    padded = np.pad(shares, [(0, 0), (0, -shares.shape[-1] % each)])
+    return np.asarray(padded.reshape(len(shares), -1, each).max(-1))
 
 
 def _ways(saved: SavedPolicy) -> list[Array]:
@@ -254,7 +266,7 @@ def _colours() -> Colormap:
 
 
 def _whole(axis: Any, count: int, most: int = 12) -> None:
-    step = max(1, math.ceil(count / most))
+    step = next(m * 10**k for k in range(12) for m in (1, 2, 5) if m * 10**k * most >= count)
     axis.set_ticks(list(range(0, count, step)))
 
 
@@ -439,7 +451,7 @@ def _arrows(saved: SavedPolicy, layout: Layout, title: str) -> Figure:
             plane = layout.raster(way[t, g])
             _plane(axes, plane, float(np.nanmax(plane)) * 4)  # pale, so that the arrows are seen
             down, right = (layout.raster(drift[nodes[t], g, :, axis]) for axis in (0, 1))
-            step = max(1, math.ceil(max(rows, columns) / 24))
+            step = max(1, math.ceil(max(rows, columns) / 14))
             y, x = np.mgrid[0:rows:step, 0:columns:step]
             u, v = right[::step, ::step], down[::step, ::step]
             longest = max(float(np.nanmax(np.hypot(u, v))), 1e-9)
@@ -582,7 +594,5 @@ def _columns(heights: Array, height: int = 200, width: int = 360) -> Frame:
 
     width = max(width, 3 * min(len(heights), 400))
     return np.asarray(
-        picture.bars(
-            torch.from_numpy(heights[:: max(1, len(heights) // 400)].copy()), picture.palette(1), height, width
-        ).numpy()
+        picture.bars(torch.from_numpy(_fullest(heights[None])[0].copy()), picture.palette(1), height, width).numpy()
     )

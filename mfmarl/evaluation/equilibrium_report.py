@@ -123,7 +123,7 @@ def sentence(outcome: Outcome, about: dict[str, Any]) -> str:
 def ending(outcome: Outcome) -> str:
     """How a solver ended."""
     told = {
-        "tolerance": "Settled: below the tolerance.",
+        "tolerance": "Settled: below the tolerance." if outcome.iterations else "It began in an equilibrium.",
         "iterations": "" if outcome.told else "All iterations were spent.",
         "time": "Its time was spent.",
     }.get(outcome.stopped, "")

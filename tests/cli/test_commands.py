@@ -283,7 +283,7 @@ def test_the_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--temperature" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "tournament", "render", "report", "list"])
+@pytest.mark.parametrize("command", ["train", "compare", "solve", "tournament", "render", "report", "list"])
 def test_every_command_has_examples_in_its_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

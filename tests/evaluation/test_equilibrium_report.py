@@ -283,3 +283,12 @@ def test_rows_that_are_not_numbers_leave_gaps_and_no_error() -> None:
     assert at.tolist() == [0] and value.tolist() == [1.0]
     figure = equilibrium_figures.exploitability({"omd": rows}, [Outcome("omd", uniform=1.0)], 1e-8)
     assert "No solver got" in figure.axes[0].texts[0].get_text()
+
+
+def test_a_narrow_peak_among_many_states_is_seen() -> None:
+    shares = np.full((1, 4999), 1e-4)
+    shares[0, 2501] = 0.5
+    seen = equilibrium_figures._fullest(shares)
+    assert seen.shape == (1, 385) and seen.max() == 0.5
+    assert int(seen.argmax()) == 2501 // 13
+    assert (equilibrium_figures._fullest(shares[:, :300]) == shares[:, :300]).all()
