@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
+from mfmarl.games.flow import times
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
 from mfmarl.population.environment import agent_ids
@@ -138,7 +139,7 @@ class Fair(Market):
 
 def some_policy(game: MeanFieldGame, seed: int, *batch: int) -> Tensor:
     """A random policy [T, *batch, G, S, A]; only what is legal."""
-    shape = (game.horizon or 1, *batch, game.num_groups, game.num_states, game.num_actions)
+    shape = (times(game), *batch, game.num_groups, game.num_states, game.num_actions)
     policy = simplex(seed, *shape)
     legal = game.legal_mask()
     if legal is not None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mfmarl.envs.lockdown import Lockdown
 from mfmarl.errors import ConfigError
 from mfmarl.games.catalogue import solvers
 from mfmarl.games.exploitability import exploitability
@@ -82,6 +83,17 @@ def test_a_batch_is_each_of_them_alone_and_all_are_policies(name: str, game: Tin
     for i in range(2):
         torch.testing.assert_close(whole[:, i], advance(game, solver, first[:, i]), rtol=1e-6, atol=1e-8)
     assert float((whole - first).abs().max()) > 1e-6, "four steps went nowhere"
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ("omi", "omo", "planner")])
+def test_under_common_noise_too_a_batch_is_each_of_them_alone(name: str) -> None:
+    game = Lockdown(horizon=5)
+    assert game.tree is not None
+    first = some_policy(game, 1, 2)
+    whole = advance(game, SOLVERS[name], first, 3)
+    assert whole.shape == first.shape and float((whole - first).abs().max()) > 1e-6
+    torch.testing.assert_close(whole.sum(-1), torch.ones(first.shape[:-1]).double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(whole[:, 1], advance(game, SOLVERS[name], first[:, 1], 3), rtol=1e-6, atol=1e-8)
 
 
 @every_solver
