@@ -197,7 +197,7 @@ def psro(
     found: Found | None = None
     least = float("inf")
     for _ in range(rounds):
-        rules = _Restricted.of(game, policies)
+        rules = Restricted.of(game, policies)
         shares = torch.cat([rules.regret_matching(kind, regret_steps), rules.between(best_for_all)])
         if kept is not None:
             fill = shares.new_zeros(len(kept), rules.size - kept.shape[1], game.num_groups)
@@ -223,7 +223,7 @@ def psro(
     return found
 
 
-class _Restricted(NamedTuple):
+class Restricted(NamedTuple):
     """The game in which only M policies may be played."""
 
     game: MeanFieldGame
@@ -232,7 +232,7 @@ class _Restricted(NamedTuple):
     last: Tensor  # their distributions after the last step, [M, G, S]
 
     @classmethod
-    def of(cls, game: MeanFieldGame, policies: Tensor) -> _Restricted:
+    def of(cls, game: MeanFieldGame, policies: Tensor) -> Restricted:
         path = flow(game, policies)
         return cls(game, policies, path.joint, path.kernels[-1].carry(path.joint[-1]))
 

@@ -98,9 +98,13 @@ def _ahead(game: MeanFieldGame, path: Flow) -> Tensor | None:
         return None
     with torch.enable_grad():
         last = path.kernels[-1].carry(path.joint[-1]).detach().requires_grad_()
-        paid = game.terminal(Crowd(last))
-        assert paid is not None
-        return torch.autograd.grad((last * paid).sum(), last)[0]
+        return torch.autograd.grad(_last(game, last), last)[0]
+
+
+def _last(game: MeanFieldGame, mu: Tensor) -> Tensor:
+    paid = game.terminal(Crowd(mu))
+    assert paid is not None
+    return (mu * paid).sum()
 
 
 def _paid(game: MeanFieldGame, t: int, crowd: Crowd) -> Tensor:
@@ -171,8 +175,9 @@ class Marginal(MeanFieldGame):
         return _slope(crowd.joint, lambda joint: (joint * _paid(self.game, t, _crowd(joint))).sum())
 
     def terminal(self, crowd: Crowd) -> Tensor | None:
-        paid = self.game.terminal(crowd)
-        return None if paid is None else _slope(crowd.mu, lambda mu: (mu * self.game.terminal(Crowd(mu))).sum())
+        if self.game.terminal(crowd) is None:
+            return None
+        return _slope(crowd.mu, lambda mu: _last(self.game, mu))
 
     def allowed(self) -> Tensor | None:
         return self.game.allowed()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games.correlated import Mediator, crowds, empirical, gaps, mediator, payoffs, psro
+from mfmarl.games.correlated import Mediator, Restricted, crowds, empirical, gaps, mediator, payoffs, psro
 from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import Crowd, MeanFieldGame
@@ -120,6 +120,13 @@ def test_a_signals_crowd_is_the_flow_of_what_it_does_as_a_whole(game: MeanFieldG
     # And what its members get adds up to what the whole gets.
     whole = gap(game, path.policy).value
     torch.testing.assert_close((told.shares * payoffs(game, told)).sum(1), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("game", [Pursuit(discount=0.9, final=3.0), Towels(places=4), UNSTABLE], ids=repr)
+def test_where_few_policies_may_be_played_they_pay_as_in_the_whole_game(game: MeanFieldGame) -> None:
+    told = some_mediator(game, policies=3)
+    among_three = Restricted.of(game, told.policies).payoffs(told.shares)
+    torch.testing.assert_close(among_three, payoffs(game, told), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [100, 400])
