@@ -3,8 +3,10 @@ r"""Susceptible or infected: to go out is pleasant and catching.
 $$ P(S \to I \mid \text{out}) = \beta \mu_t(I), \qquad P(S \to I \mid \text{home}) = 0, \qquad P(I \to S) = \rho,
    \qquad r = -c\,[I] - d\,[\text{home}] $$
 
-Cui and Koeppl 2021 (arXiv 2102.01585, appendix; beta = 0.9^2). Best responses jump, so fixed-point iteration, fictitious
-play and mirror descent at any rate go round for long; `homotopy` does not.
+Cui and Koeppl 2021 (arXiv 2102.01585, appendix; beta = 0.9^2). Answers come late: how many go out now is felt by those
+who choose next, so fixed-point iteration, fictitious play and mirror descent at any rate go round. With a horizon there
+is a pure equilibrium: the susceptible go out and stay at home together, at the default numbers in a rhythm of five
+steps (out, home, out, out, home). `sequential` finds it exactly.
 
 Without a horizon the equilibrium has a closed form. The infected go out, V_S - V_I = D with
 (1 - gamma (1 - rho)) D = c - d, and the susceptible are indifferent where gamma beta mu_I D = d:
@@ -19,16 +21,19 @@ everyone out, mu_I = max(0, 1 - rho / beta): then all go out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.games.flow import Flow, flow
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Dense
-from mfmarl.games.reference import equilibrium
+from mfmarl.games.reference import equilibrium, means
+from mfmarl.games.solve import solve
+from mfmarl.games.solvers.sequential_response import SequentialResponse
 from mfmarl.options import Bounds
 from mfmarl.population import picture
 from mfmarl.population.known import Known
@@ -36,6 +41,7 @@ from mfmarl.population.pettingzoo_out import faces
 from mfmarl.registry import register
 
 OUT, HOME = 0, 1
+_LONG = 100  # decisions up to which the equilibrium with a horizon is looked for
 
 
 @register("susceptible_infected")
@@ -129,7 +135,20 @@ class SusceptibleInfected(MeanFieldGame):
                 "reward": Known(paid, source, "equilibrium"),
                 "infected": Known(ill, source, "equilibrium"),
             }
+        if self.horizon is not None and self.horizon <= _LONG and temperature == 0:
+            found = _pure_equilibrium(self)
+            if found is not None:
+                source = "pure Nash equilibrium of infinitely many agents, exact; N differ from it"
+                return {name: Known(value, source, "equilibrium") for name, value in means(self, found).items()}
         return equilibrium(self, temperature)
+
+
+@lru_cache(64)
+def _pure_equilibrium(game: SusceptibleInfected) -> Flow | None:
+    """The crowd's way at the equilibrium that `sequential` comes to; None where it comes to none."""
+    assert game.horizon is not None
+    found = solve(game, SequentialResponse(), 2 * game.horizon, 1e-10, every=1)
+    return flow(game, found.policy) if found.stopped == "tolerance" else None
 
 
 parallel_env, env = faces(SusceptibleInfected)

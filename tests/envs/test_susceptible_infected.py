@@ -9,6 +9,8 @@ from mfmarl.envs.susceptible_infected import HOME, OUT, SusceptibleInfected
 from mfmarl.errors import ConfigError
 from mfmarl.games.exploitability import gap
 from mfmarl.games.flow import flow
+from mfmarl.games.solve import solve
+from mfmarl.games.solvers.sequential_response import SequentialResponse
 from mfmarl.population.environment import agent_ids
 from mfmarl.random import Key
 
@@ -90,3 +92,12 @@ def test_n_agents_fall_ill_and_recover_at_the_rates_of_the_rules() -> None:
 def test_a_probability_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="infection is a probability"):
         SusceptibleInfected(infection=1.2)
+
+
+def test_with_a_horizon_the_reference_is_what_the_exact_pure_equilibrium_pays() -> None:
+    game = SusceptibleInfected()
+    found = solve(game, SequentialResponse(), 100, 1e-12, every=1)
+    assert float(found.exploitability) < 1e-12
+    known = game.reference()
+    assert known["reward"].value == pytest.approx(float(gap(game, found.policy).value) / 50, abs=1e-12)
+    assert "exact" in known["reward"].source
