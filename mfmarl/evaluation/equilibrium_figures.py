@@ -44,7 +44,7 @@ _CROWD = ("#f3f6fa", "#a9cbe6", "#3f8fc6", "#0b5a94", "#072b49")
 _WALL = "#c9cdd6"
 _PANELS = 6
 _FEW = 8  # states that have a line or a panel of their own
-_ROWS = 400  # of a map, at most
+_ROWS = 200  # of a map, at most: one of a point of the figure each
 _STATES = 60  # states that have a bar of their own
 _ROUNDING = 1e-16
 
@@ -592,7 +592,7 @@ def _columns(heights: Array, height: int = 200, width: int = 360) -> Frame:
 
     from mfmarl.population import picture
 
-    width = max(width, 3 * min(len(heights), 400))
+    width = max(width, 3 * min(len(heights), _ROWS))
     return np.asarray(
         picture.bars(torch.from_numpy(_fullest(heights[None])[0].copy()), picture.palette(1), height, width).numpy()
     )

@@ -14,7 +14,7 @@ import numpy as np
 from mfmarl.errors import CheckpointError, ConfigError
 from mfmarl.evaluation import equilibrium, summary
 from mfmarl.evaluation.equilibrium import Outcome, SavedPolicy, SolveConfig, best_of
-from mfmarl.evaluation.results import write_text
+from mfmarl.evaluation.results import folder_name, write_text
 from mfmarl.learning import run_folder
 
 _SAME = 0.01  # total variation, averaged over times, below which two crowds are told as one
@@ -60,6 +60,8 @@ def read_solved(path: Path) -> SolvedGame:
     rows: dict[str, list[dict[str, Any]]] = {o.label: [] for o in outcomes}
     for row in run_folder.read_metrics(path):
         rows.setdefault(str(row.get("solver")), []).append(row)
+    told_of = {o.label for o in outcomes}
+    outcomes += [_killed(label, seen) for label, seen in rows.items() if label not in told_of and seen]
     policies = {}
     for outcome in outcomes:
         file = path / equilibrium.POLICIES / outcome.file
@@ -78,6 +80,23 @@ def read_solved(path: Path) -> SolvedGame:
         policies,
         run_folder.read_status(path),
         table.get("versions", {}),
+    )
+
+
+def _killed(label: str, rows: list[dict[str, Any]]) -> Outcome:
+    """What the rows tell of a solver whose process died before it could."""
+    best = min(rows, key=lambda row: row.get("exploitability", math.inf))
+    return Outcome(
+        label,
+        "interrupted",
+        "killed",
+        "It was ended from outside: its curve is kept, its policy is not.",
+        exploitability=float(best.get("exploitability", math.nan)),
+        uniform=float(rows[0].get("exploitability", math.nan)),
+        value=float(best.get("value", math.nan)),
+        iterations=int(rows[-1].get("iteration", 0)),
+        seconds=float(rows[-1].get("seconds", math.nan)),
+        file=f"{folder_name(label)}.safetensors",
     )
 
 

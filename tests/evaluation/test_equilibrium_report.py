@@ -8,7 +8,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -278,7 +278,11 @@ def test_solvers_that_came_to_other_crowds_are_told_apart(tmp_path: Path) -> Non
 
 
 def test_rows_that_are_not_numbers_leave_gaps_and_no_error() -> None:
-    rows = [{"iteration": 0, "exploitability": 1.0}, {"iteration": 1, "exploitability": math.nan}, {"iteration": 2}]
+    rows: list[dict[str, Any]] = [
+        {"iteration": 0, "exploitability": 1.0},
+        {"iteration": 1, "exploitability": math.nan},
+        {"iteration": 2},
+    ]
     at, value = equilibrium_figures.curve(rows, "exploitability")
     assert at.tolist() == [0] and value.tolist() == [1.0]
     figure = equilibrium_figures.exploitability({"omd": rows}, [Outcome("omd", uniform=1.0)], 1e-8)
@@ -289,6 +293,20 @@ def test_a_narrow_peak_among_many_states_is_seen() -> None:
     shares = np.full((1, 4999), 1e-4)
     shares[0, 2501] = 0.5
     seen = equilibrium_figures._fullest(shares)
-    assert seen.shape == (1, 385) and seen.max() == 0.5
-    assert int(seen.argmax()) == 2501 // 13
-    assert (equilibrium_figures._fullest(shares[:, :300]) == shares[:, :300]).all()
+    assert seen.shape == (1, 200) and seen.max() == 0.5
+    assert int(seen.argmax()) == 2501 // 25
+    assert (equilibrium_figures._fullest(shares[:, :200]) == shares[:, :200]).all()
+
+
+def test_a_run_that_was_killed_has_a_page_with_its_curves(beach: Path, tmp_path: Path) -> None:
+    import shutil
+
+    path = tmp_path / "copy"
+    shutil.copytree(beach, path)
+    (path / "solution.json").unlink()
+    shutil.rmtree(path / "policies")
+    shutil.rmtree(path / "figures")
+    report_solved(path)
+    assert "ended from outside" in text_of(path)
+    assert (path / "figures" / "exploitability.svg").is_file()
+    assert not (path / "figures" / "policy_omd.svg").exists()
