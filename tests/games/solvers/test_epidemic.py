@@ -56,20 +56,21 @@ def test_policy_iteration_comes_to_an_equilibrium_without_chance() -> None:
 
 @pytest.mark.parametrize("kind", [FixedPoint, PolicyIteration])
 def test_damped_by_anything_in_the_middle_it_gets_there_within_200_iterations(kind: type[Solver]) -> None:
-    weights = torch.tensor([0.4, 0.5, 0.6, 0.7, 0.8], dtype=torch.float64)
-    found = solve(GAME, kind(weight=weights), 200, tolerance=1e-9, batch=(5,))  # type: ignore[call-arg]
+    weights = torch.tensor([0.4, 0.6, 0.8], dtype=torch.float64)
+    found = solve(GAME, kind(weight=weights), 200, tolerance=1e-9, every=20, batch=(3,))  # type: ignore[call-arg]
     assert float(found.exploitability.max()) < 1e-8
     # Equilibria are many: best responses come to one or another, by their weight.
     pure = found.policy.argmax(-1)
-    different = {tuple(pure[:, i, 0, 0].tolist()) for i in range(5)}
+    different = {tuple(pure[:, i, 0, 0].tolist()) for i in range(3)}
     assert (len(different) > 1) == (kind is FixedPoint)
 
 
+@pytest.mark.verify
 def test_best_response_dynamics_get_there_too_and_averages_do_not() -> None:
-    assert float(solve(GAME, Evolution("best_response", time=0.4), 200, 1e-8).exploitability) < 1e-7
-    assert float(solve(GAME, FictitiousPlay(), 200).exploitability) > 0.3
+    assert float(solve(GAME, Evolution("best_response", time=0.4), 200, 1e-8, every=40).exploitability) < 1e-7
+    assert float(solve(GAME, FictitiousPlay(), 200, every=50).exploitability) > 0.3
     rates = torch.tensor([0.1, 0.3, 1.0, 3.0], dtype=torch.float64)
-    slow = solve(GAME, MirrorDescent(rate=rates), 200, batch=(4,))  # type: ignore[arg-type]
+    slow = solve(GAME, MirrorDescent(rate=rates), 200, batch=(4,), every=20)  # type: ignore[arg-type]
     assert float(slow.exploitability.min()) > 0.15
 
 
