@@ -25,7 +25,7 @@ def test_tables_by_mind_and_by_time_are_each_other_s_inverse() -> None:
 
 
 @pytest.mark.parametrize(
-    "game", [Teams(pull=0.4, last=0.7, toil=0.3), Seasonal(discount=0.9)], ids=["teams", "seasonal"]
+    "game", [Teams(pull=0.4, last=0.7, toil=0.3, discount=0.9), Seasonal(discount=0.9)], ids=["teams", "seasonal"]
 )
 def test_paths_have_the_law_of_the_flow_and_are_paid_by_its_tables(game: Tiny) -> None:
     """Shares of (time, state, action) of 20,000 paths within 5 standard errors; rewards to the last place."""

@@ -52,6 +52,17 @@ def test_its_steps_are_mirror_descent_s(game: Tiny, alpha: float) -> None:
     assert float((deep - exact).abs().max()) < 0.03
 
 
+def test_what_comes_later_is_discounted() -> None:
+    """A beach at gamma = .5, where moves pay only later: the mean of six seeds is within .03 of the exact policy, which is
+    .05 and more from that of gamma = 1."""
+    solver = DeepMirrorDescent(temperature=TAU, **THOROUGH)
+    deep = last_of(BeachBar(discount=0.5), solver, 3, 6).mean(1)
+    exact = last_of(BeachBar(discount=0.5), MirrorDescent(rate=1 / TAU), 3)
+    patient = last_of(BeachBar(), MirrorDescent(rate=1 / TAU), 3)
+    assert float((exact - patient).abs().max()) > 0.05
+    assert float((deep - exact).abs().max()) < 0.03
+
+
 def test_without_a_horizon_too() -> None:
     """One step in a stationary game, gamma = .8: the mean of six seeds within .03 of exact mirror descent."""
     game = Teams(horizon=None, discount=0.8, pull=0.2)
