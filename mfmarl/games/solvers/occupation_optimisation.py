@@ -5,7 +5,7 @@ $$ f(L, V, z) = c_1 \sum_t \Big\| \sum_a L_t - L_{t-1} P_{t-1}(L_{t-1}) \Big\|^2
 
 L is a flow, V the values of its best response and z what an action falls short of it, which costs nothing where
 nobody takes the action: f = 0 at the equilibria and nowhere else, whatever the game (MF-OMO: Guo, Hu and Zhang 2022,
-arXiv 2206.09608, eq. 12; f is theirs with y = (V_1, ..., V_T, -V_0)). It needs neither monotone nor contracting games,
+arXiv 2206.09608; f is theirs with y = (V_1, ..., V_T, -V_0)). It needs neither monotone nor contracting games,
 crowds may move the dynamics, and which of several equilibria is found depends on where one begins. It may also
 end in a minimum above zero, which the exploitability tells. In a stationary game L_{-1} is L itself.
 
