@@ -9,7 +9,8 @@ where a later change has turned it. Who answers at all times at once (fixed-poin
 never comes. SIS, on which that goes round for ever, comes to an exact pure equilibrium in one pass of T iterations: the
 susceptible go out and stay at home together, in a rhythm of five steps.
 
-A pure equilibrium is a fixed point. A game whose equilibria are all mixed is gone round in: use another solver there.
+A pure equilibrium is a fixed point. Where equilibria are mixed, answers that are all go round: `weight` damps them, or
+makes each time's fictitious play of its own. Without a horizon there is one time.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games import values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
-from mfmarl.games.solver import Solver, wide
+from mfmarl.games.solver import Solver
 from mfmarl.options import Bounds
 
 
 class State(NamedTuple):
     policy: Tensor  # [T, *b, G, S, A]
+    answers: Tensor  # how often each time was answered at, [T, *b]
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,13 @@ class SequentialResponse(Solver):
     """Best responses one time after the other, from the first."""
 
     name: ClassVar[str] = "sequential"
-    weight: Annotated[float, Bounds(0, 1, open_low=True)] = 1.0
-    """What the answer counts in the new policy of its time."""
+    weight: Annotated[float, Bounds(0, 1, open_low=True)] | None = 1.0
+    """What an answer counts in the policy of its time; none: 1/n, the n-th at this time."""
     tie: Annotated[float, Bounds(0, 1)] = values.TIE
     """A time at which less than this is to gain (relative to 1 + the largest value) is settled."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
-        if game.horizon is None:
-            raise ConfigError("sequential goes from time to time: give the game a horizon, or use another solver.")
-        return State(policy)
+        return State(policy, policy.new_zeros(policy.shape[:-3]))
 
     def step(self, game: MeanFieldGame, state: State, iteration: int) -> State:
         path = flow(game, state.policy)
@@ -58,9 +57,11 @@ class SequentialResponse(Solver):
         crowded = (open_ & (path.mu > 0)).flatten(-2).any(-1)  # [T, *b]
         first = crowded & (crowded.cumsum(0) == 1)
         here = open_ & first.unsqueeze(-1).unsqueeze(-1)
-        weight = wide(self.weight)
+        answers = state.answers + first
+        weight = 1 / answers.clamp(min=1) if self.weight is None else torch.as_tensor(self.weight).to(answers)
+        weight = weight.expand(answers.shape).unsqueeze(-1).unsqueeze(-1).unsqueeze(-1)
         mixed = state.policy + weight * (answer - state.policy)
-        return State(torch.where(here.unsqueeze(-1), mixed, state.policy))
+        return State(torch.where(here.unsqueeze(-1), mixed, state.policy), answers)
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
         return state.policy

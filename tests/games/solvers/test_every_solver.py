@@ -23,6 +23,7 @@ from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.games.solvers.policy_iteration import PolicyIteration
 from mfmarl.games.solvers.policy_mirror import PolicyMirror
 from mfmarl.games.solvers.prior_descent import PriorDescent
+from mfmarl.games.solvers.sequential_response import SequentialResponse
 from mfmarl.games.solvers.smoothed_play import SmoothedPlay
 from mfmarl.games.solvers.soft_fixed_point import SoftFixedPoint
 from tests.games.mini import Fair, Seasonal, Teams, Tiny, some_policy
@@ -137,6 +138,8 @@ def test_an_easy_game_is_solved_to_the_equilibrium_that_the_solver_seeks(name: s
     game, solver = Fair(horizon=1, coupling=0.3, actions=3), SOLVERS[name]
     if name in PURE:
         solver = replace(solver, weight=0.05)  # type: ignore[call-arg]
+    if isinstance(solver, SequentialResponse):
+        solver = replace(solver, weight=None)
     if isinstance(solver, PriorDescent):
         solver = replace(solver, inner=1)
     found = solve(game, solver, 300, every=100)

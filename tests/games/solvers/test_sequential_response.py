@@ -7,12 +7,12 @@ import torch
 
 from mfmarl.envs.conservative_treasure_hunting import ConservativeTreasureHunting
 from mfmarl.envs.linear_quadratic_grid import LinearQuadraticGrid
+from mfmarl.envs.rock_paper_scissors import RockPaperScissors
 from mfmarl.envs.susceptible_infected import HOME, OUT, SusceptibleInfected
-from mfmarl.errors import ConfigError
 from mfmarl.games import values
 from mfmarl.games.batch import side_by_side
 from mfmarl.games.exploitability import exploitability
-from mfmarl.games.flow import flow, uniform
+from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.fixed_point import FixedPoint
@@ -105,7 +105,7 @@ def test_answers_at_all_times_at_once_go_round() -> None:
     assert float(found.exploitability) > 0.1
 
 
-def test_without_a_horizon_there_is_no_first_time() -> None:
-    game = SusceptibleInfected(horizon=None, discount=0.9)
-    with pytest.raises(ConfigError, match="give the game a horizon"):
-        SequentialResponse().begin(game, uniform(game))
+def test_with_answers_that_count_ever_less_mixed_equilibria_are_come_to() -> None:
+    found = solve(RockPaperScissors(), SequentialResponse(weight=None), 300, every=100)
+    assert float(found.exploitability) < 0.02
+    assert float(solve(RockPaperScissors(), SequentialResponse(), 300, every=100).exploitability) > 0.1
