@@ -22,11 +22,8 @@ import importlib.util, json, sys
 for needed in {needs!r}:
     if importlib.util.find_spec(needed) is None:
         sys.exit({absent})
-try:
+if {needs!r} and importlib.util.find_spec("torch") is not None:
     import torch
-except ModuleNotFoundError:
-    pass
-else:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
 given = json.loads(sys.stdin.read())

@@ -233,7 +233,7 @@ def test_renewing_the_prior_leads_nearer_to_nash_than_keeping_it() -> None:
 def test_a_forbidden_action_stays_forbidden_for_ever() -> None:
     game = Teams(banned=True, actions=3)
     for solver in (PriorDescent(temperature=0.01, inner=1), PolicyMirror(rate=10.0), Evolution("replicator", time=3.0)):
-        found = last(game, solver, 200)
+        found = last(game, solver, 60)
         assert float(found[:, :, 0, 1:].abs().max()) == 0
         torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]).double())
 
