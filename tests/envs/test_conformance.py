@@ -30,7 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "congestion": [{"network": "braess", "toll": True}],
     "gaussian_squeeze": [{"normalised": False, "mu": 400.0, "sigma": 200.0}],
-    "crowd_modelling_2d": [{"map": "torus", "goal": True}],
+    "crowd_modelling_2d": [{"map": "torus", "goal": True, "size": 5, "horizon": 4}],
     "periodic_aversion": [{"ends": "value"}],
     "route_choice": [{"network": "braess", "toll": True}],
     "routing": [{"network": "pigou", "rounding": "down", "horizon": 20}],
