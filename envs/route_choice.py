@@ -110,9 +110,10 @@ class RouteChoice(MeanFieldGame):
     def initial(self) -> Tensor:
         return torch.as_tensor(self.roads.demand / self.roads.total)
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> Tensor | None:
         count = torch.tensor([len(routes) for routes in self.ways])
-        return torch.arange(self.num_actions) < count.unsqueeze(-1)
+        legal = torch.arange(self.num_actions) < count.unsqueeze(-1)
+        return None if bool(legal.all()) else legal
 
     def outcomes(self, t: int, crowd: Crowd) -> Outcomes:
         same = torch.arange(self.num_states, device=crowd.mu.device).view(-1, 1, 1).expand(-1, self.num_actions, 1)

@@ -419,7 +419,7 @@ def print_table(table: dict[str, Any], console: Console) -> None:
             console.print(Text(" * theory lies outside the 95 % interval", style="dim"))
         if left := gap_rows(about):
             console.print()
-            shown = empty("", ["exploitability at the end", *GAPS.values()])
+            shown = empty("exploitability at the end of a run", ["agent", *GAPS.values()])
             for name, cells in left:
                 shown.add_row(Text(name, style="bold"), *(Text(cell) for cell in cells))
             console.print(shown)

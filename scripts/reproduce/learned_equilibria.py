@@ -4,7 +4,7 @@ python scripts/reproduce/learned_equilibria.py            # about two CPU-hours
 python scripts/reproduce/learned_equilibria.py --quick    # short runs, two seeds: about ten CPU-minutes
 
 MF-Q, an independent Q-learner, mean-field PPO and stable-baselines3's PPO on the beach bar, the epidemic over 50
-decisions and Braess's roads. Those with a temperature cool down to .01, so that what they should come to is a Nash
+decisions and Pigou's two roads. Those with a temperature cool down to .01, so that what they should come to is a Nash
 equilibrium; each run is reported with its seed, and losses are reported as they are. Leaves a comparison folder with
 its report under `--out`; `mfmarl report` makes it anew.
 """
@@ -26,7 +26,7 @@ COOLING = "geometric(1, 0.01, 0.8)"
 GAMES: dict[str, dict[str, Any]] = {
     "beach_bar": {},
     "susceptible_infected": {},
-    "route_choice": {"network": "braess"},
+    "route_choice": {"network": "pigou"},
 }
 AGENTS: dict[str, dict[str, Any]] = {
     "mfq": {"temperature": COOLING},
