@@ -46,6 +46,7 @@ from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.random import Key, exponential
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 GAMES: dict[str, tuple[MeanFieldGame, float]] = {
@@ -75,6 +76,15 @@ def curve(game: MeanFieldGame, method: Solver, given: argparse.Namespace, seeds:
     return [(row["iteration"], row["exploitability"]) for row in found.rows]
 
 
+def plain_numbers(axis: Axis) -> None:
+    """Of a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 @themed
 def draw(curves: Curves) -> Figure:
     figure, grid = canvas(10.4, 4.0, 1, len(curves))
@@ -87,10 +97,11 @@ def draw(curves: Curves) -> Figure:
                     rows = np.maximum(np.array(each), 1e-6)
                     axes.semilogy(k, rows.mean(1), color=colour, linewidth=1.5, linestyle=dashes, label=method)
                     axes.fill_between(k, rows.min(1), rows.max(1), color=colour, alpha=0.15, linewidth=0)
+        plain_numbers(axes.yaxis)
         axes.set_xlabel("iteration")
         axes.set_title(name, pad=20)
-        subtitle(axes, "mean of seeds, and their range; dashed: exact")
-    axes.legend(frameon=False, fontsize=8)
+        subtitle(axes, "mean and range of seeds; dashed: exact")
+    grid.flat[0].legend(frameon=False, fontsize=8, loc="lower left")
     grid.flat[0].set_ylabel("exploitability")
     return figure
 
@@ -134,6 +145,8 @@ def draw_master(found: list[dict[str, list[float]]]) -> Figure:
     mine = [x for run in found for x in run["sees the crowd"]]
     other = [x for run in found for x in run["does not"]]
     axes.loglog(other, mine, "o", color=COLOURS[0], markersize=5, alpha=0.7, markeredgewidth=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_numbers(axis)
     edge = [0.5 * min(mine + other), 2 * max(mine + other)]
     axes.plot(edge, edge, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
     axes.set_xlabel("taught the even distribution alone", color=SOFT)
