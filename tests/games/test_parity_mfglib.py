@@ -273,6 +273,7 @@ def test_a_policy_of_nan_is_refused_where_mfglib_takes_it_for_uniform() -> None:
 @pytest.mark.verify
 def test_mfglib_takes_nan_for_uniform() -> None:
     script = """
+import mfglib.alg  # before its scoring, which cannot be imported first
 from mfglib.env import Environment
 from mfglib.scoring import exploitability_score as score
 env = Environment.beach_bar(n=10)
