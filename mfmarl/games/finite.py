@@ -85,7 +85,7 @@ def gap(game: MeanFieldGame, policy: Tensor, agents: int | None = None, budget: 
 
 def cost(game: MeanFieldGame, agents: int | None = None) -> float:
     """Terms that `gap` sums over the whole game; infinite where it cannot."""
-    if game.num_groups > 1:
+    if game.num_groups > 1 or game.common_states > 1:
         return math.inf
     agents = _number(game, agents)
     states, actions, others = game.num_states, game.num_actions, agents - 1
@@ -384,6 +384,10 @@ def _number(game: MeanFieldGame, agents: int | None) -> int:
     if game.num_groups > 1:
         raise ConfigError(
             f"{type(game).__name__} has {game.num_groups} groups, whose counts are not enumerated: use mfmarl.games.sampled."
+        )
+    if game.common_states > 1:
+        raise ConfigError(
+            f"{type(game).__name__} has common noise, whose pasts are not enumerated with counts: use mfmarl.games.sampled."
         )
     if agents < 1:
         raise ConfigError(f"There must be at least 1 agent, not {agents}.")

@@ -320,6 +320,10 @@ def test_too_much_to_sum_is_refused_with_another_way() -> None:
     assert finite.cost(pack) == math.inf
     with pytest.raises(ConfigError, match="groups"):
         finite.gap(pack, uniform(pack), budget=math.inf)
+    noisy = BeachBar(num_agents=6, closing=0.3)
+    assert finite.cost(noisy) == math.inf
+    with pytest.raises(ConfigError, match="common noise"):
+        finite.gap(noisy, uniform(noisy), budget=math.inf)
     with pytest.raises(ConfigError, match="One policy"):
         finite.gap(LeftRight(), uniform(LeftRight(), (2,)))
     with pytest.raises(NumericFault, match="no probability"):

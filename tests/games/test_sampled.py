@@ -15,7 +15,7 @@ from mfmarl.envs.predator_prey import PredatorPrey
 from mfmarl.envs.susceptible_infected import SusceptibleInfected
 from mfmarl.errors import ConfigError
 from mfmarl.games import finite, sampled
-from mfmarl.games.exploitability import exploitability
+from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import uniform
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.population.environment import agent_ids
@@ -67,6 +67,18 @@ def test_several_groups_each_have_their_own_deviator() -> None:
     found = sampled.gap(game, uniform(game), copies=64)
     assert len(found.by_group) == 3 and min(found.by_group) > 5 * found.standard_error / 3
     assert sum(found.by_group) == pytest.approx(found.exploitability)
+
+
+def test_under_common_noise_everybody_plays_the_policy_of_its_past() -> None:
+    game = BeachBar(num_agents=200, closing=0.3)
+    policy = some_policy(game)
+    assert len(policy) > (game.horizon or 0)
+    copies = 1500
+    found = sampled.gap(game, policy, copies=copies)
+    limit = gap(game, policy)
+    # The value is the limit's but for O(1/N) and the noise of the copies, and so is what is to be gained.
+    assert found.value == pytest.approx(float(limit.value.sum()), abs=0.1 + 5 * 2 / copies**0.5)
+    assert found.exploitability == pytest.approx(float(limit.exploitability), rel=0.2, abs=5 * found.standard_error)
 
 
 def test_nobody_gains_from_an_equilibrium_of_n() -> None:
