@@ -147,7 +147,10 @@ class SampledTrajectory(Solver):
 
     def _met(self, moves: Tensor, place: Tensor, action: Tensor, after: Tensor, count: Tensor) -> None:
         """Carry the estimate of P(. | s, a) [B, G, S, A, S] towards where one came."""
-        entries = torch.arange(len(place)).unsqueeze(-1), torch.arange(place.shape[1])
+        entries = (
+            torch.arange(len(place), device=place.device).unsqueeze(-1),
+            torch.arange(place.shape[1], device=place.device),
+        )
         row = moves[(*entries, place, action)]
         came = torch.nn.functional.one_hot(after, row.shape[-1]).to(row.dtype)
         moves[(*entries, place, action)] = row + (count**-self.value_decay).unsqueeze(-1) * (came - row)

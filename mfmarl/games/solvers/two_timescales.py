@@ -95,13 +95,15 @@ class TwoTimescales(Solver, ABC):
             cell = (place * game.num_actions + action).unsqueeze(-1)
             # The crowd hears of the deed before the deed is paid: of a fast crowd the agent is a large part.
             rate = (1 + n) ** -self.crowd_decay
-            joint[t].mul_(1 - rate).flatten(2).scatter_add_(2, cell, torch.full(cell.shape, rate, dtype=q.dtype))
+            joint[t].mul_(1 - rate).flatten(2).scatter_add_(
+                2, cell, torch.full(cell.shape, rate, dtype=q.dtype, device=q.device)
+            )
             crowd = Crowd(joint[t].sum(-1), counted=joint[t])
             reward = game.paid(t, crowd).flatten(2).gather(2, cell)
             after = game.kernel(t, crowd).draw(group, place, action, noise[..., 2 * step + 1])
             ahead = self._ahead(game, q, crowd, t, after).unsqueeze(-1)
             seen = visits[t].flatten(2)
-            seen.scatter_add_(2, cell, torch.ones(cell.shape, dtype=q.dtype))
+            seen.scatter_add_(2, cell, torch.ones(cell.shape, dtype=q.dtype, device=q.device))
             error = reward + ahead - q[t].flatten(2).gather(2, cell)
             q[t].flatten(2).scatter_add_(2, cell, error * seen.gather(2, cell) ** -self.value_decay)
             place = after

@@ -86,7 +86,8 @@ def test_what_is_too_improbable_for_a_float_is_not_forgotten() -> None:
 
 
 def test_it_comes_close_to_the_equilibria_of_small_games() -> None:
-    """After 10 steps at tau = 1, four seeds. Measured over 24: beach bar .0888, deviation .017 (uniform 1.2213, exact .0761), so at most .0888 + 5 x .017 / 2 = .131; left-right below 1e-4 (uniform .25)."""
+    """After 10 steps at tau = 1, four seeds. Measured over 24: beach bar .0888, deviation .017 (uniform 1.2213, exact
+    .0761), so at most .0888 + 5 x .017 / 2 = .131; left-right below 1e-4 (uniform .25)."""
     solver = DeepMirrorDescent(temperature=1.0, **SMALL)
     beach = solve(BeachBar(), solver, 10, every=10, batch=(4,)).rows[-1]["exploitability"]
     assert sum(beach) / 4 < 0.131
@@ -96,7 +97,8 @@ def test_it_comes_close_to_the_equilibria_of_small_games() -> None:
 
 @pytest.mark.verify
 def test_it_comes_down_on_an_epidemic() -> None:
-    """50 decisions, tau = 10, 40 steps. Measured over 6 seeds 2.13, deviation .41 (uniform 5.37; exact 2.05): three seeds at most 2.13 + 5 x .41 / sqrt(3) = 3.32."""
+    """50 decisions, tau = 10, 40 steps. Measured over 6 seeds 2.13, deviation .41 (uniform 5.37; exact 2.05): three
+    seeds at most 2.13 + 5 x .41 / sqrt(3) = 3.32."""
     found = solve(SusceptibleInfected(), DeepMirrorDescent(temperature=10.0), 40, every=40, batch=(3,))
     assert sum(found.rows[-1]["exploitability"]) / 3 < 3.32
 
