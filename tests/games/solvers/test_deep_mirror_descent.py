@@ -107,6 +107,7 @@ def exploitability_from(game: MeanFieldGame, policy: Tensor, start: Tensor) -> f
     return float(of_flow(game, flow(game, policy, start)).exploitability)
 
 
+@pytest.mark.verify
 def test_a_policy_that_sees_the_crowd_answers_starts_it_never_saw() -> None:
     """Trained on 16 distributions over a beach, asked about 8 new ones, against a policy that was trained as long from
     the even distribution alone. Measured after 20 steps, the mean of the 8: .26 against .76 (uniform 2.92)."""
