@@ -1,6 +1,6 @@
 r"""What theory knows of a game's agents: rewards and order parameters at the equilibrium of infinitely many.
 
-At temperature 0 a Nash equilibrium, by mirror descent with several rates side by side. At T > 0 the quantal response
+At temperature 0 a Nash equilibrium, by sequential responses or mirror descent. At T > 0 the quantal response
 equilibrium of agents who act by exp(Q / T) with Q the value of that very policy:
 
 $$ \pi_t(a \mid s) \propto e^{Q^\pi_t(s, a; \mu^\pi) / T} $$
@@ -11,22 +11,28 @@ N agents differ from it by O(1/N) where it is unique and stable.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mfmarl.errors import NumericFault
 from mfmarl.games import values
 from mfmarl.games.exploitability import gap
-from mfmarl.games.flow import Flow, flow, reach, uniform
+from mfmarl.games.flow import Flow, flow, reach, times, uniform
 from mfmarl.games.game import MeanFieldGame
-from mfmarl.games.solve import solve
+from mfmarl.games.solve import looks
+from mfmarl.games.solver import Solver
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
+from mfmarl.games.solvers.sequential_response import SequentialResponse
 from mfmarl.population.known import Known
 
-_RATES = (0.003, 0.03, 0.3, 3.0, 30.0)
-_ITERATIONS = 2000
+_RATES = (0.03, 0.3, 3.0, 30.0, 300.0)  # of mirror descent, in units of 1 over what there is to gain
+_LEAST, _MOST, _WORK = 100, 1000, 3e7  # iterations, as many as make so many entries of policies
+_COOLING = 0.7  # from one temperature to the next
+_GOAL = 1e-5  # exploitability in the same units at which it is left
 _CLOSE = 1e-3  # exploitability, in units of what a best response to the uniform crowd gains: closer is an equilibrium
 
 
@@ -39,35 +45,76 @@ class Equilibrium(NamedTuple):
 
 
 @lru_cache(64)
-def nash(game: MeanFieldGame, seconds: float = 20.0) -> Equilibrium:
-    """The equilibrium that mirror descent from the uniform policy comes to; `residual` says how nearly."""
-    rates = torch.tensor(_RATES, dtype=torch.float64)
+def nash(game: MeanFieldGame) -> Equilibrium:
+    """The equilibrium that sequential responses or mirror descent from the uniform policy come to nearest.
+
+    The first find pure equilibria within as many iterations as there are times, and go round elsewhere; the second, with
+    several rates side by side, goes where payoffs are monotone. `residual` says how nearly. What is tried is a number
+    of iterations that depends on the game's size alone, never on a clock.
+    """
     scale = _scale(game)
-    solver = MirrorDescent(rate=rates / scale)  # type: ignore[arg-type]
-    found = solve(game, solver, _ITERATIONS, 1e-9 * scale, batch=(len(_RATES),), seconds=seconds)
-    which = int(found.exploitability.argmin())
-    policy = found.policy[:, which]
-    return Equilibrium(policy, flow(game, policy), float(found.exploitability[which]))
+    tried = []
+    if game.horizon is not None and game.tree is None:
+        tried.append(_follow(game, SequentialResponse(), 1, 2 * game.horizon, 1e-9 * scale))
+    if not tried or tried[0].residual > 1e-9 * scale:
+        rates = torch.tensor(_RATES, dtype=torch.float64) / scale
+        solver = MirrorDescent(rate=rates)  # type: ignore[arg-type]
+        tried.append(_follow(game, solver, len(_RATES), _steps(game, len(_RATES)), _GOAL * scale))
+    return min(tried, key=lambda found: found.residual)
+
+
+def _steps(game: MeanFieldGame, side_by_side: int) -> int:
+    entries = times(game) * game.num_groups * game.num_states * game.num_actions
+    return max(_LEAST, min(_MOST, int(_WORK / (entries * side_by_side))))
+
+
+def _follow(game: MeanFieldGame, solver: Solver, batch: int, steps: int, goal: float) -> Equilibrium:
+    """The least exploitable policy of the batch, at the looks of so many iterations; done when one reaches the goal."""
+    with torch.no_grad():
+        state = solver.begin(game, uniform(game, (batch,)))
+        best, least, due = uniform(game), torch.inf, looks(steps, 0)
+        look = next(due)
+        for k in range(steps + 1):
+            if k == look:
+                policy = solver.policy(game, state)
+                found = gap(game, policy, check=False).exploitability.nan_to_num(nan=torch.inf)
+                if float(found.min()) < least:
+                    least, best = float(found.min()), policy[:, int(found.argmin())]
+                if least <= goal or k == steps:
+                    break
+                look = next(due)
+            state = solver.step(game, state, k + 1)
+        return Equilibrium(best, flow(game, best), least)
 
 
 @lru_cache(64)
-def quantal_response(game: MeanFieldGame, temperature: float, iterations: int = 5000) -> Equilibrium:
-    """The fixed point at this temperature, by damped iteration of Q; the step is halved where it does not come closer."""
-    policy = uniform(game)
-    q = values.of_policy(game, flow(game, policy)).q
-    weight, least, change = 0.5, torch.inf, torch.inf
-    for iteration in range(iterations):
-        policy = values.boltzmann(game, q, temperature)
-        path = flow(game, policy)
-        target = values.of_policy(game, path).q
-        change = float((values.boltzmann(game, target, temperature) - policy).abs().max())
-        if change < 1e-9:
-            break
-        if iteration % 10 == 9:
-            weight = max(weight / 2, 1e-4) if change > 0.9 * least else min(1.2 * weight, 1.0)
-            least = min(least, change)
-        q = q + weight * (target - q)
-    return Equilibrium(policy, path, change)
+def quantal_response(game: MeanFieldGame, temperature: float) -> Equilibrium:
+    """The fixed point at this temperature, by damped iteration of Q.
+
+    From hot to cold, each time from where the last one ended: so the branch is followed that leaves uniform choice. The
+    step is halved where it does not come closer; a thousandth of it is the least. `residual` says how near it came.
+    """
+    with torch.no_grad():
+        q = values.of_policy(game, flow(game, uniform(game))).q
+        weight, least = 0.5, 1e-3
+        hot = max(temperature, _scale(game))
+        count = max(1, math.ceil(math.log(hot / temperature) / -math.log(_COOLING)))
+        for stage in range(1, count + 1):
+            now = hot * (temperature / hot) ** (stage / count)
+            last = stage == count
+            closest = torch.inf
+            for iteration in range((10 if last else 1) * _steps(game, 1) // 10):
+                policy = values.boltzmann(game, q, now)
+                path = flow(game, policy)
+                target = values.of_policy(game, path).q
+                change = float((values.boltzmann(game, target, now) - policy).abs().max())
+                if change < (1e-9 if last else 1e-3):
+                    break
+                if iteration % 10 == 9:
+                    weight = max(weight / 2, least) if change > 0.9 * closest else min(1.2 * weight, 1.0)
+                    closest = min(closest, change)
+                q = q + weight * (target - q)
+        return Equilibrium(policy, path, change)
 
 
 def equilibrium(game: MeanFieldGame, temperature: float = 0.0) -> dict[str, Known]:
@@ -75,6 +122,13 @@ def equilibrium(game: MeanFieldGame, temperature: float = 0.0) -> dict[str, Know
 
     Empty where none was reached.
     """
+    try:
+        return _known(game, temperature)
+    except NumericFault:
+        return {}  # a crowd that never comes to rest, or values beyond all numbers: no equilibrium was reached
+
+
+def _known(game: MeanFieldGame, temperature: float) -> dict[str, Known]:
     if temperature > 0:
         found = quantal_response(game, float(temperature))
         name = f"quantal response equilibrium at temperature {temperature:g}"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mfmarl.games.game import MeanFieldGame
 
 _STEPS = 100_000  # of the push-forward, until the crowd stands
+_PATIENCE = 2000  # steps after which a chain that does not depend on the crowd is sped up
+_CLOSE = 1e-9  # what a crowd that mixes slowly may still move by
 _SWEEPS = 100_000  # of value iteration; policy iteration needs a handful
 _SOLVE = 1024  # states up to which a linear system is solved
 
@@ -43,13 +45,27 @@ def distribution(game: MeanFieldGame, policy: Tensor, start: Tensor, tolerance: 
         mu = after
         if settling <= tolerance:
             return mu
+        if step > _PATIENCE and not game.crowd_moves and game.num_states <= _SOLVE:
+            return _at_last(game.kernel(0, crowd), policy, start)
         if step > 200:
             # Half-way steps have the same fixed points, and no cycles of period two.
             mu = (mu + crowd.mu) / 2
+    if settling <= _CLOSE:
+        return mu
     raise NumericFault(
         f"{type(game).__name__}: the crowd of this policy never comes to rest (it still moves by {settling:.2g} a step "
         f"after {_STEPS} steps), so it has no stationary distribution to speak of; give the game a horizon."
     )
+
+
+def _at_last(kernel: Kernel, policy: Tensor, start: Tensor) -> Tensor:
+    """Where a chain that mixes slowly ends: its lazy steps squared until 2^60 of them are made."""
+    moves = (policy.unsqueeze(-1) * kernel.dense().to(policy)).sum(-2)
+    moves = (moves + torch.eye(moves.shape[-1], dtype=moves.dtype, device=moves.device)) / 2
+    for _ in range(60):
+        moves = moves @ moves
+        moves = moves / moves.sum(-1, keepdim=True)
+    return (start.unsqueeze(-2) @ moves).squeeze(-2)
 
 
 def of_policy(game: MeanFieldGame, kernel: Kernel, rewards: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:

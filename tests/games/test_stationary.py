@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mfmarl.errors import NumericFault
 from mfmarl.games import stationary, values
 from mfmarl.games.exploitability import exploitability, gap, regularised
 from mfmarl.games.flow import along, flow, uniform
-from mfmarl.games.game import Crowd
+from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
 from tests.games.mini import Teams, Tiny, played, some_policy
 
@@ -131,3 +132,36 @@ def test_single_precision_finds_the_same_crowd_and_gap() -> None:
     game = GAMES[0]
     policy = some_policy(game, 7)
     assert float(exploitability(game, policy.float())) == pytest.approx(float(exploitability(game, policy)), rel=1e-4)
+
+
+def test_a_crowd_that_mixes_slowly_comes_to_rest_where_its_chain_does() -> None:
+    """A walk that hardly ever moves, on two places and one that nobody leaves: the rest is that of the start's classes."""
+
+    @dataclass(frozen=True)
+    class Slow(MeanFieldGame):
+        horizon: int | None = None
+        discount: float = 0.9
+        crowd_moves = False
+
+        @property
+        def num_states(self) -> int:
+            return 3
+
+        @property
+        def num_actions(self) -> int:
+            return 1
+
+        def initial(self) -> Tensor:
+            return torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+
+        def outcomes(self, t: int, crowd: Crowd) -> Dense:
+            rare = 1e-7
+            rows = [[1 - rare, rare, 0.0], [3 * rare, 1 - 3 * rare, 0.0], [0.0, 0.0, 1.0]]
+            return Dense(torch.tensor(rows, dtype=crowd.mu.dtype).unsqueeze(1))
+
+        def rewards(self, t: int, crowd: Crowd) -> Tensor:
+            return crowd.mu.new_zeros(3, 1)
+
+    game = Slow()
+    found = flow(game, uniform(game)).mu[0, 0]
+    torch.testing.assert_close(found, torch.tensor([0.525, 0.175, 0.3], dtype=torch.float64), rtol=0, atol=1e-6)
