@@ -26,8 +26,6 @@ class Spec:
     """One agent's: Discrete(A), or a Box of shape (D,)."""
     horizon: int | None = None
     """Steps until an episode is truncated; None: only the environment itself ends it."""
-    ends: bool = False
-    """Whether the game is over at its horizon (everyone is terminated: nothing follows) or only cut off (truncated)."""
     groups: tuple[str, ...] = ("agent",)
     group_sizes: tuple[int, ...] = ()
     """Agents of each group; empty: one group of all."""
@@ -37,6 +35,8 @@ class Spec:
     whose known answers are those of agents that look no further than the step."""
     agent_names: tuple[str, ...] = field(default=(), repr=False)
     """PettingZoo names; empty: `<group>_<number in the group>`."""
+    ends: bool = False
+    """Whether the game is over at its horizon (everyone is terminated: nothing follows) or only cut off (truncated)."""
 
     def __post_init__(self) -> None:
         _whole("num_agents", self.num_agents)

@@ -26,6 +26,7 @@ def test_in_the_limit_the_bar_is_just_full_and_any_other_attendance_can_be_explo
     game = ElFarol(capacity=capacity)
     assert float(exploitability(game, going(game, capacity))) == pytest.approx(0, abs=1e-12)
     # Too few by .1: staying away costs .1 an evening to the share that does.
+    assert game.horizon is not None
     known = game.horizon * 0.1 * (1 - capacity + 0.1)
     assert float(exploitability(game, going(game, capacity - 0.1))) == pytest.approx(known)
 

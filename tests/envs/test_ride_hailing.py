@@ -25,6 +25,7 @@ def test_spread_as_riders_are_no_driver_gains_by_going_elsewhere(options):
     # Every zone pays the fair share from the first step on.
     paid = at.flow.rewards[1:, 0, :, 0]
     torch.testing.assert_close(paid, torch.full_like(paid, game.fare * game.riders))
+    assert game.horizon is not None
     assert float(at.value) / game.horizon == pytest.approx(game.reference()["reward"].value)
 
 
@@ -74,6 +75,7 @@ def test_a_thousand_drivers_earn_the_limits_wage():
     game, copies = RideHailing(num_agents=1000), 60
     simulation, policy = Simulation(game, copies), game.shared().float()
     simulation.reset(Key.of(0))
+    assert game.horizon is not None
     total = torch.zeros(copies, dtype=torch.float64)
     for t in range(game.horizon):
         edges = policy[t, 0, 0].cumsum(-1)[:-1]

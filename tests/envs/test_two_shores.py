@@ -43,6 +43,7 @@ def test_every_equilibrium_is_known_and_nobody_gains_by_leaving_it(options, shar
 
 def test_between_equilibria_the_gain_is_that_of_the_better_shore():
     game = TwoShores()
+    assert game.horizon is not None
     ashore = game.horizon - game.width
     for share in torch.linspace(0, 1, 21).tolist():
         left, right = game.left + share, game.right + 1 - share

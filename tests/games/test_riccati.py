@@ -154,7 +154,7 @@ def test_exploitability_is_the_gain_that_a_deviator_makes_in_a_long_sum():
         spent = game.cost - gain.T @ game.cross - game.cross.T @ gain + gain.T @ game.effort @ gain
         total = 0.0
         for t in range(400):
-            total += game.discount**t * np.tensordot(spent, moment)
+            total += game.discount**t * float(np.tensordot(spent, moment))
             moment = closed @ moment @ closed.T + noise
         found.append(total)
     assert riccati.cost(game, chosen, 5) == pytest.approx(found[0], rel=1e-9)
@@ -196,10 +196,10 @@ def test_the_mean_cost_of_all_is_that_of_one_and_of_the_two_forms():
     d, total = 2, 0.0
     for t in range(7):
         forms = riccati.spending(game, chosen, t)
-        total += 0.9**t * (np.tensordot(path.deviation[t], forms[0]) + np.tensordot(path.mean[t], forms[1]))
+        total += 0.9**t * float(np.tensordot(path.deviation[t], forms[0]) + np.tensordot(path.mean[t], forms[1]))
     last = game.terminal
     whole = last[:d, :d] + last[:d, d:] + last[d:, :d] + last[d:, d:]
-    total += 0.9**7 * (np.tensordot(path.deviation[7], last[:d, :d]) + np.tensordot(path.mean[7], whole))
+    total += 0.9**7 * float(np.tensordot(path.deviation[7], last[:d, :d]) + np.tensordot(path.mean[7], whole))
     assert total == pytest.approx(riccati.cost(game, chosen, n), rel=1e-12)
 
 

@@ -14,7 +14,7 @@ from mfmarl.games import values
 from mfmarl.games.batch import side_by_side
 from mfmarl.games.flow import along, flow
 from mfmarl.games.game import Crowd, MeanFieldGame
-from mfmarl.games.kernels import Kernel, Outcomes
+from mfmarl.games.kernels import Outcomes
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.occupation_inclusion import OccupationInclusion, Polytope
 from tests.games.peers import ask
@@ -28,7 +28,7 @@ class Ending(Towels):
     discount: float = 0.9
     time_dependent = True
 
-    def outcomes(self, t: int, crowd: Crowd) -> Kernel:
+    def outcomes(self, t: int, crowd: Crowd) -> Outcomes:
         blown = super().outcomes(t, crowd)
         return Outcomes((blown.successor + t % 2).clamp(max=self.places - 1), blown.probability)
 
