@@ -128,6 +128,21 @@ def to_table(value: Any) -> dict[str, Any]:
     return table
 
 
+def check_numbers(value: Any) -> None:
+    """Holds the numbers of a dataclass that Python made against their types and bounds, as `from_table` does a table's.
+
+    What is no plain number (a tensor of one for each game of a batch) is its maker's to know. Raises ConfigError that
+    tells all problems at once.
+    """
+    problems: list[str] = []
+    for field, hint in _fields(type(value)):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            _read(hint, item, f"{type(value).__name__}.{field.name}", ANY, problems)
+    if problems:
+        raise ConfigError(_told(problems))
+
+
 def parse_value(cls: type, field: str, text: str, where: str = "") -> Any:
     """The value of one field from command-line text: `400`, `0.5`, `true`, `20,20`, `none`, a word.
 

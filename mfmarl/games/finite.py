@@ -17,10 +17,12 @@ over the others' choices too.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,12 +165,14 @@ def count_vectors(total: int, cells: int) -> Tensor:
     """Every way in which `total` agents stand in so many cells, int64 [C, cells], in lexicographic order."""
     if cells == 1:
         return torch.tensor([[total]])
-    # A way is the places of cells - 1 bars among total + cells - 1.
-    bars = torch.combinations(torch.arange(total + cells - 1), cells - 1) if cells > 2 else None
-    if bars is None:
+    if cells == 2:
         first = torch.arange(total + 1)
         return torch.stack([first, total - first], -1)
-    edges = torch.cat([torch.full((len(bars), 1), -1), bars, torch.full((len(bars), 1), total + cells - 1)], -1)
+    # A way is the places of cells - 1 bars among total + cells - 1.
+    size = number_of_vectors(total, cells)
+    places = itertools.chain.from_iterable(itertools.combinations(range(total + cells - 1), cells - 1))
+    bars = torch.from_numpy(np.fromiter(places, np.int64, size * (cells - 1)).reshape(size, cells - 1))
+    edges = torch.cat([torch.full((size, 1), -1), bars, torch.full((size, 1), total + cells - 1)], -1)
     return edges.diff(dim=-1) - 1
 
 

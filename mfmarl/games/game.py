@@ -31,6 +31,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games.common_noise import Tree, grow
 from mfmarl.games.kernels import Kernel
+from mfmarl.options import check_numbers
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -129,6 +130,7 @@ class MeanFieldGame(PopulationEnv):
     (`common_moves`); in its group everybody is in state 0, and stays there."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_agents < len(self.groups):
             raise ConfigError(f"num_agents must be at least {len(self.groups)}, not {self.num_agents}.")
         if self.horizon is not None and self.horizon < 1:

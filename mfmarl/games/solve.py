@@ -25,7 +25,8 @@ class Solution:
 
     policy: Tensor  # [T, *b, G, S, A], the best that was looked at
     last: Tensor  # [T, *b, G, S, A], that of the last iteration looked at
-    exploitability: Tensor  # [*b], of `policy`; of a planner, minus its value
+    exploitability: Tensor
+    """Of `policy`, [*b]: regularised, if the solver pays an entropy bonus; of a planner, minus its value."""
     rows: list[Row]
     """One for each look: iteration, exploitability, value, seconds; regularised, free_energy or potential where there is one."""
     stopped: Literal["tolerance", "iterations", "time", "interrupted", "diverged"]
@@ -148,9 +149,11 @@ def _unsettled(solver: Solver, rows: Sequence[Row]) -> str:
     """A sentence where the last half of the curve did not come down."""
     curve = [torch.as_tensor(row.get("regularised", row["exploitability"])).max().item() for row in rows]
     half = len(curve) // 2
-    if len(curve) < 8 or curve[-1] < 0.9 * min(curve[: half + 1]) or curve[-1] < 1e-6:
+    low = curve[-1] < max(1e-6, 1e-4 * curve[0])
+    if solver.rests_elsewhere or len(curve) < 8 or curve[-1] < 0.9 * min(curve[: half + 1]) or low:
         return ""
+    others = " or ".join(name for name in ("omd", "fp", "sequential") if name != solver.name)
     return (
         f"{solver.name} did not settle: the exploitability was {min(curve):.4g} at best and is {curve[-1]:.4g} at the end. "
-        "Damp it, take smaller steps, or use omd or fp."
+        f"Damp it, take smaller steps, or use {others}."
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.games.catalogue import solver_sources
 from mfmarl.games.game import MeanFieldGame
+from mfmarl.options import check_numbers
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,19 @@ class Solver(ABC):
     cooperative: ClassVar[bool] = False
     """Whether it seeks the planner's optimum, which is no equilibrium: its exploitability does not go to 0."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
     @property
     def entropy_bonus(self) -> float | Tensor:
         """The temperature of the regularised equilibrium that it goes to; 0: Nash."""
         return 0.0
+
+    @property
+    def rests_elsewhere(self) -> bool:
+        """Whether it comes to rest where neither exploitability nor the regularised one is 0, as agents who act by
+        exp(Q / T) do: its curve then levels off, which is no failure to settle."""
+        return False
 
     @abstractmethod
     def begin(self, game: MeanFieldGame, policy: Tensor) -> Any:

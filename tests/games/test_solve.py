@@ -213,3 +213,20 @@ def test_gaps_of_solutions_are_those_of_their_own_flow() -> None:
     found = solve(game, FictitiousPlay(), 20, every=1)
     again = measures.of_flow(game, flow(game, found.policy))
     assert float(again.exploitability) == pytest.approx(float(found.exploitability), rel=1e-12)
+
+
+def test_options_that_python_gives_are_held_against_their_bounds() -> None:
+    with pytest.raises(ConfigError, match="MirrorDescent.rate must be float"):
+        MirrorDescent(rate=-0.1)
+    with pytest.raises(ConfigError, match="BeachBar.places"):
+        BeachBar(places=2)
+    assert MirrorDescent(rate=torch.tensor([0.1, 0.2])).rate.shape == (2,)
+
+
+def test_a_solver_that_rests_elsewhere_is_not_told_to_settle() -> None:
+    game = BeachBar()
+    levelled = solve(game, MirrorDescent(rate=0.5, leak=0.5), 200, tolerance=0)
+    assert levelled.rows[-1]["exploitability"] > 0.01
+    assert not levelled.told
+    cycling = solve(game, FixedPoint(), 60, tolerance=0)
+    assert "Damp it" in cycling.told and "omd" in cycling.told

@@ -71,6 +71,10 @@ class DeepMirrorDescent(Solver):
     starts: Tensor | None = None
     """Distributions at the start [D, G, S] to learn from instead of the game's own; with sight=crowd."""
 
+    @property
+    def rests_elsewhere(self) -> bool:
+        return self.alpha < 1
+
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         nets.check_beginning(game, policy, self.name)
         if self.starts is not None and game.sight != "crowd":

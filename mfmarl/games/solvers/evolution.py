@@ -49,6 +49,10 @@ class Evolution(Solver):
     temperature: Annotated[float, Bounds(0, 1e6, open_low=True)] = 1.0
     """T, of the logit dynamics; its rest is the quantal response equilibrium."""
 
+    @property
+    def rests_elsewhere(self) -> bool:
+        return self.dynamics == "logit"
+
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         # A forbidden action has -inf, and a large number keeps sums with it finite.
         return State(policy.log().clamp(min=-1e4) if self.dynamics == "replicator" else policy)

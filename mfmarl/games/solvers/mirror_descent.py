@@ -39,6 +39,10 @@ class MirrorDescent(Solver):
     momentum: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
     """Share of the last step that is made again."""
 
+    @property
+    def rests_elsewhere(self) -> bool:
+        return positive(self.leak)
+
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         # A forbidden action has -inf, and a large number keeps sums with it finite.
         logits = policy.log().clamp(min=-1e4)

@@ -39,6 +39,10 @@ class PolicyIteration(Solver):
     tie: Annotated[float, Bounds(0, 1)] = values.TIE
     """Actions this close to the best share it alike."""
 
+    @property
+    def rests_elsewhere(self) -> bool:
+        return positive(self.temperature)
+
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         return State(policy)
 

@@ -43,6 +43,10 @@ class PriorDescent(Solver):
     soft: bool = False
     """Whether values know of the cost of divergence; else they are those of the best response."""
 
+    @property
+    def rests_elsewhere(self) -> bool:
+        return self.inner is None
+
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
         # A forbidden action has -inf, and a large number keeps sums with it finite.
         logits = policy.log().clamp(min=-1e4)
