@@ -220,7 +220,8 @@ def test_options_that_python_gives_are_held_against_their_bounds() -> None:
         MirrorDescent(rate=-0.1)
     with pytest.raises(ConfigError, match="BeachBar.places"):
         BeachBar(places=2)
-    assert MirrorDescent(rate=torch.tensor([0.1, 0.2])).rate.shape == (2,)
+    rates = torch.tensor([0.1, 0.2])
+    assert MirrorDescent(rate=rates).rate is rates
 
 
 def test_a_solver_that_rests_elsewhere_is_not_told_to_settle() -> None:
