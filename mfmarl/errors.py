@@ -64,6 +64,9 @@ class ClaimRefuted(MfmarlError):
     exit_code = 9
 
 
+_SHOWN = 24  # choices that one sentence names
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest of `choices`, else the choices themselves."""
     known = sorted(choices)
@@ -72,4 +75,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = close or [lowered[word] for word in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
     if close:
         return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(known)}." if known else ""
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN + 1 else ""
+    return f" Known: {', '.join(known[:_SHOWN] if more else known)}{more}." if known else ""
