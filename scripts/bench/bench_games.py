@@ -40,6 +40,7 @@ from mfmarl.envs.predator_prey import PredatorPrey
 from mfmarl.envs.random_linear import RandomLinear
 from mfmarl.envs.rock_paper_scissors import RockPaperScissors
 from mfmarl.envs.susceptible_infected import SusceptibleInfected
+from mfmarl.errors import MfmarlError
 from mfmarl.games.batch import side_by_side
 from mfmarl.games.exploitability import gap
 from mfmarl.games.flow import uniform
@@ -198,20 +199,18 @@ def batches(rounds: int) -> Iterator[dict[str, Any]]:
         yield {"batch": f"{count} seeds or step sizes of SIS", "ratio": count * least(sis) / least(sis, (count,))}
 
 
-def our_solvers(game: MeanFieldGame) -> Iterator[tuple[str, Solver]]:
-    for rate in (0.01, 0.1, 1.0, 10.0):
+def our_solvers() -> Iterator[tuple[str, Solver]]:
+    yield "sequential", solver_class("sequential")()
+    for rate in (0.1, 1.0, 10.0, 0.01):
         yield f"omd {rate}", MirrorDescent(rate=rate)
-    for name in ("fp", "occupation_inclusion", "optimistic", "homotopy", "prior_descent"):
-        try:
-            yield name, solver_class(name)()
-        except Exception as error:  # noqa: BLE001 - a solver that is not there is not timed
-            print(f"  without {name}: {error}", file=sys.stderr)
+    for name in ("fp", "policy_iteration", "proximal", "omi"):
+        yield name, solver_class(name)()
 
 
 def reach(peer: Peer, seconds: float) -> Iterator[dict[str, Any]]:
     for name, (game, whose, theirs) in SHARED.items():
         best: dict[str, Any] = {"seconds": None, "solver": "none", "least": float("inf")}
-        for label, solver in our_solvers(game):
+        for label, solver in our_solvers():
             total, k, look = 0.0, 0, 1
             limit = seconds if best["seconds"] is None else min(seconds, best["seconds"])
             started = time.process_time()
@@ -229,7 +228,7 @@ def reach(peer: Peer, seconds: float) -> Iterator[dict[str, Any]]:
                     if found <= LEVEL:
                         best |= {"seconds": total, "solver": label, "iterations": k}
                         break
-            except Exception as error:  # noqa: BLE001 - a solver that refuses this game is passed over
+            except MfmarlError as error:  # a solver that refuses this game is passed over
                 print(f"  {name}: {label}: {error}", file=sys.stderr)
         yield {"game": name, "ours": best, "peer": whose,
                "theirs": peer.ask(peer=whose, game=theirs, reach=LEVEL, seconds=seconds)}  # fmt: skip
