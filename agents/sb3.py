@@ -40,7 +40,8 @@ from mfmarl.random import Key
 from mfmarl.registry import register
 
 if TYPE_CHECKING:
-    from mfmarl.learning.training import Episode, Tally
+    from mfmarl.learning.episode import Episode
+    from mfmarl.learning.training import Tally
 
 Whole = Annotated[int, Bounds(0, 1 << 40)]
 
@@ -170,7 +171,7 @@ class PopulationVecEnv(VecEnv):
 
 def vec_env(env: Env, seed: int = 0) -> PopulationVecEnv:
     """A view of an environment for stable-baselines3 used directly, e.g. `PPO("MlpPolicy", vec_env(env))`."""
-    from mfmarl.learning.training import Episode
+    from mfmarl.learning.episode import Episode
 
     return PopulationVecEnv(Episode(env, [], Key.of(seed)))
 

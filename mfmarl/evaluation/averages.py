@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.learning.training import Episode, Training
+from mfmarl.learning.episode import Episode
+from mfmarl.learning.training import Training
 
 _BLOCKS = 10
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mfmarl.errors import EnvironmentFault, MfmarlError
 from mfmarl.evaluation.results import Comparison, folder_name
 from mfmarl.learning.durable import write_atomic
+from mfmarl.learning.episode import Episode
 from mfmarl.learning.run import load_training
-from mfmarl.learning.training import Episode
 from mfmarl.random import Key
 
 Frame = NDArray[np.uint8]

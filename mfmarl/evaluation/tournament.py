@@ -18,10 +18,10 @@ from mfmarl.errors import ConfigError
 from mfmarl.evaluation.elo import Match
 from mfmarl.learning.agent import Agent
 from mfmarl.learning.build import Built, agent_label, build
+from mfmarl.learning.episode import Episode
 from mfmarl.learning.players import Player
 from mfmarl.learning.run import load_training
 from mfmarl.learning.run_config import Choice, RunConfig
-from mfmarl.learning.training import Episode
 from mfmarl.population.simulation import Env
 from mfmarl.random import Key
 from mfmarl.registry import lookup

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mfmarl.errors import ConfigError
-from mfmarl.learning import limit
+from mfmarl.learning import judge
 from mfmarl.learning.players import Player, make_players
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.training import Training
@@ -99,8 +99,8 @@ def known_answers(env: Env, players: list[Player]) -> dict[str, Known]:
     if len(schedules) != 1 or next(iter(schedules)).kind == "entropy":
         return {}
     temperature = next(iter(schedules)).at(1.0)
-    game = limit.rules(env)
-    gaps = {} if game is None else limit.known(game, temperature)
+    game = judge.rules(env)
+    gaps = {} if game is None else judge.known(game, temperature)
     if all(p.agent.field.is_nothing for p in players):
         return {**env.env.reference_independent(temperature), **gaps}
     return {**env.env.reference(temperature), **gaps}

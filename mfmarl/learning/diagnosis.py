@@ -27,10 +27,10 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.learning.agent import Agent
 from mfmarl.learning.build import open_population
 from mfmarl.learning.durable import write_atomic
+from mfmarl.learning.episode import Episode
 from mfmarl.learning.players import Player
 from mfmarl.learning.run import load_training
 from mfmarl.learning.thermodynamics import thermodynamics
-from mfmarl.learning.training import Episode
 from mfmarl.population.simulation import Env
 from mfmarl.random import Key
 from mfmarl.statmech import response

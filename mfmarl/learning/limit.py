@@ -1,57 +1,36 @@
-r"""What a trained population would do if it were infinitely large: its policy in the limit, and how far from equilibrium.
+r"""What a trained population would do if it were infinitely large: its policy in the limit.
 
 $$ \pi_t(a \mid s) = e^{-E(a \mid o_t(s),\, m_t) / T} / Z, \qquad
    m_t = \sum_{s, a} L_{t-1}(s, a)\, \phi(a) \quad (m_0 = 0 \text{ of actions: nobody has acted}) $$
 
 The field m_t that N agents feel of each other becomes the mean under the joint distribution L of states and actions
 that the policy itself makes, so policy and crowd are followed together from the start. What is seen, felt and when is
-what `mfmarl.learning.training.Episode` gives N agents; the field of N differs from it by O(1/sqrt(N)).
+what `mfmarl.learning.episode.Episode` gives N agents; the field of N differs from it by O(1/sqrt(N)).
 
 With a mind for each agent the population is a mixture: each mind m has its own flow mu^m under the common crowd, and
 pi = sum_m mu^m pi^m / sum_m mu^m makes the crowd and the mean reward of the mixture exactly, so that its exploitability
 is the mean over minds of what each could gain.
-
-`Judge` puts the gaps in a run's rows: `limit/exploitability` at every report and, never far from it, `finite/exploitability`
-of one among the run's own N agents at the end. The policy whose gap is counted at N is the one of the limit: the
-others' answers to fluctuations of their field are left out, unless the gap is `sampled`, against the players themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.games import finite, sampled
-from mfmarl.games.exploitability import exploitability, gap
-from mfmarl.games.flow import times
 from mfmarl.games.game import Crowd, MeanFieldGame
-from mfmarl.games.reference import quantal_response
 from mfmarl.learning.agent import Agent, forbid
 from mfmarl.learning.players import Player
 from mfmarl.population.field import Actions, Everyone, Feature, Field, Joint, Moments, Nothing, States
-from mfmarl.population.known import Known
-from mfmarl.population.simulation import Env, Simulation
-from mfmarl.random import Key
 from mfmarl.statmech import gibbs
-
-if TYPE_CHECKING:
-    from mfmarl.learning.training import Episode
 
 _ROWS = 1 << 14  # rows that a network is given at a time
 _SETTLED = 1e-5  # change of a policy from one step to the next below which a game without end stands: float32 networks
 _STEPS = 3000
 _TABLE = 1 << 22  # entries of minds' tables held at a time
-_OFTEN = 50_000  # times, groups, states and actions up to which the limit is looked at with every report
-_ONCE = 20_000_000  # and up to which it is at all
-_COUNTED = 1e7, 15.0, 1.2e8  # terms of a gap at N: at least, for every step trained, and at most (seven seconds)
-_PLAYED = 2e7  # steps of agents that a learned best response may take at the end, or as many as were trained
-_LEARNED = 1e9  # rewards that it may ask for
-_FEWEST = 16  # copies below which its error says nothing
-_MOST = 512
 
 
 class _Moment(NamedTuple):
@@ -81,12 +60,12 @@ def limit_policy(game: MeanFieldGame, players: Sequence[Player]) -> Tensor:
     Raises ConfigError for players whose policy is not a Gibbs distribution of energies, for fields that stay random
     in the limit (a sample of others), and where a game without a horizon does not come to rest.
     """
-    seats = [_seat(game, players, g) for g in range(game.num_groups)]
+    seats = [seat(game, players, g) for g in range(game.num_groups)]
     with torch.no_grad():
         return _settle(game, seats) if game.horizon is None else _follow(game, seats)
 
 
-def _seat(game: MeanFieldGame, players: Sequence[Player], group: int) -> Seat:
+def seat(game: MeanFieldGame, players: Sequence[Player], group: int) -> Seat:
     slots = list(game.spec().group_slices.values())[group]
     player = next(p for p in players if p.slots.start <= slots.start and slots.stop <= p.slots.stop)
     agent = player.agent
@@ -288,122 +267,3 @@ def _settle(game: MeanFieldGame, seats: Sequence[Seat]) -> Tensor:
     raise ConfigError(
         f"{type(game).__name__}: the crowd of these players never comes to rest; give the game a horizon."
     )
-
-
-# ------------------------------------------------------------------------------------------ rows of a run
-
-
-def rules(env: Env) -> MeanFieldGame | None:
-    """The mean-field game that an environment plays; None where it plays something else."""
-    return env.env if isinstance(env, Simulation) and isinstance(env.env, MeanFieldGame) else None
-
-
-class Judge:
-    """The columns of a run that say how far its players are from equilibrium. `told` says what is left out, and why."""
-
-    def __init__(self, game: MeanFieldGame, players: Sequence[Player], sample: bool = False) -> None:
-        self.game, self.players, self.sample, self.told = game, players, sample, ""
-        self.size = times(game) * game.num_groups * game.num_states * game.num_actions
-        try:
-            for group in range(game.num_groups):
-                _seat(game, players, group)
-        except ConfigError as error:
-            self.told = f"No exploitability: {error}"
-        if self.size > _ONCE:
-            self.told = f"No exploitability: {self.size:,} times, states and actions are too many."
-
-    def row(self) -> dict[str, float]:
-        """`limit/exploitability`; empty where it would cost more than it tells."""
-        policy = None if self.size > _OFTEN else self._policy()
-        return {} if policy is None else self._in_the_limit(policy)
-
-    def last(self, begin: Callable[[int, Key], Episode], trained: float, key: Key) -> dict[str, float]:
-        """The row at the end: in the limit, and at N.
-
-        `begin(copies, key)` makes an episode of the players; `trained` is how many steps of agents the run has taken.
-        """
-        policy = self._policy()
-        if policy is None:
-            return {}
-        game, row = self.game, self._in_the_limit(policy)
-        least, each, most = _COUNTED
-        if not self.sample and finite.cost(game) <= min(most, max(least, each * trained)):
-            return {**row, "finite/exploitability": finite.gap(game, policy).exploitability}
-        copies = self._copies(max(_PLAYED, trained))
-        if copies < _FEWEST:
-            self.told = f"No exploitability among {game.num_agents} agents: it would take too much play to learn."
-            return row
-        if self.sample:
-            play = players_play(game, lambda k: begin(copies, k))
-        else:
-            play = sampled.table_play(game, policy, copies)
-        found = sampled.best_response(game, play, key)
-        return {**row, "finite/exploitability": found.exploitability, "finite/standard_error": found.standard_error}
-
-    def _in_the_limit(self, policy: Tensor) -> dict[str, float]:
-        return {"limit/exploitability": max(0.0, float(exploitability(self.game, policy)))}
-
-    def _policy(self) -> Tensor | None:
-        """The players' policy; None, and told why, where it has none or nothing is to be looked at."""
-        if self.told:
-            return None
-        try:
-            return limit_policy(self.game, self.players)
-        except ConfigError as error:  # a run is not to end because its crowd goes round in circles
-            self.told = f"No exploitability: {error}"
-            return None
-
-    def _copies(self, steps: float) -> int:
-        """Copies in which a best response may be learned; 0: none."""
-        game = self.game
-        if game.horizon is None:
-            return 0
-        cells = game.num_states * (game.num_actions if game.extended else 1)
-        asked = game.horizon * cells * game.num_groups * game.num_states * game.num_actions * game.num_groups
-        played = (2 + game.num_groups) * game.horizon * game.num_agents
-        return int(min(_MOST, steps / played, _LEARNED / asked))
-
-
-def players_play(game: MeanFieldGame, begin: Callable[[Key], Episode]) -> sampled.Play:
-    """The players themselves, with all that they see and feel of the crowd as it is."""
-
-    def play(key: Key, slot: int | None, deviation: sampled.Deviation | None) -> sampled.Recorded:
-        episode = begin(key)
-        env, log = episode.env, sampled.Log(game)
-        assert isinstance(env, Simulation)
-        for t in range(game.horizon or 0):
-            before, action = env.state, episode.act()
-            if slot is not None and deviation is not None:
-                action = action.clone()
-                action[:, slot] = deviation(t, before)
-            _, _, after, now = episode.play(action)
-            log.note(before, action, after.reward, env.state)
-            if t + 1 < (game.horizon or 0):
-                episode.go_on(after, now)
-        return log.recorded()
-
-    return play
-
-
-def known(game: MeanFieldGame, temperature: float) -> dict[str, Known]:
-    """What theory says of both gaps: 0 at Nash equilibria; at a temperature those of the quantal response equilibrium."""
-    if temperature <= 0:
-        return {
-            "limit/exploitability": Known(
-                0.0, "a Nash equilibrium of infinitely many, and nothing else", "equilibrium"
-            ),
-            "finite/exploitability": Known(0.0, "a Nash equilibrium of so many, and nothing else", "equilibrium"),
-        }
-    if times(game) * game.num_groups * game.num_states * game.num_actions > _OFTEN:
-        return {}
-    found = quantal_response(game, float(temperature))
-    if not found.residual < 1e-5:
-        return {}
-    name = f"of the quantal response equilibrium at temperature {temperature:g}"
-    of_limit = float(gap(game, found.policy).exploitability)
-    answers = {"limit/exploitability": Known(max(0.0, of_limit), f"{name}, infinitely many agents", "equilibrium")}
-    if finite.cost(game) <= _COUNTED[0]:
-        counted = finite.gap(game, found.policy).exploitability
-        source = f"{name} of infinitely many, played by {game.num_agents}"
-        answers["finite/exploitability"] = Known(counted, source, "equilibrium")
-    return answers

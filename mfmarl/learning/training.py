@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.learning import limit
 from mfmarl.learning.agent import Transition
+from mfmarl.learning.episode import Episode, under
+from mfmarl.learning.judge import Judge, rules
 from mfmarl.learning.memory import Replay, Rollout
 from mfmarl.learning.players import Player
 from mfmarl.learning.run_config import RunOptions
@@ -24,74 +25,6 @@ from mfmarl.learning.thermodynamics import thermodynamics
 from mfmarl.population.simulation import Env, Simulation
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
-
-
-class Episode:
-    """What one population lives through: the current timestep and the field that each player feels.
-
-    Used for training and, with its own key, for evaluation.
-    """
-
-    def __init__(self, env: Env, players: list[Player], key: Key) -> None:
-        self.env, self.players, self.key = env, players, key
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin at the beginning, as the key has it."""
-        self.tick = 0
-        self.timestep: Timestep = self.env.reset(self.key.fold("environment"))
-        self.felt = [self._feel(p, self.timestep) for p in self.players]
-
-    def _feel(self, player: Player, timestep: Timestep) -> Tensor:
-        key = self.key.fold("field", self.tick)
-        return player.agent.field(timestep, self.env.spec, self.env.ids, key, player.slots)
-
-    def act(self) -> Tensor:
-        """Everybody's action: [E, N] or [E, N, D]."""
-        key = self.key.fold("act", self.tick)
-        parts = [
-            p.agent.act(self.timestep, felt, self.env.ids[:, p.slots], key)
-            for p, felt in zip(self.players, self.felt, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def play(self, action: Tensor | None = None) -> tuple[Timestep, Tensor, Timestep, list[Tensor]]:
-        """One step: (before, action, after, what is felt after), without beginning new episodes.
-
-        `action` is somebody else's choice for everybody, instead of the players'.
-        """
-        before, action = self.timestep, self.act() if action is None else action
-        after = self.env.step(action)
-        self.tick += 1
-        now = []
-        for player, felt in zip(self.players, self.felt, strict=True):
-            field, decay = self._feel(player, after), player.agent.field.decay
-            now.append(decay * felt + (1 - decay) * field if decay else field)
-        return before, action, after, now
-
-    def go_on(self, after: Timestep, now: list[Tensor]) -> bool:
-        """Begin new episodes where one has ended; True if any did."""
-        self.timestep = self.env.restart(after)
-        restarted = self.timestep is not after
-        if restarted:
-            fresh = after.ended.view(-1, 1, 1)
-            now = [torch.where(fresh, self._feel(p, self.timestep), m) for p, m in zip(self.players, now, strict=True)]
-        self.felt = now
-        return restarted
-
-    def state_dict(self) -> dict[str, Tensor]:
-        state = {f"env.{name}": value for name, value in self.env.state_dict().items()}
-        state |= {f"felt.{i}": felt for i, felt in enumerate(self.felt)}
-        return {**state, "tick": torch.tensor(self.tick)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.timestep = self.env.load_state_dict(_under(state, "env."))
-        self.felt = [state[f"felt.{i}"].to(self.env.device) for i in range(len(self.players))]
-        self.tick = int(state["tick"])
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Tally:
@@ -144,8 +77,8 @@ class Training:
         self.pending: list[dict[str, Tensor] | None] = [None] * len(players)
         self.agent_steps = 0
         self.tally = Tally(env)
-        game = limit.rules(env) if options.exploitability != "off" else None
-        self.judge = None if game is None else limit.Judge(game, players, options.exploitability == "sampled")
+        game = rules(env) if options.exploitability != "off" else None
+        self.judge = None if game is None else Judge(game, players, options.exploitability == "sampled")
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
         self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
@@ -370,7 +303,7 @@ class Training:
         self.numbers.clear()
         return row
 
-    def _judged(self, judge: limit.Judge) -> dict[str, float]:
+    def _judged(self, judge: Judge) -> dict[str, float]:
         """Distances from equilibrium of the frozen players: in the limit, and at the end at N too."""
         self._set_progress()
         if self.tick < self.options.steps:
@@ -416,18 +349,18 @@ class Training:
         return tensors, plain
 
     def load_state_dict(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        self.episode.load_state_dict(_under(tensors, "train."))
+        self.episode.load_state_dict(under(tensors, "train."))
         if self.evaluation is not None:
-            self.evaluation.load_state_dict(_under(tensors, "evaluation."))
+            self.evaluation.load_state_dict(under(tensors, "evaluation."))
         device = self.episode.env.device
         for i, player in enumerate(self.players):
-            load_player_state(player, _under(tensors, f"player.{i}."), device)
-            pending = {n: v.to(device) for n, v in _under(tensors, f"pending.{i}.").items()}
+            load_player_state(player, under(tensors, f"player.{i}."), device)
+            pending = {n: v.to(device) for n, v in under(tensors, f"pending.{i}.").items()}
             self.pending[i] = pending or None
         self.tally.clear()
-        for name, pair in _under(tensors, "tally.").items():
+        for name, pair in under(tensors, "tally.").items():
             self.tally.sums[name], self.tally.counts[name] = pair.to(device).unbind()
-        self.numbers = {n: list(v.to(device).unbind()) for n, v in _under(tensors, "numbers.").items()}
+        self.numbers = {n: list(v.to(device).unbind()) for n, v in under(tensors, "numbers.").items()}
         self.agent_steps, self.wall, self.cpu = int(plain["agent_steps"]), float(plain["wall"]), float(plain["cpu"])
         self._set_progress()
 
@@ -454,12 +387,12 @@ def player_state(player: Player) -> dict[str, Tensor]:
 
 def load_player_state(player: Player, state: dict[str, Tensor], device: torch.device, memory: bool = True) -> None:
     """The inverse of `player_state`; `memory=False` for a player that only acts."""
-    player.agent.load_state_dict({n: v.to(device) for n, v in _under(state, "agent.").items()})
+    player.agent.load_state_dict({n: v.to(device) for n, v in under(state, "agent.").items()})
     for name, optimiser in player.agent.optimisers().items():
         found: dict[int, dict[str, Tensor]] = {}
-        for path, value in _under(state, f"optimiser.{name}.").items():
+        for path, value in under(state, f"optimiser.{name}.").items():
             index, _, field = path.partition(".")
             found.setdefault(int(index), {})[field] = value.clone()
         optimiser.load_state_dict({"state": found, "param_groups": optimiser.state_dict()["param_groups"]})
     if memory and player.memory is not None:
-        player.memory.load_state_dict(_under(state, "memory."), device)
+        player.memory.load_state_dict(under(state, "memory."), device)

@@ -31,10 +31,11 @@ from mfmarl.errors import ConfigError
 from mfmarl.learning import checkpoint
 from mfmarl.learning.agent import Agent
 from mfmarl.learning.build import Built
+from mfmarl.learning.episode import Episode
 from mfmarl.learning.players import Player
 from mfmarl.learning.run import run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-from mfmarl.learning.training import Episode, Training, player_state
+from mfmarl.learning.training import Training, player_state
 from mfmarl.options import options_of
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.simulation import Simulation

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.learning.agent import Transition
-from mfmarl.learning.training import Episode, Training
+from mfmarl.learning.episode import Episode
+from mfmarl.learning.training import Training
 from mfmarl.options import options_of
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key

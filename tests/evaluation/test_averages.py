@@ -10,7 +10,7 @@ import torch
 from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.averages import average, averages_while_learning, time_averages
-from mfmarl.learning.training import Episode
+from mfmarl.learning.episode import Episode
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.learning.mini import Arms, train

@@ -23,11 +23,12 @@ from mfmarl.games import finite, values
 from mfmarl.games.exploitability import exploitability, gap
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import Crowd, MeanFieldGame
+from mfmarl.learning import judge as judging
 from mfmarl.learning import limit
+from mfmarl.learning.episode import Episode
 from mfmarl.learning.players import Player, make_players
 from mfmarl.learning.run import run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-from mfmarl.learning.training import Episode
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.learning.mini import finish, train
@@ -264,7 +265,7 @@ def test_the_players_themselves_are_played_against_when_asked() -> None:
     # Their policies feel the crowd: at N the field fluctuates, and the bound knows it.
     game = SusceptibleInfected(num_agents=15, horizon=4)
     players = players_of(game, "mfq", field="actions over everyone", temperature="0.02")
-    judge = limit.Judge(game, players, sample=True)
+    judge = judging.Judge(game, players, sample=True)
     row = judge.last(lambda copies, key: Episode(Simulation(game, copies), players, key), 0.0, Key.of(0))
     assert row["finite/standard_error"] > 0
     assert row["finite/exploitability"] > -5 * row["finite/standard_error"]
@@ -281,10 +282,10 @@ def test_nothing_is_reported_where_it_is_off_or_has_no_limit_and_the_run_goes_on
 
 def test_large_games_are_looked_at_once_and_larger_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
     game = BeachBar(num_agents=6)
-    monkeypatch.setattr(limit, "_OFTEN", 10)
+    monkeypatch.setattr(judging, "_OFTEN", 10)
     rows = finish(train(game, "random", steps=4, report_every=2))
     assert ["limit/exploitability" in row for row in rows] == [False, True]
-    monkeypatch.setattr(limit, "_ONCE", 10)
+    monkeypatch.setattr(judging, "_ONCE", 10)
     training = train(game, "random", steps=4, report_every=2)
     assert not any("exploitability" in name for row in finish(training) for name in row)
     assert training.judge is not None and "too many" in training.judge.told
@@ -292,8 +293,8 @@ def test_large_games_are_looked_at_once_and_larger_ones_never(monkeypatch: pytes
 
 def test_theory_says_zero_for_the_cold_and_the_quantal_gap_for_the_warm() -> None:
     game = LeftRight(num_agents=20)
-    assert {k.value for k in limit.known(game, 0.0).values()} == {0.0}
-    warm = limit.known(game, 0.3)
+    assert {k.value for k in judging.known(game, 0.0).values()} == {0.0}
+    warm = judging.known(game, 0.3)
     assert warm["limit/exploitability"].value > 0.01
     assert warm["finite/exploitability"].value > warm["limit/exploitability"].value
     # A learner at that temperature comes to it.
