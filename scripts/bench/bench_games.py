@@ -239,9 +239,12 @@ def main() -> None:
     parts = ("iterations", "large", "batch", "reach")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)} (default: all but reach)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="shared games with this in their name")
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU-seconds that a solver may take to reach 1e-3")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    for name in [name for name in SHARED if options.only not in name]:
+        del SHARED[name]
     wrong = set(options.parts) - set(parts)
     if wrong:
         parser.error(f"unknown part {wrong.pop()!r}; there are {', '.join(parts)}")
@@ -290,7 +293,7 @@ def told(part: str, row: dict[str, Any]) -> str:
         if found is None:
             return "not here"
         if found["seconds"] is None:
-            return f"never (least {found['least']:.3g})"
+            return f"not in time (least {found['least']:.3g})"
         return f"{found['seconds']:.3f} s by {found['solver']} in {found['iterations']}"
 
     return f"{row['game']:32} {reached(mine)}; {row['peer']} {reached(their)}"

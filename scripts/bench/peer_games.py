@@ -49,6 +49,7 @@ def mfglib_solvers() -> Iterator[tuple[str, Any]]:
     for rate in (0.01, 0.1, 1.0, 10.0):
         yield f"omd {rate}", OnlineMirrorDescent(rate)
     yield "fp", FictitiousPlay()
+    yield "damped fp 0.5", FictitiousPlay(alpha=0.5)
     for eta in (0.1, 1.0):
         yield f"prior descent {eta}", PriorDescent(eta, 20)
     yield "omi", OccupationMeasureInclusion(alpha=0.1)
