@@ -59,8 +59,8 @@ class Progress:
         if now - self.told >= 5 or done >= total:
             self.told = now
             spent = now - self.begun[name]
-            left = spent / done * (total - done) if done else float("nan")
-            print(f"{name}: {done}/{total} {note} ({left:.0f} s left)", file=sys.stderr, flush=True)
+            left = f" ({spent / done * (total - done):.0f} s left)" if done else ""
+            print(f"{name}: {done}/{total} {note}{left}", file=sys.stderr, flush=True)
 
     def remove(self, name: str) -> None:
         """Take a finished task off the display."""
