@@ -16,7 +16,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
@@ -51,15 +50,6 @@ class BuildingEvacuation(MeanFieldGame):
     """Shares are taken to be at least this in the logarithm."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.floors, self.length, self.width) < 1:
-            raise ConfigError(
-                f"A building needs floors, rows and columns, not {(self.floors, self.length, self.width)}."
-            )
-        if not self.floor > 0:
-            raise ConfigError(f"floor must be above 0, not {self.floor:g}.")
 
     @property
     def num_states(self) -> int:

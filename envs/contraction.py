@@ -24,7 +24,6 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.options import Bounds
@@ -51,11 +50,6 @@ class Contraction(MeanFieldGame):
     """epsilon, the probability to end in the other camp."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.slip <= 0.5:
-            raise ConfigError(f"slip must lie in [0, 0.5], not {self.slip:g}.")
 
     @property
     def num_states(self) -> int:

@@ -16,7 +16,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
@@ -44,15 +43,6 @@ class CrowdModelling(MeanFieldGame):
     """Added to shares before the logarithm."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.places < 3:
-            raise ConfigError(f"places must be at least 3, not {self.places}: a ring has a left and a right.")
-        if not self.floor > 0:
-            raise ConfigError(
-                f"floor must be above 0, not {self.floor:g}: the logarithm of an empty place is not finite."
-            )
 
     @property
     def num_states(self) -> int:

@@ -113,14 +113,6 @@ class CrowdModelling2d(MeanFieldGame):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 3:
-            raise ConfigError(f"size must be at least 3, not {self.size}.")
-        if not 0 <= self.noise <= 1:
-            raise ConfigError(f"noise is a probability, not {self.noise:g}.")
-        if not self.floor > 0:
-            raise ConfigError(
-                f"floor must be above 0, not {self.floor:g}: the logarithm of an empty cell is not finite."
-            )
         if self.map != "torus" and self.map not in MAPS and "/" not in self.map:
             raise ConfigError(
                 f"There is no map {self.map!r}.{nearest(self.map, [*MAPS, 'torus'])} "

@@ -60,16 +60,9 @@ class CrowdMotion(MeanFieldGame):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.length, self.width, self.bar_moves_every) < 1:
-            raise ConfigError(
-                f"length, width and bar_moves_every must be at least 1, not {self.length}, {self.width} and "
-                f"{self.bar_moves_every}."
-            )
         outside = [cell for cell in self.bars if not 0 <= cell < self.num_states]
         if outside:
             raise ConfigError(f"bars must be cells from 0 to {self.num_states - 1}, not {outside[0]}.")
-        if not 0 <= self.calm <= 1:
-            raise ConfigError(f"calm is a probability: it must lie in [0, 1], not {self.calm:g}.")
 
     @property
     def num_states(self) -> int:

@@ -19,7 +19,6 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.options import Bounds
@@ -43,13 +42,6 @@ class ElFarol(MeanFieldGame):
 
     crowd_moves = False
     extended = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.capacity < 1:
-            raise ConfigError(f"capacity must lie between 0 and 1, not {self.capacity:g}.")
-        if not self.stake > 0:
-            raise ConfigError(f"stake must be positive, not {self.stake:g}.")
 
     @property
     def num_states(self) -> int:

@@ -17,7 +17,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
@@ -52,15 +51,6 @@ class EquilibriumPrice(MeanFieldGame):
 
     crowd_moves = False
     extended = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("store", 0), ("produce", 1), ("order", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("demand", "supply", "elasticity"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name):g}.")
 
     @property
     def num_states(self) -> int:

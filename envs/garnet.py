@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
@@ -53,18 +52,6 @@ class Garnet(MeanFieldGame):
     """Which of the random games."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("states", 2), ("actions", 2), ("branching", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        if not 0 <= self.filled <= 1:
-            raise ConfigError(f"filled is a probability, not {self.filled:g}.")
-        if not self.floor > 0:
-            raise ConfigError(
-                f"floor must be above 0, not {self.floor:g}: the logarithm of an empty state is not finite."
-            )
 
     @property
     def num_states(self) -> int:

@@ -59,13 +59,6 @@ class GraphonEpidemic(MeanFieldGame):
     infected: Annotated[float, Bounds(0, 1)] = 0.2
     """Share of each type that is ill at the start."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.infection <= 1 or not 0 < self.recovery <= 1 or not 0 <= self.infected <= 1:
-            raise ConfigError("infection, recovery and infected are probabilities, and recovery is above 0.")
-        if self.types < 1:
-            raise ConfigError(f"types must be at least 1, not {self.types}.")
-
     # States: 2 k for the healthy of type k, 2 k + 1 for the ill.
 
     @property

@@ -26,7 +26,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
@@ -58,13 +57,6 @@ class LasryLionsChain(MeanFieldGame):
     """Added to shares before the logarithm."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.places < 3:
-            raise ConfigError(f"places must be at least 3, not {self.places}: a move each way leads to different ones.")
-        if not self.designed > 0:
-            raise ConfigError(f"designed must be positive, not {self.designed:g}.")
 
     @property
     def num_states(self) -> int:

@@ -20,7 +20,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
@@ -58,15 +57,6 @@ class LinearQuadraticGrid(MeanFieldGame):
     """c: what it costs at the end."""
     rounding: Literal["between", "nearest"] = "between"
     """Who ends between two places goes to either with the mean kept, or to the nearest (halves to the even one)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reach < 1 or self.speed < 1:
-            raise ConfigError(f"reach and speed must be at least 1, not {self.reach} and {self.speed}.")
-        if self.noise < 0 or not self.step_length > 0:
-            raise ConfigError(
-                f"noise must be at least 0 and step_length above 0, not {self.noise:g} and {self.step_length:g}."
-            )
 
     @property
     def num_states(self) -> int:

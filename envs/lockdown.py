@@ -65,8 +65,6 @@ class Lockdown(MeanFieldGame):
         super().__post_init__()
         if self.horizon is None:
             raise ConfigError("lockdown needs a horizon: the government's histories are counted one by one.")
-        if self.review < 1:
-            raise ConfigError(f"review must be at least 1, not {self.review}.")
 
     @property
     def num_states(self) -> int:

@@ -20,7 +20,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes
 from mfmarl.games.reference import equilibrium
@@ -55,19 +54,6 @@ class PeriodicAversion(MeanFieldGame):
     """Added to the density before the logarithm."""
 
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.places < 3:
-            raise ConfigError(f"places must be at least 3, not {self.places}.")
-        if not self.dt > 0:
-            raise ConfigError(f"dt must be above 0, not {self.dt:g}.")
-        if not self.reach >= 1:
-            raise ConfigError(f"reach must be at least 1, not {self.reach}.")
-        if not self.floor > 0:
-            raise ConfigError(
-                f"floor must be above 0, not {self.floor:g}: the logarithm of an empty cell is not finite."
-            )
 
     @property
     def num_states(self) -> int:

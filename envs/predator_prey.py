@@ -17,7 +17,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
@@ -56,17 +55,6 @@ class PredatorPrey(MeanFieldGame):
 
     crowd_moves = False
     groups = ("first", "second", "third")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size < 2:
-            raise ConfigError(f"size must be at least 2, not {self.size}.")
-        if not 0 <= self.noise <= 1:
-            raise ConfigError(f"noise is a probability, not {self.noise:g}.")
-        if not self.floor > 0:
-            raise ConfigError(
-                f"floor must be above 0, not {self.floor:g}: the logarithm of an empty cell is not finite."
-            )
 
     @property
     def num_states(self) -> int:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mfmarl import random
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
@@ -51,11 +50,6 @@ class RandomLinear(MeanFieldGame):
     """Which game."""
 
     extended = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.states < 2:
-            raise ConfigError(f"states must be at least 2, not {self.states}.")
 
     @property
     def num_states(self) -> int:

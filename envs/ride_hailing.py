@@ -59,8 +59,6 @@ class RideHailing(MeanFieldGame):
         super().__post_init__()
         if self.horizon is None:
             raise ConfigError("Demand changes with time: the ride-hailing game needs a horizon.")
-        if not 0 <= self.peak < 1 or self.period <= 0 or self.riders <= 0:
-            raise ConfigError("riders and period must be positive and peak lie in [0, 1): every zone has some riders.")
 
     @property
     def num_states(self) -> int:

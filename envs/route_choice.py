@@ -64,8 +64,6 @@ class RouteChoice(MeanFieldGame):
         super().__post_init__()
         if self.network not in _NAMES:
             raise ConfigError(f"There is no network {self.network!r}.{nearest(str(self.network), _NAMES)}")
-        if self.routes < 2:
-            raise ConfigError(f"routes must be at least 2, not {self.routes}: with one there is nothing to choose.")
 
     @property
     def roads(self) -> traffic.RoadNetwork:

@@ -96,8 +96,6 @@ class Routing(MeanFieldGame):
         super().__post_init__()
         if self.network not in _NETWORKS:
             raise ConfigError(f"There is no network {self.network!r}.{nearest(str(self.network), _NETWORKS)}")
-        if not 1e-4 <= self.dt <= 10:
-            raise ConfigError(f"dt must lie in [0.0001, 10], not {self.dt:g}.")
         if self.horizon is None:
             raise ConfigError("Drivers arrive or do not within a time: give routing a horizon.")
 

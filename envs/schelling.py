@@ -23,7 +23,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.options import Bounds
@@ -57,13 +56,6 @@ class Schelling(MeanFieldGame):
 
     groups = ("first", "second")
     crowd_moves = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.blocks < 2 or not self.softness > 0:
-            raise ConfigError("blocks must be at least 2 and softness positive.")
-        if not -1 <= self.lean <= 1:
-            raise ConfigError(f"lean must lie in [-1, 1], not {self.lean:g}.")
 
     @property
     def num_states(self) -> int:

@@ -20,7 +20,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
@@ -50,12 +49,6 @@ class SusceptibleInfectedRecovered(MeanFieldGame):
     """d: what a step at home costs."""
     infected: Annotated[float, Bounds(0, 1)] = 0.1
     """Share that is infected at the start; all others are susceptible."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("infection", "recovery", "waning", "infected"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is a probability: it must lie in [0, 1], not {getattr(self, name):g}.")
 
     @property
     def num_states(self) -> int:

@@ -62,10 +62,6 @@ class TwoShores(MeanFieldGame):
         super().__post_init__()
         if self.horizon is None or self.horizon <= self.width:
             raise ConfigError(f"horizon must be above the width of {self.width} strokes, or nobody is ever ashore.")
-        if min(self.left, self.right) < 0 or self.company <= 0:
-            raise ConfigError(
-                "left and right must be at least 0 and company positive: a shore is better than the water."
-            )
 
     @property
     def num_states(self) -> int:

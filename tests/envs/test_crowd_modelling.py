@@ -108,7 +108,9 @@ def test_many_agents_are_the_limit() -> None:
         assert abs(float(timestep.reward.mean()) - expected) < 5 * (spread / agents**0.5 + 10 / agents)
 
 
-@pytest.mark.parametrize(("options", "told"), [({"places": 2}, "at least 3"), ({"floor": 0.0}, "above 0")])
+@pytest.mark.parametrize(
+    ("options", "told"), [({"places": 2}, "places must be int"), ({"floor": 0.0}, "floor must be float")]
+)
 def test_bad_options_are_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         CrowdModelling(**options)  # type: ignore[arg-type]

@@ -110,9 +110,9 @@ def test_the_four_rooms_publish_their_equilibrium() -> None:
         ({"map": "###/##"}, "equally long"),
         ({"map": "###/#x#/###"}, "'x'"),
         ({"map": "##/##"}, "all wall"),
-        ({"noise": 1.5}, "probability"),
-        ({"floor": 0.0}, "above 0"),
-        ({"map": "torus", "size": 2}, "at least 3"),
+        ({"noise": 1.5}, "noise must be float"),
+        ({"floor": 0.0}, "floor must be float"),
+        ({"map": "torus", "size": 2}, "size must be int"),
     ],
 )
 def test_bad_maps_are_refused_in_a_sentence(options: dict[str, object], told: str) -> None:

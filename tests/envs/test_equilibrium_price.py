@@ -46,5 +46,5 @@ def test_at_the_equilibrium_nothing_is_to_gain_and_a_higher_demand_makes_a_highe
 
 
 def test_a_market_without_demand_is_refused() -> None:
-    with pytest.raises(ConfigError, match="demand must be above 0"):
+    with pytest.raises(ConfigError, match="demand must be float"):
         EquilibriumPrice(demand=0.0)

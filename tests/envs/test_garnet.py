@@ -76,7 +76,11 @@ def test_the_potential_is_highest_at_the_equilibrium() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"states": 1}, "states must be at least 2"), ({"branching": 0}, "at least 1"), ({"filled": 2.0}, "probability")],
+    [
+        ({"states": 1}, "states must be int"),
+        ({"branching": 0}, "branching must be int"),
+        ({"filled": 2.0}, "filled must be float"),
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

@@ -98,7 +98,9 @@ def test_types_never_change_and_many_agents_fall_ill_as_the_limit_says():
         assert float(seen.mean()) == pytest.approx(float(known[name][7]), abs=15 * (0.25 / 27_000) ** 0.5), name
 
 
-@pytest.mark.parametrize(("options", "said"), [({"infection": 1.2}, "probabilities"), ({"types": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"infection": 1.2}, "infection must be float"), ({"types": 0}, "types must be int")]
+)
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         GraphonEpidemic(**options)

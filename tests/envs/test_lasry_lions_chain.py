@@ -88,7 +88,9 @@ def test_many_agents_who_keep_the_policy_spread_as_the_crowd_at_rest():
     assert bool(((seen - game.crowd_at_rest()).abs() < 5 * error).all())
 
 
-@pytest.mark.parametrize(("options", "said"), [({"places": 2}, "at least 3"), ({"designed": 0.0}, "positive")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"places": 2}, "places must be int"), ({"designed": 0.0}, "designed must be float")]
+)
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         LasryLionsChain(**options)

@@ -60,7 +60,7 @@ def test_the_equilibrium_is_symmetric_and_nobody_moves_away_from_the_mean() -> N
 
 
 def test_bad_numbers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="step_length above 0"):
+    with pytest.raises(ConfigError, match="step_length must be float"):
         LinearQuadraticGrid(step_length=0.0)
-    with pytest.raises(ConfigError, match="reach and speed"):
+    with pytest.raises(ConfigError, match="reach must be int"):
         LinearQuadraticGrid(reach=0)

@@ -109,7 +109,7 @@ def test_speed_costs_half_its_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"places": 2}, "at least 3"), ({"dt": 0.0}, "dt"), ({"reach": 0}, "reach")]
+    ("options", "told"), [({"places": 2}, "places must be int"), ({"dt": 0.0}, "dt"), ({"reach": 0}, "reach")]
 )
 def test_bad_options_are_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

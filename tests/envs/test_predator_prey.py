@@ -80,7 +80,7 @@ def test_a_meeting_is_counted_where_predator_and_prey_share_a_cell() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"num_agents": 2}, "at least 3"), ({"size": 1}, "at least 2"), ({"noise": -0.1}, "probability")],
+    [({"num_agents": 2}, "at least 3"), ({"size": 1}, "size must be int"), ({"noise": -0.1}, "noise must be float")],
 )
 def test_bad_options_are_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

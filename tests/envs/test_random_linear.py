@@ -50,5 +50,5 @@ DIGITS = {"slope": 4.059647, "offset": 9.956642, "move_slope": 6.94543, "move_of
 
 
 def test_one_state_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="states must be int"):
         RandomLinear(states=1)

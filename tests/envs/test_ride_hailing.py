@@ -90,7 +90,7 @@ def test_a_thousand_drivers_earn_the_limits_wage():
     [
         ({"horizon": None, "discount": 0.9}, "needs a horizon"),
         ({"peak": 1.0}, r"\[0, 1\)"),
-        ({"riders": 0.0}, "positive"),
+        ({"riders": 0.0}, "riders must be float"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, said):

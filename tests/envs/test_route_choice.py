@@ -98,7 +98,9 @@ def test_drivers_keep_their_trip_and_pay_for_the_counted_traffic() -> None:
     assert alone.reward.tolist() == [[-(60.0 + 16.0 + 60.0)] * 6]
 
 
-@pytest.mark.parametrize(("options", "told"), [({"network": "sioux"}, "sioux_falls"), ({"routes": 1}, "at least 2")])
+@pytest.mark.parametrize(
+    ("options", "told"), [({"network": "sioux"}, "sioux_falls"), ({"routes": 1}, "routes must be int")]
+)
 def test_bad_options_are_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         RouteChoice(**options)  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_a_thousand_drivers_take_the_time_of_the_limit() -> None:
     ("options", "told"),
     [
         ({"network": "brass"}, "braess"),
-        ({"dt": 0.0}, "dt must lie"),
+        ({"dt": 0.0}, "dt must be float"),
         ({"horizon": None, "discount": 0.9}, "give routing a horizon"),
     ],
 )

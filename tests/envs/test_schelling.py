@@ -115,7 +115,7 @@ def test_many_households_at_a_cold_temperature_stay_apart_and_at_a_warm_one_mix(
         assert float((seen - expected).abs().max()) < 25 / 20_000**0.5
 
 
-@pytest.mark.parametrize(("options", "said"), [({"blocks": 1}, "at least 2"), ({"lean": 2.0}, r"\[-1, 1\]")])
+@pytest.mark.parametrize(("options", "said"), [({"blocks": 1}, "blocks must be int"), ({"lean": 2.0}, r"\[-1, 1\]")])
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         Schelling(**options)

@@ -90,7 +90,7 @@ def test_n_agents_fall_ill_and_recover_at_the_rates_of_the_rules() -> None:
 
 
 def test_a_probability_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="infection is a probability"):
+    with pytest.raises(ConfigError, match="infection must be float"):
         SusceptibleInfected(infection=1.2)
 
 

@@ -138,7 +138,7 @@ def test_whoever_is_ashore_stays_whatever_it_tries():
     [
         ({"horizon": 2}, "above the width of 2"),
         ({"horizon": None, "discount": 0.9}, "above the width"),
-        ({"left": -1.0}, "at least 0"),
+        ({"left": -1.0}, "left must be float"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, said):
