@@ -224,7 +224,8 @@ def curve_limits(axes: Axes, centres: list[Any], lows: list[Any], highs: list[An
     span = (high - low) or abs(high) or 1.0
     low = max(low - 0.25 * span, min([low, *(float(b.min()) for b in lows)]))
     high = min(high + 0.25 * span, max([high, *(float(b.max()) for b in highs)]))
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    room = 0.05 * ((high - low) or span)
+    axes.set_ylim(low - room, high + room)
 
 
 def spread_out(places: Sequence[float], least: float) -> list[float]:
