@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfmarl.errors import ConfigError, RunsFailed, nearest
-from mfmarl.evaluation import equilibrium
+from mfmarl.evaluation import equilibrium, solve_config, solved
 from mfmarl.evaluation.comparison import execute, plan, write_plan
 from mfmarl.evaluation.equilibrium_report import read_solved, report_solved, summary_of
 from mfmarl.evaluation.films import film_comparison
@@ -124,7 +124,7 @@ class SolvedGame:
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
     report: Path
-    best: equilibrium.SavedPolicy
+    best: solved.SavedPolicy
     """Of the solver with the least exploitability: `policy` [T, G, S, A] and its crowd `mu` [T + 1, G, S]."""
 
     @property
@@ -162,7 +162,7 @@ def solve(
 
 def _to_solve(
     game: Any, solver: str | Sequence[str], options: Mapping[str, Any]
-) -> tuple[equilibrium.SolveConfig, str, MeanFieldGame]:
+) -> tuple[solve_config.SolveConfig, str, MeanFieldGame]:
     """Give every option to whom it belongs: the run, the game, each solver that has it; and the game's label and self."""
     from mfmarl.cli.solve import parse_solvers, solver_options
 
@@ -171,10 +171,10 @@ def _to_solve(
         ready, game = to_table(game), type(game)
     name, label, _ = _named(game)
     solvers = parse_solvers(solver if isinstance(solver, str) else ",".join(solver))
-    own = {f.name for f in fields(equilibrium.SolveOptions)}
+    own = {f.name for f in fields(solve_config.SolveOptions)}
     rest = {k: v for k, v in options.items() if k not in own}
     # A class is taken as it is: to find it by its name would run its script again.
-    kind = game if isinstance(game, type) and issubclass(game, MeanFieldGame) else equilibrium.game_class(name)
+    kind = game if isinstance(game, type) and issubclass(game, MeanFieldGame) else solve_config.game_class(name)
     of_game = {o.name for o in options_of(kind)}
     of_solvers = {s: set(solver_options(c.name)[1]) for s, c in solvers.items()}
     theirs = {o for known in of_solvers.values() for o in known}
@@ -189,7 +189,7 @@ def _to_solve(
     }
     how = {k: str(v) if k == "start" else v for k, v in options.items() if k in own}
     of_environment = {**ready, **_addressed(rest, of_game, "env_")}
-    config = equilibrium.SolveConfig(Choice(name, of_environment), chosen, from_table(equilibrium.SolveOptions, how))
+    config = solve_config.SolveConfig(Choice(name, of_environment), chosen, from_table(solve_config.SolveOptions, how))
     return config, label, from_table(kind, of_environment, label)
 
 

@@ -14,7 +14,7 @@ import pytest
 from mfmarl.cli.choices import pairs_of
 from mfmarl.cli.main import build_parser
 from mfmarl.cli.solve import assign, parse_solvers
-from mfmarl.evaluation.equilibrium import make_game, make_solver
+from mfmarl.evaluation.solve_config import make_game, make_solver
 from mfmarl.learning.run_config import Choice
 
 ROOT = Path(__file__).parents[1]

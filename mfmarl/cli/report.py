@@ -33,10 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl report --help`.")
-    from mfmarl.evaluation.equilibrium import is_solved
     from mfmarl.evaluation.equilibrium_report import report_solved
     from mfmarl.evaluation.report import report_run, write_report
     from mfmarl.evaluation.results import read_comparison
+    from mfmarl.evaluation.solved import is_solved
     from mfmarl.evaluation.summary import print_table, summary
     from mfmarl.learning.run_folder import is_run
 

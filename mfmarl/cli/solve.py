@@ -70,9 +70,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     from mfmarl.cli.progress import Progress
-    from mfmarl.evaluation.equilibrium import Interrupted, solve_in_folder
+    from mfmarl.evaluation.equilibrium import solve_in_folder
     from mfmarl.evaluation.equilibrium_report import gain
     from mfmarl.evaluation.results import folder_name
+    from mfmarl.learning.run import Interrupted
     from mfmarl.learning.run_folder import inside
 
     config = _config(known, rest)
@@ -94,7 +95,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> Any:
-    from mfmarl.evaluation.equilibrium import SolveConfig, SolveOptions
+    from mfmarl.evaluation.solve_config import SolveConfig, SolveOptions
     from mfmarl.learning.config import read_toml
     from mfmarl.learning.run_config import Choice
     from mfmarl.options import from_table, to_table
@@ -155,7 +156,7 @@ def assign(pairs: Sequence[tuple[str, str]], game: Any, solvers: Mapping[str, An
     `--rate` is for every solver that has one (a variant's own option stands), `--omd.rate` for omd alone, `--env.seed`
     and `--solver.seed` where game and solver share a name.
     """
-    from mfmarl.evaluation.equilibrium import game_class
+    from mfmarl.evaluation.solve_config import game_class
     from mfmarl.learning.run_config import Choice
 
     cls = game_class(game.name)

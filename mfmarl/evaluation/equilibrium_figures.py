@@ -28,7 +28,7 @@ from mfmarl.evaluation.drawing import (
     subtitle,
     themed,
 )
-from mfmarl.evaluation.equilibrium import Outcome, SavedPolicy
+from mfmarl.evaluation.solved import Outcome, SavedPolicy
 from mfmarl.evaluation.summary import number
 
 if TYPE_CHECKING:

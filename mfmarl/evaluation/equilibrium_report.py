@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mfmarl.errors import CheckpointError, ConfigError
-from mfmarl.evaluation import equilibrium, summary
-from mfmarl.evaluation.equilibrium import Outcome, SavedPolicy, SolveConfig, best_of
+from mfmarl.evaluation import solved, summary
 from mfmarl.evaluation.results import folder_name, write_text
+from mfmarl.evaluation.solve_config import SolveConfig
+from mfmarl.evaluation.solved import Outcome, SavedPolicy, best_of
 from mfmarl.learning import run_folder
 
 _SAME = 0.01  # total variation, averaged over times, below which two crowds are told as one
@@ -53,10 +54,10 @@ class SolvedGame:
 def read_solved(path: Path) -> SolvedGame:
     """The solved game in that folder. Raises ConfigError and CheckpointError."""
     path = Path(path)
-    if not equilibrium.is_solved(path):
+    if not solved.is_solved(path):
         raise ConfigError(f"There is no solved game in {path}.")
     table = run_folder.read_config(path)
-    outcomes = equilibrium.read_outcomes(path) if (path / equilibrium.SOLUTION).is_file() else []
+    outcomes = solved.read_outcomes(path) if (path / solved.SOLUTION).is_file() else []
     rows: dict[str, list[dict[str, Any]]] = {o.label: [] for o in outcomes}
     for row in run_folder.read_metrics(path):
         rows.setdefault(str(row.get("solver")), []).append(row)
@@ -64,10 +65,10 @@ def read_solved(path: Path) -> SolvedGame:
     outcomes += [_killed(label, seen) for label, seen in rows.items() if label not in told_of and seen]
     policies = {}
     for outcome in outcomes:
-        file = path / equilibrium.POLICIES / outcome.file
+        file = path / solved.POLICIES / outcome.file
         if file.is_file():
-            policies[outcome.label] = equilibrium.load_policy(file)
-    about = equilibrium.read_table(path / "game.json")
+            policies[outcome.label] = solved.load_policy(file)
+    about = solved.read_table(path / "game.json")
     missing = {"groups", "states", "actions", "agents", "horizon", "grid", "cells", "known"} - set(about)
     if missing:
         raise CheckpointError(f"{path}/game.json is damaged: it has no {sorted(missing)[0]!r}.")

@@ -21,8 +21,8 @@ from mfmarl.cli.main import main
 from mfmarl.cli.solve import assign, parse_solvers
 from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.errors import CheckpointError, ConfigError
-from mfmarl.evaluation import equilibrium
-from mfmarl.evaluation.equilibrium import load_policy, read_outcomes
+from mfmarl.evaluation import equilibrium, gain_of_one
+from mfmarl.evaluation.solved import load_policy, read_outcomes
 from mfmarl.games import catalogue
 from mfmarl.games.exploitability import exploitability
 from mfmarl.games.flow import flow
@@ -74,8 +74,9 @@ class Doors(MeanFieldGame):
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     # Known answers, where a game solves for them, and gains of N agents take as long as all else here.
-    for name, little in (("_KNOWN", 0), ("_TERMS", 1e5), ("_SAMPLES", 1e5)):
-        monkeypatch.setattr(equilibrium, name, little)
+    monkeypatch.setattr(equilibrium, "_KNOWN", 0)
+    for name in ("_TERMS", "_SAMPLES"):
+        monkeypatch.setattr(gain_of_one, name, 1e5)
     return tmp_path
 
 

@@ -19,10 +19,14 @@ from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.envs.crowd_modelling_2d import CrowdModelling2d
 from mfmarl.envs.predator_prey import PredatorPrey
 from mfmarl.errors import CheckpointError, ConfigError
-from mfmarl.evaluation import equilibrium, equilibrium_figures, equilibrium_report
-from mfmarl.evaluation.equilibrium import Outcome, SolveConfig, SolveOptions, finite_gain, load_policy, solve_in_folder
+from mfmarl.evaluation import equilibrium, equilibrium_figures, equilibrium_report, gain_of_one
+from mfmarl.evaluation import solved as kept
+from mfmarl.evaluation.equilibrium import solve_in_folder
 from mfmarl.evaluation.equilibrium_figures import Layout
 from mfmarl.evaluation.equilibrium_report import finite_cell, finite_sentence, read_solved, report_solved, sentence
+from mfmarl.evaluation.gain_of_one import finite_gain
+from mfmarl.evaluation.solve_config import SolveConfig, SolveOptions
+from mfmarl.evaluation.solved import Outcome, load_policy
 from mfmarl.games import finite
 from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import MeanFieldGame
@@ -35,8 +39,8 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equilibrium, "_KNOWN", 0)
-    monkeypatch.setattr(equilibrium, "_SAMPLES", 2e6)
-    monkeypatch.setattr(equilibrium, "_TERMS", 2e6)
+    monkeypatch.setattr(gain_of_one, "_SAMPLES", 2e6)
+    monkeypatch.setattr(gain_of_one, "_TERMS", 2e6)
 
 
 def solved(path: Path, game: Choice, solvers: dict[str, Choice], iterations: int = 12) -> Path:
@@ -112,7 +116,7 @@ def test_the_film_has_a_frame_for_every_time(beach: Path) -> None:
 
 def test_a_plane_is_read_off_the_coordinates_walls_and_all() -> None:
     game = CrowdModelling2d()
-    found = equilibrium._layout(game)
+    found = kept.layout(game)
     layout = Layout(["agent"], game.num_states, game.num_actions, found["grid"], found["cells"])
     assert layout.flat
     shares = np.arange(game.num_states, dtype=float)
@@ -124,7 +128,7 @@ def test_a_plane_is_read_off_the_coordinates_walls_and_all() -> None:
     rows = np.unique(place[:, 0].numpy(), return_inverse=True)[1]
     columns = np.unique(place[:, 1].numpy(), return_inverse=True)[1]
     assert (raster[rows, columns] == shares).all()
-    assert equilibrium._layout(BeachBar())["grid"] == []
+    assert kept.layout(BeachBar())["grid"] == []
 
 
 class Walk(MeanFieldGame):
@@ -155,14 +159,14 @@ class Walk(MeanFieldGame):
 def test_arrows_point_where_agents_go_across_the_edge_too(action: int, move: tuple[int, int]) -> None:
     game = Walk()
     policy = torch.nn.functional.one_hot(torch.tensor(action), 4).double().expand(20, 1, 30, 4).contiguous()
-    drift = equilibrium._drift(game, flow(game, policy))
+    drift = kept.drift_of(game, flow(game, policy))
     assert drift is not None
     assert torch.allclose(drift, torch.tensor(move, dtype=torch.float64).expand_as(drift), atol=1e-12)
 
 
 def test_nobody_drifts_who_goes_everywhere_alike() -> None:
     game = Walk()
-    drift = equilibrium._drift(game, flow(game, uniform(game)))
+    drift = kept.drift_of(game, flow(game, uniform(game)))
     assert drift is not None
     assert drift.abs().max() < 1e-12
 
@@ -213,7 +217,7 @@ def test_beyond_counting_fewer_are_counted_and_a_bound_is_learned_at_n() -> None
 
 
 def test_what_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equilibrium, "_SAMPLES", 1.0)
+    monkeypatch.setattr(gain_of_one, "_SAMPLES", 1.0)
     game = PredatorPrey()
     found = finite_gain(game, uniform(game))
     assert found["gain"] is None and found["learned"] is None
@@ -231,7 +235,7 @@ def test_sentences_tell_settled_from_spent_and_planners_from_equilibria() -> Non
     assert "25 % of the 2 at the start" in sentence(spent, about) and "All iterations" in sentence(spent, about)
     planner = Outcome("planner", "done", "iterations", exploitability=0.5, uniform=2.0, value=3.0, cooperative=True)
     assert "plans for all" in sentence(planner, about)
-    assert equilibrium.best_of([planner, spent]) is spent
+    assert kept.best_of([planner, spent]) is spent
     assert "nothing" in sentence(Outcome("omd", told=""), about)
 
 
