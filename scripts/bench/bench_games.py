@@ -203,6 +203,8 @@ def our_solvers() -> Iterator[tuple[str, Solver]]:
     yield "sequential", solver_class("sequential")()
     for rate in (0.1, 1.0, 10.0, 0.01):
         yield f"omd {rate}", MirrorDescent(rate=rate)
+    for rate in (0.25, 1.0):
+        yield f"omd {rate}, momentum 0.8", MirrorDescent(rate=rate, momentum=0.8)
     for name in ("fp", "policy_iteration", "proximal", "omi"):
         yield name, solver_class(name)()
 
