@@ -131,7 +131,7 @@ def test_a_batch_of_policies_is_each_of_them() -> None:
 
 @pytest.mark.parametrize("kind", ["noise", "major"])
 def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
-    """Given the noise, the crowd of N is within sampling error of its node's; over copies, the mean reward is `means`'."""
+    """Given the noise, the crowd of N is within sampling error of its node's; over copies, means are those of `means`."""
     many = 4000
     game: BeachBar | Lockdown = (
         BeachBar(num_agents=many, horizon=4, places=5, bar=1, closing=0.4, floor=1e-3)
@@ -148,6 +148,7 @@ def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
     group = game.spec().group
     node = torch.zeros(copies, dtype=torch.int64)  # number of the past within its level
     paid = torch.zeros(copies, dtype=torch.float64)
+    measured: dict[str, list[Tensor]] = {}
     for t in range(len(tree.levels)):
         state = simulation.state
         crowd = game.crowd(state).mu[:, 0]
@@ -160,6 +161,8 @@ def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
         level = random.uniform(Key.of(8).fold(t), simulation.ids).unsqueeze(-1)
         action = (level >= chance.cumsum(-1)[..., :-1]).sum(-1)
         paid += simulation.step(action).reward.double().mean(1)
+        for name, value in simulation.measure().items():
+            measured.setdefault(name, []).append(value.double())
         if t + 1 < len(tree.levels):
             seen = simulation.state.common
             fits = (tree.parent[t + 1] == node.unsqueeze(-1)) & (tree.common[t + 1] == seen.unsqueeze(-1))
@@ -167,8 +170,11 @@ def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
             node = fits.to(torch.uint8).argmax(-1)
     assert game.horizon is not None
     mean, error = paid.mean() / game.horizon, paid.std() / game.horizon / math.sqrt(copies)
-    known = means(game, path)["reward"]
-    assert abs(float(mean) - known) < 5 * float(error) + 5 / many
+    known = means(game, path)
+    assert abs(float(mean) - known["reward"]) < 5 * float(error) + 5 / many
+    for name, values in measured.items():
+        each = torch.stack(values).mean(0)
+        assert abs(float(each.mean()) - known[name]) < 5 * float(each.std()) / math.sqrt(copies) + 5 / many
 
 
 def test_a_closing_bar_is_solved_and_forgotten_only_once_closed() -> None:
