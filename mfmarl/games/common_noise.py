@@ -35,7 +35,8 @@ class Tree(NamedTuple):
 
 
 def grow(initial: Tensor, supports: Sequence[Tensor]) -> Tree:
-    """The tree of a chain that starts by `initial` [Z] and moves from z to z' where supports[t][z, z'] (bool [Z, Z]).
+    """The tree of a chain that starts by `initial` [Z] and moves from z to z' where
+    `supports[t][z, z']` (bool `[Z, Z]`).
 
     Raises ConfigError beyond a million nodes.
     """
