@@ -50,15 +50,18 @@ class FixedPoint(Solver):
 
     def step(self, game: MeanFieldGame, state: State, iteration: int) -> State:
         path = flow(game, state.policy)
-        q = values.best(game, path).q
-        if positive(self.temperature):
-            answer = values.boltzmann(game, q, by_state(self.temperature))
-        else:
-            answer = values.greedy(game, q, self.tie)
+        answer = answer_to(game, values.best(game, path).q, self.temperature, self.tie)
         return State(damped(game, path.mu, state.policy, answer, self.weight))
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
         return state.policy
+
+
+def answer_to(game: MeanFieldGame, q: Tensor, temperature: float | Tensor, tie: float) -> Tensor:
+    """The policy that answers values q: greedy, or Boltzmann at a temperature above 0."""
+    if positive(temperature):
+        return values.boltzmann(game, q, by_state(temperature))
+    return values.greedy(game, q, tie)
 
 
 def damped(game: MeanFieldGame, mu: Tensor, policy: Tensor, answer: Tensor, weight: float | Tensor) -> Tensor:

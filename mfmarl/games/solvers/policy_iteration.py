@@ -19,7 +19,7 @@ from mfmarl.games import values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver, positive
-from mfmarl.games.solvers.fixed_point import by_state, damped
+from mfmarl.games.solvers.fixed_point import answer_to, damped
 from mfmarl.options import Bounds
 
 
@@ -48,11 +48,7 @@ class PolicyIteration(Solver):
 
     def step(self, game: MeanFieldGame, state: State, iteration: int) -> State:
         path = flow(game, state.policy)
-        q = values.of_policy(game, path).q
-        if positive(self.temperature):
-            answer = values.boltzmann(game, q, by_state(self.temperature))
-        else:
-            answer = values.greedy(game, q, self.tie)
+        answer = answer_to(game, values.of_policy(game, path).q, self.temperature, self.tie)
         return State(damped(game, path.mu, state.policy, answer, self.weight))
 
     def policy(self, game: MeanFieldGame, state: State) -> Tensor:
