@@ -78,6 +78,8 @@ class Agent(nn.Module, ABC):
     memory: ClassVar[str] = "none"
     """`replay`: learns from a `Replay` of transitions; `rollout`: from the last steps in order (`Rollout`);
     `latest`: from each step as it happens; `none`: does not learn."""
+    perceives: ClassVar[bool] = False
+    """Whether it acts upon beliefs of its own, `perceive`, instead of upon what it sees."""
     carries: str = "felt"
     """Which field a transition carries: the one `felt` when acting, or the one the step `caused`."""
     log_temperature: Tensor
@@ -134,6 +136,17 @@ class Agent(nn.Module, ABC):
             with torch.no_grad():
                 gap = self.schedule.start - entropy.detach().mean()
                 self.log_temperature.add_(rate * gap).clamp_(-18.0, 18.0)
+
+    def perceive(
+        self, carried: dict[str, Tensor], timestep: Timestep, field: Tensor, ids: Tensor, key: Key
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(what its slots act upon, [E, n, *P]; what they carry to the next step, [E, n, ...] each), of one that `perceives`.
+
+        Asked once of every timestep, before acting. `carried` is empty at the very first; where `timestep.step` is 0 an
+        episode has begun, and nothing is to be remembered. What is acted upon stands for the observation ever after: in
+        `energy`, and in what is learned from.
+        """
+        raise ConfigError(f"{type(self).__name__} perceives, and must say what: perceive(carried, timestep, ...).")
 
     @abstractmethod
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class Training:
         """One environment step of every copy, and the learning that is due."""
         self._set_progress()
         episode = self.episode
-        felt = episode.felt
+        felt, seen = episode.felt, episode.seen
         before, action, after, now = episode.play()
         self.tally.step(before, after)
         if self.tick % max(1, self.options.report_interval // 20) == 0:
@@ -128,9 +128,9 @@ class Training:
             self.tally.measures(episode.env.measure())
         for i, player in enumerate(self.players):
             if player.agent.memory in ("replay", "latest"):
-                self._remember(i, player, before, felt[i], action, after, now[i])
+                self._remember(i, player, seen[i], felt[i], action, episode.seen_after[i], now[i])
             elif player.agent.memory == "rollout":
-                self._roll(player, before, felt[i], action, after, now[i])
+                self._roll(player, seen[i], felt[i], action, episode.seen_after[i], now[i])
         episode.go_on(after, now)
         for i, player in enumerate(self.players):
             self._learn(i, player)
@@ -266,7 +266,7 @@ class Training:
         elif isinstance(memory, Rollout) and memory.full:
             episode = self.episode
             steps = memory.stacked()
-            steps["last_obs"] = memory.select(agent.by_mind(episode.timestep.obs[:, player.slots]))
+            steps["last_obs"] = memory.select(agent.by_mind(episode.seen[i].obs[:, player.slots]))
             steps["last_field"] = memory.select(agent.by_mind(episode.felt[i]))
             self._note(player, agent.learn((steps, key)))
             memory.clear()
@@ -293,9 +293,9 @@ class Training:
             row |= self._judged(self.judge)
         for name, values in self.numbers.items():
             row[name] = float(torch.stack([v.detach().to(torch.float64) for v in values]).mean())
-        for player, felt in zip(self.players, self.episode.felt, strict=True):
+        for player, seen, felt in zip(self.players, self.episode.seen, self.episode.felt, strict=True):
             team = f"/{player.name}" if len(self.players) > 1 else ""
-            found = thermodynamics(player.agent, self.episode.timestep, felt)
+            found = thermodynamics(player.agent, seen, felt)
             row |= {f"gibbs/{name}{team}": float(value) for name, value in found.items()}
             if player.agent.memory != "self":
                 row[f"{player.name}/temperature"] = float(player.agent.temperature)

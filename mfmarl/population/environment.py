@@ -82,6 +82,14 @@ class PopulationEnv(ABC):
         """A picture of one copy, uint8 [H, W, 3]. Optional: an environment without one is not drawn."""
         raise EnvironmentFault(f"{type(self).__name__} has no picture: give it a render(state, copy).")
 
+    def generative_model(self, group: int = 0) -> Any:
+        """One agent's model of its world, a `mfmarl.inference.model.GenerativeModel` in float64; None: it has none.
+
+        What an agent sees are then the model's outcomes: a Discrete observation space numbers all modalities' outcomes
+        together (the last modality fastest), a Box holds them as one-hot vectors, one modality after the other.
+        """
+        return None
+
     def reference(self, temperature: float = 0.0) -> dict[str, Known]:
         """Known answers for agents that act at this temperature (0: greedy), by the name of the measured number.
 

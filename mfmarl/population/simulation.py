@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -87,7 +88,7 @@ class Simulation(Env):
         if copies < 1:
             raise ConfigError(f"copies must be at least 1, not {copies}.")
         self.env, self.copies, self.device, self.check = env, copies, torch.device(device), check
-        self.spec = env.spec()
+        self.spec = replace(env.spec(), rules=env)
         self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
         self._everyone = torch.ones_like(self.ids, dtype=torch.bool)
         self._nobody = torch.zeros_like(self._everyone)

@@ -37,6 +37,9 @@ class Spec:
     """PettingZoo names; empty: `<group>_<number in the group>`."""
     ends: bool = False
     """Whether the game is over at its horizon (everyone is terminated: nothing follows) or only cut off (truncated)."""
+    rules: Any = field(default=None, repr=False)
+    """The `PopulationEnv` itself, for agents that are given a model of their world instead of learning one; None where
+    nobody knows the rules, as of a third-party environment."""
 
     def __post_init__(self) -> None:
         _whole("num_agents", self.num_agents)
