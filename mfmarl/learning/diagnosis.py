@@ -227,8 +227,8 @@ def _watch(
         episode.go_on(after, now)
         watched(step + 1)
     means = []
-    for player, seen, felt in zip(players, episode.seen, episode.felt, strict=True):
-        values = thermodynamics(player.agent, seen, felt)
+    for player, view, felt in zip(players, episode.seen, episode.felt, strict=True):
+        values = thermodynamics(player.agent, view, felt)
         means.append({name: float(value) for name, value in values.items()})
     return [torch.stack(x) for x in seen], alive, means
 
