@@ -15,9 +15,11 @@ approximation for factors (independent beliefs, predictions by marginals) is exa
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,6 +153,18 @@ class GenerativeModel:
         """The model with every table changed."""
         tables = {name: tuple(change(x) for x in getattr(self, name)) for name in ("A", "B", "C", "D")}
         return replace(self, **tables, E=None if self.E is None else change(self.E))  # type: ignore[arg-type]
+
+    def trusted(self, **tables: Any) -> GenerativeModel:
+        """The model with other tables of A, B, C, D, E, of the same layout, that are not checked: for every step's learning.
+
+        Tables that may be wrong belong into `dataclasses.replace`, which checks them.
+        """
+        other = copy.copy(self)
+        for name, table in tables.items():
+            if name not in ("A", "B", "C", "D", "E"):
+                raise ConfigError(f"A generative model has no table {name!r}: expected A, B, C, D or E.")
+            object.__setattr__(other, name, table if name == "E" else tuple(table))
+        return other
 
     def joint(self) -> GenerativeModel:
         """The model of one factor, whose S states are all factors' joint ones (the last factor fastest), and one control.

@@ -154,3 +154,13 @@ WRONG: list[tuple[str, Any, str]] = [
 def test_what_does_not_fit_is_named(name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GenerativeModel(**{**good(), name: value})
+
+
+def test_trusted_tables_are_taken_as_they_are_and_the_rest_stays() -> None:
+    model = tangled()
+    wild = torch.full_like(model.D[0], 7.0)
+    other = model.trusted(D=[wild, model.D[1]])
+    assert other.D[0] is wild and other.D[1] is model.D[1] and other.A is model.A and other.controls == model.controls
+    assert isinstance(other.D, tuple) and model.D[0] is not wild  # the first is as it was
+    with pytest.raises(ConfigError, match="no table 'F'"):
+        model.trusted(F=model.D)

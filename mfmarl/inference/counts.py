@@ -1,0 +1,732 @@
+r"""Learning a generative model by counting: Dirichlet beliefs over the columns of A, B, D, preferences and habits.
+
+$$ a^m \leftarrow a^m + \eta\, o^m_t \otimes \bigotimes_{f \in pa(m)} q_{f,t}, \qquad
+   b^f_u \leftarrow b^f_u + \eta\, q_{f,t} \otimes \bigotimes_{j \in pa(f)} q_{j,t-1}, \qquad \bar A = a / a_0 $$
+
+(Friston et al. 2016, "Active inference and learning", Neurosci. Biobehav. Rev. 68, eq. 8; Da Costa et al. 2020, J. Math.
+Psych. 99, 102447, sec. 6 and eq. D.17.) Forgetting draws counts back to where they began,
+
+$$ a \leftarrow a_{start} + (1 - \omega)(a - a_{start}), $$
+
+so what a column holds beyond its start settles at eta / omega for each visit of every step: the length of its memory.
+An outcome o of a column with counts a tells of its parameters, in nats,
+
+$$ w_o = \ln a_0 - \ln a_o + \psi(a_o + 1) - \psi(a_0 + 1), \qquad
+   \sum_o \bar a_o w_o = \mathbb{E}_o\, KL[Dir(a + e_o) \,\|\, Dir(a)] = I(o; A \mid s) $$
+
+Counts have the layout of the model's tables, with leading axes [*p] of their own: beliefs [*b] are added up over the
+axes that the counts do not have, so that a population teaches one table, [M, 1] one for each mind, [E, N] each its own.
+Nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mfmarl.errors import ConfigError, nearest
+from mfmarl.inference.model import GenerativeModel
+
+How = Literal["exact", "pymdp", "spm"]
+Zeros = Literal["kept", "filled"]
+Seen = Tensor | Sequence[Tensor]
+
+_ROWS = 1 << 22  # numbers of an outer product that are in memory at once
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What has been counted of each table; None for a table (or a whole letter) that is not learned."""
+
+    A: tuple[Tensor | None, ...] | None = None
+    """[*p, O_m, S_pa(m), ...]"""
+    B: tuple[Tensor | None, ...] | None = None
+    """[*p, S_f, S_pa(f), ..., U_g, ...]"""
+    C: tuple[Tensor | None, ...] | None = None
+    """[*p, O_m], or [*p, T, O_m] of a timed model."""
+    D: tuple[Tensor | None, ...] | None = None
+    """[*p, S_f]"""
+    E: Tensor | None = None
+    """[*p, U] or [*p, U^L]"""
+    zeros: Zeros = "kept"
+    """What has a count of 0 stays impossible (SPM), or fills up when it is seen (pymdp)."""
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.zeros not in ("kept", "filled"):
+            raise ConfigError(f"Counts of zero are 'kept' or 'filled', not {self.zeros!r}.")
+        for letter in "ABCD":
+            tables = getattr(self, letter)
+            if tables is not None:
+                object.__setattr__(self, letter, tuple(tables))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Counts:
+        """The counts with every table changed."""
+        tables = {
+            letter: None
+            if getattr(self, letter) is None
+            else tuple(x if x is None else change(x) for x in getattr(self, letter))
+            for letter in "ABCD"
+        }
+        return replace(self, **tables, E=None if self.E is None else change(self.E))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Counts:
+        """The same counts elsewhere, or in another precision."""
+        return self.map(lambda x: x.to(device=device or x.device, dtype=dtype or x.dtype))
+
+    @property
+    def learned(self) -> str:
+        """The letters that are learned."""
+        return "".join(letter for letter in "ABCDE" if getattr(self, letter) is not None)
+
+
+def begin(
+    model: GenerativeModel,
+    learn: str = "AB",
+    scale: float = 1.0,
+    floor: float = 0.0,
+    zeros: Zeros = "kept",
+    modalities: Sequence[int] | None = None,
+    factors: Sequence[int] | None = None,
+    lead: Sequence[int] = (),
+) -> Counts:
+    """Counts as if every column of the model had been seen `scale` times, plus `floor` for each outcome that can be.
+
+    `learn` is some letters of ABCDE. With zeros "kept", what the model holds impossible has no floor and stays so; with
+    "filled" it has, and may be learned. `modalities` and `factors`: the only ones whose A and C, B and D are learned.
+    `lead`: leading axes [*p] for tables of one's own, which broadcast against those of the model.
+    scale = 0 and floor = 1 forget what the model says but for its zeros: a flat prior.
+
+    Raises ConfigError for letters, numbers or indices that do not exist.
+    """
+    unknown = sorted(set(learn) - set("ABCDE"))
+    if unknown or not learn:
+        raise ConfigError(f"What is learned is some letters of ABCDE, not {learn!r}.")
+    if not (math.isfinite(scale) and math.isfinite(floor) and scale >= 0 and floor >= 0 and scale + floor > 0):
+        raise ConfigError(
+            f"Counts begin at scale {scale} times the model plus {floor}: both must be 0 or more, not both 0."
+        )
+    chosen_m = _chosen(modalities, len(model.A), "modality")
+    chosen_f = _chosen(factors, len(model.B), "factor")
+
+    def count(p: Tensor, axes: int) -> Tensor:
+        own = torch.broadcast_shapes(p.shape[: p.ndim - axes], tuple(lead))
+        a = scale * p + floor
+        a = torch.where(p > 0, a, torch.zeros_like(a)) if zeros == "kept" else a
+        return a.expand(*own, *p.shape[p.ndim - axes :]).clone()
+
+    A = B = C = D = E = None
+    if "A" in learn:
+        A = tuple(
+            count(a, 1 + len(own)) if m in chosen_m else None
+            for m, (a, own) in enumerate(zip(model.A, model.A_factors, strict=True))
+        )
+    if "B" in learn:
+        B = tuple(count(b, _core_B(model, f)) if f in chosen_f else None for f, b in enumerate(model.B))
+    if "C" in learn:
+        C = tuple(
+            count(torch.softmax(c, -1), 1 + model.timed) if m in chosen_m else None for m, c in enumerate(model.C)
+        )
+    if "D" in learn:
+        D = tuple(count(d, 1) if f in chosen_f else None for f, d in enumerate(model.D))
+    if "E" in learn:
+        habit = model.E
+        if habit is None:
+            habit = torch.ones(model.num_actions, dtype=model.dtype, device=model.device)
+        E = count(habit / habit.sum(-1, keepdim=True), 1)
+    return Counts(A, B, C, D, E, zeros)
+
+
+def _chosen(given: Sequence[int] | None, count: int, what: str) -> set[int]:
+    chosen = set(range(count)) if given is None else set(given)
+    if not chosen <= set(range(count)):
+        raise ConfigError(f"There is no {what} {max(chosen - set(range(count)))}: expected some of 0..{count - 1}.")
+    return chosen
+
+
+def _core_B(model: GenerativeModel, f: int) -> int:
+    """Axes of B^f behind the leading ones."""
+    return 1 + len(model.B_factors[f]) + len(model.B_controls[f])
+
+
+def expected(model: GenerativeModel, counts: Counts) -> GenerativeModel:
+    """The model of the mean parameters; columns without a count, and what is not learned, are the model's. Not checked.
+
+    Preferences become the logarithm of their mean, ln c - ln c_0.
+    """
+
+    def mean(a: Tensor, axis: int, otherwise: Tensor) -> Tensor:
+        total = a.sum(axis, keepdim=True)
+        p = a / total.clamp(min=torch.finfo(a.dtype).tiny)
+        if bool((total > 0).all()):
+            return p
+        return torch.where(total > 0, p, otherwise.to(a))
+
+    tables: dict[str, Any] = {}
+    if counts.A is not None:
+        tables["A"] = tuple(
+            p if a is None else mean(a, -1 - len(own), p)
+            for p, a, own in zip(model.A, counts.A, model.A_factors, strict=True)
+        )
+    if counts.B is not None:
+        tables["B"] = tuple(
+            p if b is None else mean(b, -_core_B(model, f), p)
+            for f, (p, b) in enumerate(zip(model.B, counts.B, strict=True))
+        )
+    if counts.C is not None:
+        tables["C"] = tuple(
+            c if count is None else _log_mean(count, c) for c, count in zip(model.C, counts.C, strict=True)
+        )
+    if counts.D is not None:
+        tables["D"] = tuple(p if d is None else mean(d, -1, p) for p, d in zip(model.D, counts.D, strict=True))
+    if counts.E is not None:
+        tables["E"] = mean(counts.E, -1, counts.E)
+    return model.trusted(**tables)
+
+
+def _log_mean(count: Tensor, given: Tensor) -> Tensor:
+    """ln of mean preferences; those too small to be counted keep what was given."""
+    p = count / count.sum(-1, keepdim=True).clamp(min=torch.finfo(count.dtype).tiny)
+    return torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), torch.log_softmax(given.to(p), -1))
+
+
+# ------------------------------------------------------------------------------------------- what is counted
+
+
+def learn_A(
+    model: GenerativeModel,
+    counts: Counts,
+    seen: Seen,
+    believed: Sequence[Tensor],
+    rate: float = 1.0,
+    weight: Tensor | None = None,
+    check: bool = True,
+) -> Counts:
+    """Add what was seen, int64 [*b, M] (-1: nothing of that modality) or soft, [*b, O_m] each, to the columns of the
+    states believed in, q_f [*b, S_f].
+
+    `weight` [*b]: how much each belief counts (0: not at all). `check` looks for outcomes that do not exist: ConfigError.
+    """
+    if counts.A is None:
+        return counts
+    tables = list(counts.A)
+    for m, table in enumerate(tables):
+        if table is None:
+            continue
+        outcome = _outcome(model, seen, m, check)
+        parents = [believed[f] for f in model.A_factors[m]]
+        core = 1 + len(parents)
+        pooled = _Pool.of(
+            table, core, [outcome.shape[:-1] if outcome.is_floating_point() else outcome.shape, *_batches(parents)]
+        )
+        add = _add_outcomes(table, core, pooled, outcome, parents, weight, rate)
+        tables[m] = _kept(counts, table, add)
+    return replace(counts, A=tuple(tables))
+
+
+def learn_B(
+    model: GenerativeModel,
+    counts: Counts,
+    before: Sequence[Tensor],
+    action: Tensor,
+    believed: Sequence[Tensor],
+    rate: float = 1.0,
+    weight: Tensor | None = None,
+    pairs: Sequence[Tensor] | None = None,
+    check: bool = True,
+) -> Counts:
+    """Add a move from states believed in `before`, q_f [*b, S_f], by an action int64 [*b], to those `believed` now.
+
+    An action of -1 was none: nothing is added. `pairs`: smoothed beliefs over both at once, [*b, S_f, S_pa(f), ...] each,
+    in place of the product of the two (which are then not looked at). Raises ConfigError for actions that do not exist.
+    """
+    if counts.B is None:
+        return counts
+    if check and action.numel() and int(action.max()) >= model.num_actions:
+        raise ConfigError(f"An action of {int(action.max())} is none of 0..{model.num_actions - 1}.")
+    tables = list(counts.B)
+    for f, table in enumerate(tables):
+        if table is None:
+            continue
+        own = setting_of_action(model, f)[action.clamp(min=0)]
+        told = (action >= 0).to(table.dtype)
+        told = told if weight is None else told * weight.to(table)
+        core, settings = _core_B(model, f), math.prod(model.controls[g] for g in model.B_controls[f])
+        if pairs is None:
+            parents = [before[g] for g in model.B_factors[f]]
+            pooled = _Pool.of(table, core, [action.shape, *_batches([believed[f], *parents])])
+            add = _add_moves(table, core, settings, pooled, own, believed[f], parents, told, rate)
+        else:
+            pair = pairs[f].flatten(pairs[f].ndim - 1 - len(model.B_factors[f]))
+            pooled = _Pool.of(table, core, [action.shape, pair.shape[:-1]])
+            add = _add_pairs(table, settings, pooled, own, pair, told, rate)
+        tables[f] = _kept(counts, table, add)
+    return replace(counts, B=tuple(tables))
+
+
+def learn_C(
+    model: GenerativeModel,
+    counts: Counts,
+    seen: Seen,
+    rate: float = 1.0,
+    weight: Tensor | None = None,
+    t: int = 0,
+    check: bool = True,
+) -> Counts:
+    """Add what was seen to preferences (of the time `t` where they are timed): one comes to prefer what one is used to."""
+    if counts.C is None:
+        return counts
+    tables = list(counts.C)
+    for m, table in enumerate(tables):
+        if table is None:
+            continue
+        outcome = _outcome(model, seen, m, check)
+        now = min(t, table.shape[-2] - 1) if model.timed else 0
+        part = table[..., now, :] if model.timed else table
+        pooled = _Pool.of(part, 1, [outcome.shape[:-1] if outcome.is_floating_point() else outcome.shape])
+        add = _kept(counts, part, _add_outcomes(part, 1, pooled, outcome, [], weight, rate))
+        if model.timed:
+            whole = table.clone()
+            whole[..., now, :] = add
+            add = whole
+        tables[m] = add
+    return replace(counts, C=tuple(tables))
+
+
+def learn_D(
+    model: GenerativeModel, counts: Counts, believed: Sequence[Tensor], rate: float = 1.0, weight: Tensor | None = None
+) -> Counts:
+    """Add the states q_f [*b, S_f] that one believes to have begun in."""
+    if counts.D is None:
+        return counts
+    tables = [
+        d if d is None else _kept(counts, d, _add_soft(d, believed[f], weight, rate)) for f, d in enumerate(counts.D)
+    ]
+    return replace(counts, D=tuple(tables))
+
+
+def learn_E(counts: Counts, chosen: Tensor, rate: float = 1.0, weight: Tensor | None = None) -> Counts:
+    """Add what was done to habits: actions or policies by number, int64 [*b] (-1: none), or the posterior [*b, U^L]."""
+    if counts.E is None:
+        return counts
+    if chosen.is_floating_point():
+        add = _add_soft(counts.E, chosen, weight, rate)
+    else:
+        if chosen.numel() and int(chosen.max()) >= counts.E.shape[-1]:
+            raise ConfigError(f"A choice of {int(chosen.max())} is none of 0..{counts.E.shape[-1] - 1}.")
+        pooled = _Pool.of(counts.E, 1, [chosen.shape])
+        add = _add_outcomes(counts.E, 1, pooled, chosen, [], weight, rate)
+    return replace(counts, E=_kept(counts, counts.E, add))
+
+
+def forget(counts: Counts, rate: float, start: Counts | None = None) -> Counts:
+    """Draw counts back to their `start`: a <- start + (1 - rate)(a - start), before what is new is added.
+
+    Without a start they fade to nothing, a <- (1 - rate) a, the form of ActiveInference.jl (whose forgetting rate is
+    1 - rate): columns that are not visited then become ever less certain. rate = 0 forgets nothing.
+    """
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"A rate of forgetting lies between 0 and 1, not at {rate}.")
+    if rate == 0:
+        return counts
+    if start is None:
+        return counts.map(lambda a: (1 - rate) * a)
+    if start.learned != counts.learned:
+        raise ConfigError(f"Counts of {counts.learned} cannot be drawn back to a start that has {start.learned}.")
+
+    def back(a: Tensor | None, a0: Tensor | None) -> Tensor | None:
+        return a if a is None or a0 is None else torch.lerp(a, a0.to(a).expand_as(a), rate)
+
+    tables = {
+        letter: None
+        if getattr(counts, letter) is None
+        else tuple(map(back, getattr(counts, letter), getattr(start, letter)))
+        for letter in "ABCD"
+    }
+    return replace(counts, **tables, E=back(counts.E, start.E))  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------- what there is to be learned
+
+
+def weights(a: Tensor, axis: int = -1, how: How = "exact") -> Tensor:
+    """w_o of every count: what an outcome is expected to tell of its column, nats. 0 where a count is 0.
+
+    "exact" and "pymdp" have the w above; "spm" half of 1 / a_o - 1 / a_0, its limit for large counts.
+    """
+    _known(how)
+    total = a.sum(axis, keepdim=True)
+    possible = a > 0
+    safe = torch.where(possible, a, torch.ones_like(a))
+    whole = torch.where(total > 0, total, torch.ones_like(total))
+    if how == "spm":
+        w = 0.5 * (1 / safe - 1 / whole)
+    else:
+        w = whole.log() - safe.log() + torch.digamma(safe + 1) - torch.digamma(whole + 1)
+    return torch.where(possible, w, torch.zeros_like(w))
+
+
+def information_A(model: GenerativeModel, counts: Counts, believed: Sequence[Tensor], how: How = "exact") -> Tensor:
+    """What the next observation is expected to tell of A [*b], nats, for states believed in, q_f [*b, S_f].
+
+    "exact" averages over states what each of their columns has to tell (given the state; modalities add up). "pymdp" and
+    "spm" multiply the expected outcomes of the model by the expected weights, as if outcome and state were independent.
+    """
+    _known(how)
+    if counts.A is None:
+        return _nothing(believed)
+    total: Tensor | None = None
+    for m, a in enumerate(counts.A):
+        if a is None:
+            continue
+        parents = [believed[f] for f in model.A_factors[m]]
+        table = _memory(counts, ("A", m, how), a, len(parents), how)
+        joint = _outer(parents)
+        if how == "exact":
+            told = _rows(joint, table, len(parents), 0).squeeze(-1)
+        else:
+            told = (_rows(joint, model.A[m], len(parents), 1) * _rows(joint, table, len(parents), 1)).sum(-1)
+        total = told if total is None else total + told
+    return _nothing(believed) if total is None else total
+
+
+def information_B(
+    model: GenerativeModel,
+    counts: Counts,
+    before: Sequence[Tensor],
+    action: Tensor | None = None,
+    believed: Sequence[Tensor] | None = None,
+    how: How = "exact",
+) -> Tensor:
+    """What a move is expected to tell of B, nats: of an action int64 [*b], [*b]; of all of them (None), [*b, U].
+
+    `before`: beliefs q_f [*b, S_f] that it starts from. `believed`: those after it, which only the products of "pymdp" and
+    "spm" need, [*b, S_f] (or [*b, U, S_f] for all actions); None: as the model predicts them.
+    """
+    _known(how)
+    if counts.B is None:
+        nothing = _nothing(before)
+        return nothing if action is not None else nothing.unsqueeze(-1).expand(*nothing.shape, model.num_actions)
+    total: Tensor | None = None
+    for f, b in enumerate(counts.B):
+        if b is None:
+            continue
+        parents = [before[g] for g in model.B_factors[f]]
+        n, own = len(parents), len(model.B_controls[f])
+        index = setting_of_action(model, f)
+        joint = _outer(parents)
+
+        def by_setting(table: Tensor, head: int, n: int = n, own: int = own) -> Tensor:
+            """[*p, (S_f,) S_pa, ..., U_g, ...] -> [*p, U_f, (S_f,) S_pa, ...]"""
+            first = table.ndim - own
+            table = table.flatten(first) if own else table.unsqueeze(-1)
+            return table.movedim(-1, table.ndim - 1 - n - head)
+
+        table = _memory(counts, ("B", f, how), b, n + own, how)
+        if how == "exact":
+            told = _rows(joint, by_setting(table, 0), n, 1)  # [*b, U_f]
+            told = told[..., index] if action is None else _pick(told, index[action])
+        else:
+            ahead = _rows(joint, by_setting(table, 1), n, 2)  # [*b, U_f, S_f]
+            if believed is None:
+                after = _rows(joint, by_setting(model.B[f], 1), n, 2)
+                told = (ahead * after).sum(-1)
+                told = told[..., index] if action is None else _pick(told, index[action])
+            elif action is None:
+                told = (ahead[..., index, :] * believed[f]).sum(-1)
+            else:
+                told = _pick((ahead * believed[f].unsqueeze(-2)).sum(-1), index[action])
+        total = told if total is None else total + told
+    assert total is not None
+    return total
+
+
+def divergence(after: Tensor, before: Tensor, axis: int = -1) -> Tensor:
+    """KL[Dir(after) || Dir(before)] of every column, nats. What both count 0 is no part of it; infinite where only
+    `before` does."""
+    possible = after > 0
+    q = torch.where(possible, after, torch.ones_like(after))
+    p = torch.where(before > 0, before, torch.ones_like(before))
+    q0, p0 = after.sum(axis, keepdim=True), before.sum(axis, keepdim=True)
+    some = q0 > 0
+    q0, p0 = torch.where(some, q0, torch.ones_like(q0)), torch.where(p0 > 0, p0, torch.ones_like(p0))
+    each = torch.lgamma(p) - torch.lgamma(q) + (q - p) * (torch.digamma(q) - torch.digamma(q0))
+    each = torch.where(possible & (before > 0), each, torch.zeros_like(each))
+    each = torch.where(possible ^ (before > 0), torch.full_like(each, math.inf), each)
+    return each.sum(axis) + torch.where(some, torch.lgamma(q0) - torch.lgamma(p0), torch.zeros_like(q0)).squeeze(axis)
+
+
+def parameter_cost(model: GenerativeModel, counts: Counts, before: Counts) -> Tensor:
+    """How far beliefs over parameters have moved, [*p]: KL[Dir(counts) || Dir(before)], all columns of all tables added up.
+
+    Added to the free energy of states it makes that of states and parameters.
+    """
+    if before.learned != counts.learned:
+        raise ConfigError(f"Counts of {counts.learned} cannot be compared with counts of {before.learned}.")
+    total: Tensor | None = None
+    for letter, m, a in _tables(counts):
+        a0 = before.E if letter == "E" else getattr(before, letter)[m]
+        if a0 is None:
+            continue
+        columns = _columns(model, letter, m)
+        kl = divergence(a, a0, -1 - columns)
+        kl = kl.flatten(kl.ndim - columns).sum(-1) if columns else kl
+        if letter == "C" and model.timed:
+            kl = kl.sum(-1)
+        total = kl if total is None else total + kl
+    return torch.zeros((), dtype=model.dtype, device=model.device) if total is None else total
+
+
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def setting_of_action(model: GenerativeModel, f: int) -> Tensor:
+    """The number of the setting of its own controls by which every action moves a factor, int64 [U]."""
+    own = model.B_controls[f]
+    index = torch.zeros(model.num_actions, dtype=torch.int64, device=model.device)
+    if own == tuple(range(len(model.controls))):
+        return torch.arange(model.num_actions, device=model.device)
+    if own:
+        settings = model.settings()
+        for g in own:
+            index = index * model.controls[g] + settings[:, g].to(index.device)
+    return index
+
+
+def _known(how: str) -> None:
+    if how not in ("exact", "pymdp", "spm"):
+        raise ConfigError(
+            f"Parameter information is 'exact', 'pymdp' or 'spm', not {how!r}.{nearest(str(how), ('exact', 'pymdp', 'spm'))}"
+        )
+
+
+def _nothing(believed: Sequence[Tensor]) -> Tensor:
+    return believed[0].new_zeros(torch.broadcast_shapes(*_batches(believed)))
+
+
+def _batches(beliefs: Sequence[Tensor]) -> list[torch.Size]:
+    return [q.shape[:-1] for q in beliefs]
+
+
+def _tables(counts: Counts) -> list[tuple[str, int, Tensor]]:
+    found = [(letter, m, a) for letter in "ABCD" for m, a in enumerate(getattr(counts, letter) or ()) if a is not None]
+    return [*found, ("E", 0, counts.E)] if counts.E is not None else found
+
+
+def _columns(model: GenerativeModel, letter: str, m: int) -> int:
+    """Axes behind the one that a column lies on."""
+    if letter == "A":
+        return len(model.A_factors[m])
+    return _core_B(model, m) - 1 if letter == "B" else 0
+
+
+def _kept(counts: Counts, before: Tensor, after: Tensor) -> Tensor:
+    """What was impossible stays so, if zeros are kept: what was counted there is dropped."""
+    return torch.where(before > 0, after, before) if counts.zeros == "kept" else after
+
+
+def _outcome(model: GenerativeModel, seen: Seen, m: int, check: bool) -> Tensor:
+    """Of one modality: int64 [*b], or [*b, O_m] where it is soft."""
+    size = model.outcomes[m]
+    if isinstance(seen, Tensor):
+        if seen.shape[-1] != len(model.A):
+            raise ConfigError(f"{len(model.A)} modalities need as many outcomes [*b, M], not {list(seen.shape)}.")
+        outcome = seen[..., m]
+        if check and outcome.numel() and int(outcome.max()) >= size:
+            raise ConfigError(
+                f"An outcome of modality {model.modalities[m]!r} is {int(outcome.max())}, none of 0..{size - 1}."
+            )
+        return outcome
+    if len(seen) != len(model.A) or seen[m].shape[-1] != size:
+        raise ConfigError(
+            f"Soft outcomes of modality {model.modalities[m]!r} must be [*b, {size}], one tensor for each modality."
+        )
+    return seen[m].to(model.dtype)
+
+
+def _outer(beliefs: Sequence[Tensor]) -> Tensor:
+    """[*b, S_1 ... S_n]: the product of independent beliefs, the last fastest."""
+    joint = beliefs[0]
+    for q in beliefs[1:]:
+        joint = (joint.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2)
+    return joint
+
+
+def _pick(x: Tensor, index: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(x.shape[:-1], index.shape)
+    return x.expand(*shape, x.shape[-1]).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+
+def _told(a: Tensor, columns: int, how: How) -> Tensor:
+    """Of counts [*p, O, ...]: what each column has to tell, [*p, ...]; or the weights themselves for the products."""
+    axis = -1 - columns
+    w = weights(a, axis, how)
+    if how != "exact":
+        return w
+    total = a.sum(axis, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+    return (a / total * w).sum(axis)
+
+
+def _memory(counts: Counts, name: tuple[Any, ...], a: Tensor, columns: int, how: How) -> Tensor:
+    """`_told`, found once for counts that planning asks about at every node; anew if they were changed in place."""
+    if a.requires_grad or a.is_inference():
+        return _told(a, columns, how)
+    held = counts._memo.get(name)
+    if held is None or held[0] != a._version:
+        held = (a._version, _told(a, columns, how))
+        counts._memo[name] = held
+    return held[1]  # type: ignore[no-any-return]
+
+
+def _rows(joint: Tensor, table: Tensor, parents: int, head: int) -> Tensor:
+    """sum_pa joint [*b, S_pa] table [*p, *head axes, S_pa, ...] -> [*b, *head axes] ([*b, 1] for none)."""
+    table = table.flatten(table.ndim - parents)
+    own, heads = table.shape[: table.ndim - 1 - head], table.shape[table.ndim - 1 - head : -1]
+    table = table.reshape(*own, math.prod(heads), table.shape[-1])
+    batch = joint.shape[:-1]
+    depth = max(len(batch), len(own))
+    batch = (1,) * (depth - len(batch)) + tuple(batch)
+    own = (1,) * (depth - len(own)) + tuple(own)
+    rows = next((depth - i for i in range(depth, 0, -1) if own[i - 1] != 1), depth)
+    # Axes that the table does not have are the rows of one product: it is never copied for each belief.
+    last = joint.reshape(*batch[: depth - rows], math.prod(batch[depth - rows :]), joint.shape[-1])
+    last = last.to(table.dtype) @ table.reshape(*own[: depth - rows], *table.shape[-2:]).transpose(-1, -2)
+    lead = torch.broadcast_shapes(batch, own)
+    return last.reshape(*lead, *heads) if heads else last.reshape(*lead, 1)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How beliefs [*b] fall to tables [*p]: K tables, P beliefs each."""
+
+    batch: tuple[int, ...]
+    order: tuple[int, ...]
+    kept: int
+    tables: int
+
+    @classmethod
+    def of(cls, table: Tensor, core: int, batches: Sequence[Sequence[int]]) -> _Pool:
+        own = tuple(table.shape[: table.ndim - core])
+        try:
+            batch = tuple(torch.broadcast_shapes(own, *batches))
+        except RuntimeError as error:
+            told = ", ".join(str(list(b)) for b in batches)
+            raise ConfigError(f"Counts of leading axes {list(own)} do not fit beliefs of {told}.") from error
+        own = (1,) * (len(batch) - len(own)) + own
+        kept = [i for i, n in enumerate(own) if n != 1]
+        pooled = [i for i, n in enumerate(own) if n == 1]
+        return cls(batch, (*kept, *pooled), len(kept), math.prod(batch[i] for i in kept))
+
+    def __call__(self, x: Tensor, tail: int) -> Tensor:
+        """[*b, *tail] -> [K, P, *tail]."""
+        rest = x.shape[x.ndim - tail :]
+        x = x.expand(*self.batch, *rest)
+        n = len(self.batch)
+        x = x.permute(*self.order, *range(n, n + tail))
+        return x.reshape(self.tables, -1 if x.numel() else 0, *rest)
+
+    @property
+    def beliefs(self) -> int:
+        return math.prod(self.batch) // max(1, self.tables)
+
+
+def _pieces(length: int, width: int) -> list[slice]:
+    step = max(1, _ROWS // max(1, width))
+    return [slice(i, i + step) for i in range(0, length, step)]
+
+
+def _weight(pool: _Pool, weight: Tensor | None, like: Tensor, rate: float) -> Tensor:
+    """[K, P]"""
+    if weight is None:
+        return torch.full((), rate, dtype=like.dtype, device=like.device).expand(pool.tables, pool.beliefs)
+    return pool(weight.to(like), 0) * rate
+
+
+def _add_outcomes(
+    table: Tensor,
+    core: int,
+    pool: _Pool,
+    outcome: Tensor,
+    parents: Sequence[Tensor],
+    weight: Tensor | None,
+    rate: float,
+) -> Tensor:
+    size = table.shape[table.ndim - core]
+    out = table.reshape(pool.tables, size, -1).clone()
+    states = [pool(q.to(table.dtype), 1) for q in parents]
+    told = _weight(pool, weight, table, rate)
+    width = out.shape[-1]
+    soft = outcome.is_floating_point()
+    seen = pool(outcome.to(table.dtype), 1) if soft else pool(outcome, 0)
+    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * size
+    for piece in _pieces(pool.beliefs, width * pool.tables):
+        w = told[:, piece]
+        if soft:
+            joint = _outer([q[:, piece] for q in states]) if states else torch.ones_like(w).unsqueeze(-1)
+            out += (seen[:, piece] * w.unsqueeze(-1)).transpose(-1, -2) @ joint
+            continue
+        o = seen[:, piece]
+        w = torch.where(o >= 0, w, torch.zeros_like(w))
+        joint = _outer([q[:, piece] for q in states]) * w.unsqueeze(-1) if states else w.unsqueeze(-1)
+        where = (rows + o.clamp(min=0)).reshape(-1)
+        out.view(-1, width).index_add_(0, where, joint.reshape(-1, width))
+    return out.reshape(table.shape)
+
+
+def _add_moves(
+    table: Tensor,
+    core: int,
+    settings: int,
+    pool: _Pool,
+    own: Tensor,
+    after: Tensor,
+    parents: Sequence[Tensor],
+    weight: Tensor,
+    rate: float,
+) -> Tensor:
+    size = table.shape[table.ndim - core]
+    out = table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone()  # [K, U_f, S_f, S_pa]
+    ahead = pool(after.to(table.dtype), 1)
+    states = [pool(q.to(table.dtype), 1) for q in parents]
+    told, by = _weight(pool, weight, table, rate), pool(own, 0)
+    if pool.beliefs == 1:
+        joint = _outer([q[:, 0] for q in states])
+        outer = (ahead[:, 0] * told).unsqueeze(-1) * joint.unsqueeze(-2)
+        out[torch.arange(pool.tables, device=table.device), by[:, 0]] += outer
+    else:
+        for piece in _pieces(pool.beliefs, out.shape[-1] * pool.tables):
+            left = ahead[:, piece] * told[:, piece].unsqueeze(-1)
+            joint = _outer([q[:, piece] for q in states])
+            for u in range(settings):
+                here = by[:, piece] == u
+                if pool.tables == 1:
+                    chosen = here[0].nonzero().squeeze(-1)
+                    out[0, u] += left[0, chosen].T @ joint[0, chosen]
+                else:
+                    out[:, u] += (left * here.unsqueeze(-1)).transpose(-1, -2) @ joint
+    return out.movedim(1, -1).reshape(table.shape)
+
+
+def _add_pairs(
+    table: Tensor, settings: int, pool: _Pool, own: Tensor, pair: Tensor, weight: Tensor, rate: float
+) -> Tensor:
+    width = pair.shape[-1]
+    out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone()
+    told, by, both = _weight(pool, weight, table, rate), pool(own, 0), pool(pair.to(table.dtype), 1)
+    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * settings
+    for piece in _pieces(pool.beliefs, width * pool.tables):
+        where = (rows + by[:, piece]).reshape(-1)
+        out.view(-1, width).index_add_(0, where, (both[:, piece] * told[:, piece].unsqueeze(-1)).reshape(-1, width))
+    return out.movedim(1, -1).reshape(table.shape)
+
+
+def _add_soft(table: Tensor, x: Tensor, weight: Tensor | None, rate: float) -> Tensor:
+    pool = _Pool.of(table, 1, [x.shape[:-1]])
+    told = _weight(pool, weight, table, rate)
+    add = (pool(x.to(table.dtype), 1) * told.unsqueeze(-1)).sum(1)
+    return table + add.reshape(table.shape)
