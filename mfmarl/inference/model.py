@@ -175,7 +175,8 @@ class GenerativeModel:
         if len(self.sizes) == 1 and len(self.controls) == 1 and self.B_controls == ((0,),):
             return self
         likelihoods = tuple(
-            _spread(a, pa, self.sizes, 1).flatten(-len(self.sizes)) for a, pa in zip(self.A, self.A_factors, strict=True)
+            _spread(a, pa, self.sizes, 1).flatten(-len(self.sizes))
+            for a, pa in zip(self.A, self.A_factors, strict=True)
         )
         n, total = len(self.sizes), None
         for f in range(n):
@@ -245,7 +246,9 @@ class GenerativeModel:
         ):
             object.__setattr__(self, name, value)
 
-    def _read_controls(self, B_factors: Sequence[Sequence[int]], B_controls: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    def _read_controls(
+        self, B_factors: Sequence[Sequence[int]], B_controls: Sequence[Sequence[int]]
+    ) -> tuple[int, ...]:
         count = 1 + max((g for own in B_controls for g in own), default=0)
         found = [1] * count
         for f, (own, parents) in enumerate(zip(B_controls, B_factors, strict=True)):

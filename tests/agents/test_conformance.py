@@ -28,6 +28,8 @@ from mfmarl import random
 from mfmarl.envs.congestion import Congestion
 from mfmarl.envs.ising import Ising
 from mfmarl.errors import ConfigError
+from mfmarl.inference.model import GenerativeModel
+from mfmarl.inference.world import World
 from mfmarl.learning import checkpoint
 from mfmarl.learning.agent import Agent
 from mfmarl.learning.build import Built
@@ -43,6 +45,7 @@ from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import entries, lookup
 from mfmarl.statmech import gibbs
+from tests.games.mini import Teams
 from tests.learning.mini import Aim, Lattice, train
 
 # ------------------------------------------------------------------------------------------------ the games
@@ -122,6 +125,27 @@ class Arena(PopulationEnv):
         return Sights(self._look(ids, key), state.left + 1), struck + 0.01 * action
 
 
+def fork() -> GenerativeModel:
+    """A prize lies left or right, and a guide who is mostly right can be asked: places are guide, left, right."""
+    place, side = torch.eye(3), torch.eye(2)
+    told = torch.full((3, 3, 2), 0.0)
+    told[0, 1:] = 1.0
+    told[1:, 0] = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    paid = torch.zeros(2, 3, 2)
+    paid[0, 0] = paid[0, 1, 1] = paid[0, 2, 0] = 1.0
+    paid[1] = 1 - paid[0]
+    moves = place.unsqueeze(1).expand(3, 3, 3)  # [place, from, action]: one goes where one likes
+    return GenerativeModel(
+        A=(place.unsqueeze(-1).expand(3, 3, 2).double(), told.double(), paid.double()),
+        B=(moves.permute(2, 1, 0).double(), (0.9 * side + 0.05).double()),
+        C=(torch.zeros(3).double(), torch.zeros(3).double(), torch.tensor([0.0, 1.0]).double()),
+        D=(place[0].double(), torch.full((2,), 0.5).double()),
+        B_controls=((0,), ()),
+        modalities=("place", "guide", "prize"),
+        factors=("place", "side"),
+    )
+
+
 GAMES: dict[str, Callable[..., PopulationEnv]] = {
     "turns": lambda **o: Ising(**{"num_agents": 16, "order": "sequential", "horizon": 7, **o}),
     "congestion": lambda **o: Congestion(**{"num_agents": 7, "horizon": 7, **o}),
@@ -129,9 +153,17 @@ GAMES: dict[str, Callable[..., PopulationEnv]] = {
     "teams": lambda **o: Lattice(**{"groups": ("red", "blue"), "risk": 0.03, "horizon": 11, **o}),
     "masks": Meadow,
     "pictures": Arena,
+    "forks": lambda **o: World(fork(), **{"num_agents": 6, "horizon": 7, "groups": ("red", "blue"), **o}),
+    "crowds": lambda **o: Teams(**{"num_agents": 8, "horizon": 7, **o}),
 }
 # In these, agents of a group differ in nothing but their names.
-EXCHANGEABLE = ("congestion", "box", "masks", "pictures")
+EXCHANGEABLE = ("congestion", "box", "masks", "pictures", "forks", "crowds")
+# Of interest to agents that are given the rules: a generative model, a game in the limit. Others play them as they play
+# anything else, which one of them may show.
+GIVEN = ("forks", "crowds")
+ASKED_FOR_RULES = {"mfq"} | set(entries("agent")) - {
+    "iql", "mfac", "iac", "mfppo", "ippo", "random", "rusher", "sb3", "dqn", "ppo", "sac", "a2c",
+}  # fmt: skip
 
 # ----------------------------------------------------------------------------------------------- the agents
 
@@ -187,7 +219,9 @@ PAIRS = [
     (k, game)
     for k in KINDS
     for game in GAMES
-    if not k.refuses(game) and (not lookup("agent", k.name).overrides or game in ("turns", "box", "masks"))
+    if not k.refuses(game)
+    and (not lookup("agent", k.name).overrides or game in ("turns", "box", "masks"))
+    and (game not in GIVEN or k.name in ASKED_FOR_RULES)
 ]
 REFUSALS = [(k, g) for k in KINDS for g in GAMES if k.refuses(g)]
 every_agent = pytest.mark.parametrize("agent", KINDS, ids=[k.label for k in KINDS])
@@ -419,7 +453,9 @@ def forget_peak() -> int:
 @pytest.mark.parametrize("agents", [1, 2, 100_000])
 def test_any_number_of_agents_plays_and_learns(agent: Kind, agents: int) -> None:
     """A hundred thousand: no loop over them, and a few kilobytes for each."""
-    game = next(g for g in ("masks", "congestion", "box", "pictures") if not agent.refuses(g))
+    game = next(g for g in ("masks", "congestion", "box", "pictures", *GIVEN) if not agent.refuses(g))
+    if game in ("forks", "crowds") and agents == 1:
+        pytest.skip("there are two teams")
     if game == "pictures" and agents != 2:
         pytest.skip("there are two teams, and pictures take 3 kB each")
     if agent.name == "sb3" and agents > 10:  # minibatches of eight rows would be a loop over agents
@@ -441,7 +477,7 @@ def test_any_number_of_agents_plays_and_learns(agent: Kind, agents: int) -> None
 @every_agent
 @pytest.mark.parametrize(("sharing", "players"), [("all", 1), ("group", 2), ("none", 2)])
 def test_sharing_says_how_many_minds_there_are(agent: Kind, sharing: str, players: int) -> None:
-    game = "pictures" if agent.refuses("teams") else "teams"
+    game = next(g for g in ("teams", "pictures", *GIVEN) if not agent.refuses(g))
     if agent.name == "sb3" and sharing != "all":
         # One library trains the whole environment, with one policy.
         with pytest.raises(ConfigError, match="sharing all|cannot share"):
@@ -556,10 +592,23 @@ def folder_config(agent: Kind, **run: Any) -> RunConfig:
     """A run that another process can repeat: of a registered environment."""
     options = RunOptions(**{"copies": 2, "steps": 20, "report_every": 5, "evaluation_steps": 3, **run})
     choice = Choice(agent.name, {k: list(v) if isinstance(v, tuple) else v for k, v in agent.options})
-    return RunConfig(Choice("congestion", {"num_agents": 7, "horizon": 7}), {"all": choice}, options)
+    return RunConfig(Choice(*FOLDERS[folder_game(agent)]), {"all": choice}, options)
 
 
-FOLDER_KINDS = [k for k in KINDS if not k.refuses("congestion")]
+# Registered games, by a game here that is refused by whoever refuses them.
+FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "congestion": ("congestion", {"num_agents": 7, "horizon": 7}),
+    "forks": ("t_maze", {"num_agents": 7, "horizon": 7}),
+    "crowds": ("beach_bar", {"num_agents": 7, "horizon": 7}),
+}
+
+
+def folder_game(agent: Kind) -> str:
+    """The first of them that it plays; empty if none."""
+    return next((g for g in FOLDERS if not agent.refuses(g)), "")
+
+
+FOLDER_KINDS = [k for k in KINDS if folder_game(k)]
 
 
 @pytest.mark.parametrize("agent", FOLDER_KINDS, ids=[k.label for k in FOLDER_KINDS])
@@ -593,14 +642,14 @@ def test_nothing_is_written_outside_the_folder_of_the_run(
 
 def play_on(players: list[Player]) -> str:
     """What these players do in a population of their own, frozen: a digest of every action and reward."""
-    env = Simulation(Congestion(num_agents=7, horizon=5), 3)
+    env = Simulation(players[0].agent.spec.rules, 3)
     episode, digest = Episode(env, players, Key.of(11)), hashlib.sha256()
     for _ in range(12):
         _, action, after, now = episode.play()
         digest.update(action.numpy().tobytes() + after.reward.numpy().tobytes())
         episode.go_on(after, now)
     for player in players:
-        agent, obs = player.agent, episode.timestep.obs
+        agent, obs = player.agent, episode.seen[0].obs
         with torch.no_grad():
             digest.update(agent.energy(agent.by_mind(obs), agent.by_mind(episode.felt[0])).numpy().tobytes())
     return digest.hexdigest()
@@ -632,11 +681,11 @@ def test_the_checkpoint_is_the_whole_agent(tmp_path: Path) -> None:
 @every_agent
 def test_a_temperature_is_that_of_a_draw(agent: Kind) -> None:
     """Frequencies of what is chosen against exp(-E/T)/Z of its own energies: 5 standard errors. No argmax."""
-    game = next(g for g in ("congestion", "pictures") if not agent.refuses(g))
+    game = next(g for g in ("congestion", "pictures", *GIVEN) if not agent.refuses(g))
     playing = whole(agent, game)[0]
     chooser, episode = playing.players[0].agent, playing.episode
     rows, draws = 20, 2000
-    obs = chooser.by_mind(episode.timestep.obs[:, chooser.slots]).flatten(0, 1)[:rows]
+    obs = chooser.by_mind(episode.seen[0].obs[:, chooser.slots]).flatten(0, 1)[:rows]
     felt = chooser.by_mind(episode.felt[0]).flatten(0, 1)[:rows]
     many, field = (x.repeat_interleave(draws, 0).unsqueeze(0) for x in (obs, felt))
     if type(chooser).act is not Agent.act:

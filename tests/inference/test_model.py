@@ -112,9 +112,7 @@ def test_a_usual_dependency_is_on_the_factor_itself_and_the_control_of_its_numbe
 
 def test_preferences_with_times_keep_their_last() -> None:
     c = torch.arange(6.0).reshape(3, 2).double()
-    model = GenerativeModel(
-        A=(columns(1, 2, 2),), B=(columns(2, 2, 2, 2),), C=(c,), D=(columns(3, 2),), timed=True
-    )
+    model = GenerativeModel(A=(columns(1, 2, 2),), B=(columns(2, 2, 2, 2),), C=(c,), D=(columns(3, 2),), timed=True)
     assert model.preferences(1)[0].tolist() == [2, 3] and model.preferences(9)[0].tolist() == [4, 5]
 
 
