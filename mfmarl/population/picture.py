@@ -6,6 +6,7 @@ Palette: Okabe and Ito 2008 ("Color universal design"), then further hues by the
 from __future__ import annotations
 
 import colorsys
+import math
 
 import torch
 from torch import Tensor
@@ -66,3 +67,33 @@ def bars(heights: Tensor, colours: Tensor, height: int = 256, width: int = 320) 
     picture = torch.tensor(BACKGROUND, dtype=torch.uint8).expand(height, width, 3).clone()
     picture[filled] = colours.cpu()[slot % len(colours)].expand(height, -1, -1)[filled]
     return picture
+
+
+# What the cells of small worlds hold.
+_KINDS = {
+    "wall": (60, 60, 60),
+    "floor": (235, 235, 235),
+    "agent": (0, 114, 178),
+    "good": (0, 158, 115),
+    "bad": (213, 94, 0),
+    "sign": (240, 228, 66),
+    "other sign": (230, 159, 0),
+    "place": (86, 180, 233),
+}
+
+
+def kinds(*names: str) -> Tensor:
+    """Colours of what cells hold, in this order, uint8 [names, 3]: the same in every small world."""
+    return torch.tensor([_KINDS[name] for name in names], dtype=torch.uint8)
+
+
+def tiles(cells: Tensor, colours: Tensor, size: int = 256) -> Tensor:
+    """Several worlds' cells [n, H, W] beside and beneath each other, as in `mosaic`, a blank cell between them."""
+    count, high, wide = cells.shape
+    across = math.ceil(math.sqrt(count))
+    down = -(-count // across)
+    blank = len(colours)
+    board = torch.full((down * across, high + 1, wide + 1), blank, dtype=torch.long)
+    board[:count, :high, :wide] = cells
+    board = board.view(down, across, high + 1, wide + 1).transpose(1, 2).flatten(2).flatten(0, 1)[:-1, :-1]
+    return mosaic(board, torch.cat([colours.cpu(), torch.tensor([BACKGROUND], dtype=torch.uint8)]), size)
