@@ -1,58 +1,38 @@
-r"""What an agent believes about a hidden world that it sees in part and acts upon: a finite model, filtered in time.
+r"""What is believed of hidden states once something has been seen: exactly, or by mean field; and so in time.
 
-$$ p_f(s') = \sum_s B^f(s' \mid s, u)\, q_f(s), \qquad
-   q(s') \propto \prod_m A^m(o_m \mid s') \prod_f p_f(s'_f) $$
+$$ F[q] = \underbrace{KL[q(s) \| p(s)]}_{\mathrm{complexity}}
+        - \underbrace{\langle \ln p(o \mid s) \rangle_q}_{\mathrm{accuracy}} \ge -\ln p(o), \qquad
+   q_f(s_f) \propto p_f(s_f) \exp \sum_{m: f \in pa(m)} \langle \ln A^m(o_m \mid s) \rangle_{q_{\setminus f}} $$
 
-Each step is a belief update by `statmech.variational.beliefs`: exact over all joint states and then kept as marginals,
-or by mean field, which minimises the variational free energy. With one factor the exact filter is the forward algorithm
-of hidden Markov models (Rabiner 1989, Proc. IEEE 77, 257), and its free energies add up to -log p(o_1 ... o_T).
-With several the product of marginals forgets their correlations (assumed-density filtering: Boyen and Koller 1998).
-Beliefs are [*b, S_f]: a population's all at once.
+(Friston et al. 2017, "Active inference: a process theory", eq. 4-6; Da Costa et al. 2020, eq. 7.) "exact" is Bayes' rule
+over joint states, one modality after the other; factors that no modality ties together are updated apart, which loses
+nothing. The others believe in independent factors: "sequential" (one factor after the other: F never rises; Bishop 2006,
+eq. 10.9), "parallel" (all at once, as pymdp's fixed-point iteration does: it may cycle, and end at a higher F than it
+began), "damped" (all at once, a part of the way).
+
+In time, with one factor the exact filter is the forward algorithm of hidden Markov models (Rabiner 1989, Proc. IEEE 77,
+257) and its free energies add up to -ln p(o_1 ... o_T). With several, the product of marginals forgets their
+correlations (assumed-density filtering: Boyen and Koller 1998); of `model.joint()` nothing is forgotten.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
-from mfmarl.statmech.variational import beliefs
+from mfmarl.errors import ConfigError, nearest
+from mfmarl.inference.model import GenerativeModel
 
-Method = Literal["exact", "mean field"]
+Method = Literal["exact", "sequential", "parallel", "damped"]
+Soft = Literal["average", "uncertain"]
+Seen = Tensor | Sequence[Tensor]
+"""Outcomes, int64 [*b, M] (-1: nothing seen of that modality); or weights of outcomes, [*b, O_m] of every modality."""
 
-
-@dataclass(frozen=True, eq=False)
-class GenerativeModel:
-    """F factors of S_f hidden states each, M modalities of O_m outcomes, U actions."""
-
-    likelihoods: tuple[Tensor, ...]
-    """A^m [O_m, S_1, ..., S_F]: sums to 1 over outcomes."""
-    transitions: tuple[Tensor, ...]
-    """B^f [U, S_f, S_f]: from the last axis to the one before it, whose sum is 1."""
-    priors: tuple[Tensor, ...]
-    """D^f [S_f]: before anything is seen."""
-
-    def __post_init__(self) -> None:
-        if not self.priors or len(self.transitions) != len(self.priors):
-            raise ConfigError(f"{len(self.priors)} factors need as many transitions, not {len(self.transitions)}.")
-        sizes = [len(prior) for prior in self.priors]
-        actions = {len(table) for table in self.transitions}
-        for m, table in enumerate(self.likelihoods):
-            if list(table.shape[1:]) != sizes:
-                raise ConfigError(f"Likelihood {m} must be [outcomes, {str(sizes)[1:-1]}], not {list(table.shape)}.")
-        for f, (table, size) in enumerate(zip(self.transitions, sizes, strict=True)):
-            if table.ndim != 3 or table.shape[1:] != (size, size) or len(actions) != 1:
-                raise ConfigError(f"Transition {f} must be [actions, {size}, {size}], as many actions in each.")
-            if bool((table < 0).any()) or bool(((table.sum(1) - 1).abs() > 1e-4).any()):
-                raise ConfigError(f"Transition {f} must be a distribution over where it leads, from every state.")
-
-    @property
-    def num_actions(self) -> int:
-        return len(self.transitions[0])
+_ITERATIONS: dict[str, int] = {"sequential": 256, "parallel": 16, "damped": 256}
 
 
 class Step(NamedTuple):
@@ -61,43 +41,603 @@ class Step(NamedTuple):
     factors: tuple[Tensor, ...]
     """q_f [*b, S_f]."""
     free_energy: Tensor
-    """F [*b], nats: the surprise -log p(o) of an exact update, a bound of it in mean field."""
+    """F [*b], nats: complexity - accuracy. The surprise -ln p(o) of an exact update, a bound of it in mean field."""
+    complexity: Tensor
+    """KL[q || p] [*b]: how far beliefs have moved."""
+    accuracy: Tensor
+    """E_q[ln p(o | s)] [*b]: how well they explain what was seen."""
 
 
-def update(model: GenerativeModel, expected: Sequence[Tensor], observations: Tensor, method: Method = "exact") -> Step:
-    """From what is expected [*b, S_f] (or [S_f]) to what is believed, having seen `observations` int64 [*b, M]."""
-    if method not in ("exact", "mean field"):
-        raise ConfigError(f"Beliefs are updated by 'exact' or 'mean field', not {method!r}.")
-    seen = beliefs.log_likelihood(model.likelihoods, observations)
+# ------------------------------------------------------------------------------------------------- one update
+
+
+def update(
+    model: GenerativeModel,
+    expected: Sequence[Tensor],
+    seen: Seen,
+    method: Method = "exact",
+    *,
+    iterations: int | None = None,
+    damping: float = 0.5,
+    tolerance: float | None = None,
+    soft: Soft = "average",
+    floor: float | None = None,
+    check: bool = True,
+    terms: bool = True,
+) -> Step:
+    """From what is expected, [*b, S_f] (or [S_f]) of every factor, to what is believed.
+
+    `iterations`: sweeps at most (256; 16 in parallel, which does them all); the others stop once a sweep lowers F by no
+    more than `tolerance` (1 + |F|), each belief for itself: 1e-12 in float64, 1e-6 in float32. `damping`: the part of
+    the way that "damped" goes. `soft`: what weights of outcomes mean (see `log_likelihoods`). `floor`: the least
+    probability in logarithms; none when exact, else the dtype's least normal number; 2.220446049250313e-16 is pymdp's.
+    `terms=False` leaves complexity and accuracy as NaN, to save time.
+
+    Raises ConfigError for outcomes that there are not, or that are impossible (`check=False`: not looked at; a modality
+    that is impossible changes no belief then, and F is infinite).
+    """
+    if method not in get_args(Method):
+        raise ConfigError(f"Beliefs are not updated by {method!r}.{nearest(str(method), get_args(Method))}")
+    expected = _expected(model, expected)
     if method == "exact":
-        found = beliefs.exact(seen, expected)
-        return Step(found.marginals, -found.log_evidence)
-    settled = beliefs.mean_field(seen, expected)
-    return Step(settled.factors, settled.free_energy)
+        return _exact(model, expected, seen, soft, floor, check, terms)
+    if not 0 < damping <= 1:
+        raise ConfigError(f"damping={damping}: the part of the way lies in (0, 1].")
+    count = _ITERATIONS[method] if iterations is None else iterations
+    if count < 1:
+        raise ConfigError(f"iterations={count}: at least one sweep is needed.")
+    if check:
+        for m, own in enumerate(likelihoods(model, seen, soft, floor, check=True)):
+            reachable = _aligned_product([expected[f] for f in model.A_factors[m]]) > 0
+            _refuse_impossible(model, m, seen, (own * reachable).flatten(-len(model.A_factors[m])).amax(-1))
+    return _mean_field(model, expected, seen, method, count, damping, tolerance, soft, floor, terms)
 
 
-def predict(model: GenerativeModel, believed: Sequence[Tensor], action: Tensor) -> tuple[Tensor, ...]:
-    """What is expected [*b, S_f] after an action int64 [*b]."""
-    if action.numel() and not (int(action.min()) >= 0 and int(action.max()) < model.num_actions):
+def predict(
+    model: GenerativeModel, believed: Sequence[Tensor], action: Tensor, *, check: bool = True
+) -> tuple[Tensor, ...]:
+    """What is expected, [*b, S_f], after actions int64 [*b]: exact for what is believed of independent factors."""
+    if check and action.numel() and not (int(action.min()) >= 0 and int(action.max()) < model.num_actions):
         raise ConfigError(f"An action lies outside 0..{model.num_actions - 1}.")
-    return tuple(
-        (table[action] @ q.unsqueeze(-1)).squeeze(-1) for table, q in zip(model.transitions, believed, strict=True)
-    )
+    believed = _expected(model, believed)
+    found = []
+    for f, own in enumerate(model.B_factors):
+        table, setting = transitions(model, f, action)
+        found.append(_transported(table, _aligned_product([believed[g] for g in own]).flatten(-len(own)), setting))
+    return tuple(found)
 
 
 def follow(
-    model: GenerativeModel, observations: Tensor, actions: Tensor, method: Method = "exact"
+    model: GenerativeModel,
+    observations: Seen,
+    actions: Tensor,
+    method: Method = "exact",
+    *,
+    first: Sequence[Tensor] | None = None,
+    iterations: int | None = None,
+    damping: float = 0.5,
+    tolerance: float | None = None,
+    soft: Soft = "average",
+    floor: float | None = None,
+    check: bool = True,
+    terms: bool = True,
 ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-    """Beliefs after each of `observations` [T, *b, M], with `actions` [T - 1, *b] between them; and F [T, *b]."""
-    if len(actions) != len(observations) - 1:
-        raise ConfigError(f"{len(observations)} observations have one action less between them, not {len(actions)}.")
-    expected: tuple[Tensor, ...] = model.priors
+    """Beliefs after each of `observations` [T, *b, M] (or [T, *b, O_m] each), with `actions` [T - 1, *b] between them;
+    and F [T, *b].
+
+    An action -1 means that what comes next is the first thing seen of a new episode. `first`: what is expected at first,
+    D unless given.
+    """
+    times = (observations if isinstance(observations, Tensor) else observations[0]).shape[0]
+    if len(actions) != times - 1:
+        raise ConfigError(f"{times} observations have one action less between them, not {len(actions)}.")
+    if check and actions.numel() and not (int(actions.min()) >= -1 and int(actions.max()) < model.num_actions):
+        raise ConfigError(f"An action lies outside 0..{model.num_actions - 1} (-1: a new episode).")
+    begin = _expected(model, model.D if first is None else first)
+    expected = begin
     believed: list[tuple[Tensor, ...]] = []
     costs: list[Tensor] = []
-    for t, seen in enumerate(observations):
+    for t in range(times):
         if t:
-            expected = predict(model, believed[-1], actions[t - 1])
-        step = update(model, expected, seen, method)
+            expected = expect(model, believed[-1], actions[t - 1])
+        seen = observations[t] if isinstance(observations, Tensor) else [o[t] for o in observations]
+        step = update(
+            model,
+            expected,
+            seen,
+            method,
+            iterations=iterations,
+            damping=damping,
+            tolerance=tolerance,
+            soft=soft,
+            floor=floor,
+            check=check,
+            terms=terms,
+        )
         believed.append(step.factors)
         costs.append(step.free_energy)
-    return believed, torch.stack(costs)
+    return believed, torch.stack(torch.broadcast_tensors(*costs))
+
+
+def expect(model: GenerativeModel, believed: Sequence[Tensor], action: Tensor) -> tuple[Tensor, ...]:
+    """`predict`, and D where the action is -1: there a new episode begins."""
+    after = predict(model, believed, action.clamp(min=0), check=False)
+    begun = (action < 0).unsqueeze(-1)
+    return tuple(torch.where(begun, d, p) for d, p in zip(model.D, after, strict=True))
+
+
+# ------------------------------------------------------------------------------------------- what has been seen
+
+
+def log_likelihoods(
+    model: GenerativeModel, seen: Seen, soft: Soft = "average", floor: float | None = None, *, check: bool = True
+) -> tuple[Tensor, ...]:
+    """ln p(o_m | s) [*b, S_pa(m), ...] of every modality: 0 where nothing was seen of it.
+
+    Weights w of outcomes are taken as `soft` says: "average", sum_o w_o ln A(o | s), as pymdp has it, or "uncertain",
+    ln sum_o w_o A(o | s), Bayes' rule for evidence that is itself uncertain. No weight at all is nothing seen.
+    """
+    least = _least(model, floor)
+    if isinstance(seen, Tensor):
+        _check_outcomes(model, seen, check)
+        found = []
+        for m, a in enumerate(model.A):
+            core = len(model.A_factors[m])
+            if a.ndim == 1 + core:
+                found.append(_looked_up(a.clamp(min=least).log(), seen[..., m], core, 0.0))
+            else:  # fewer logarithms: of what is looked up
+                found.append(_looked_up(a, seen[..., m], core, 1.0).clamp(min=least).log())
+        return tuple(found)
+    _check_weights(model, seen, soft, check)
+    tables = [a.clamp(min=least) for a in model.A]
+    if soft == "average":
+        return tuple(_weighed(a.log(), w, len(p)) for a, w, p in zip(tables, seen, model.A_factors, strict=True))
+    return tuple(
+        torch.where(_unseen(w, len(p)), 0.0, _weighed(a, w, len(p)).clamp(min=least).log())
+        for a, w, p in zip(tables, seen, model.A_factors, strict=True)
+    )
+
+
+def likelihoods(
+    model: GenerativeModel, seen: Seen, soft: Soft = "average", floor: float | None = None, *, check: bool = True
+) -> tuple[Tensor, ...]:
+    """p(o_m | s) [*b, S_pa(m), ...] of every modality, 1 where nothing was seen of it; see `log_likelihoods`."""
+    tables = model.A if floor is None else tuple(a.clamp(min=floor) for a in model.A)
+    if isinstance(seen, Tensor):
+        _check_outcomes(model, seen, check)
+        return tuple(_looked_up(a, seen[..., m], len(model.A_factors[m]), 1.0) for m, a in enumerate(tables))
+    _check_weights(model, seen, soft, check)
+    if soft == "uncertain":
+        return tuple(
+            torch.where(_unseen(w, len(p)), 1.0, _weighed(a, w, len(p)))
+            for a, w, p in zip(tables, seen, model.A_factors, strict=True)
+        )
+    found = []
+    for a, w, own in zip(tables, seen, model.A_factors, strict=True):
+        # A weight on what is impossible in a state rules the state out; no weight on it says nothing.
+        excluded = _weighed((a == 0).to(a.dtype), w, len(own)) > 0
+        logs = _weighed(a.log().masked_fill(a == 0, 0.0), w, len(own))
+        found.append(logs.exp().masked_fill(excluded, 0.0))
+    return tuple(found)
+
+
+def transitions(model: GenerativeModel, f: int, action: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Factor f's B as [*p, V, S_f, P] by the V settings of its own controls and its P = prod S_pa joint parents, and the
+    setting that each action int64 [*b] is (None: it has no control)."""
+    table, own, parents = model.B[f], model.B_controls[f], len(model.B_factors[f])
+    lead = table.ndim - 1 - parents - len(own)
+    table = table.flatten(lead + 1, lead + parents)
+    if not own:
+        return table.unsqueeze(lead), None
+    table = table.flatten(lead + 2).movedim(-1, lead)
+    if own == tuple(range(len(model.controls))):
+        return table, action
+    index = torch.zeros(model.num_actions, dtype=torch.int64)
+    settings = model.settings()
+    for g in own:
+        index = index * model.controls[g] + settings[:, g]
+    return table, index.to(action.device)[action]
+
+
+# ------------------------------------------------------------------------------------------------ free energy
+
+
+def free_energy(
+    model: GenerativeModel,
+    expected: Sequence[Tensor],
+    seen: Seen,
+    believed: Sequence[Tensor],
+    *,
+    soft: Soft = "average",
+    floor: float | None = None,
+) -> Step:
+    """F of any independent beliefs [*b, S_f], under what was expected and has been seen."""
+    logs = log_likelihoods(model, seen, soft, floor)
+    expected, believed = _expected(model, expected), _expected(model, believed)
+    least = _least(model, floor)
+    complexity = sum_of([_relative_entropy(q, p, least) for q, p in zip(believed, expected, strict=True)])
+    accuracy = sum_of([_average(x, [believed[f] for f in own]) for x, own in zip(logs, model.A_factors, strict=True)])
+    return Step(tuple(believed), complexity - accuracy, complexity, accuracy)
+
+
+def energy_and_entropy(
+    model: GenerativeModel,
+    expected: Sequence[Tensor],
+    seen: Seen,
+    believed: Sequence[Tensor],
+    *,
+    soft: Soft = "average",
+    floor: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The other way to split F of independent beliefs: U = -E_q[ln p(o, s)] and H[q], each [*b], with F = U - H."""
+    step = free_energy(model, expected, seen, believed, soft=soft, floor=floor)
+    entropy = sum_of([-torch.xlogy(q, q).sum(-1) for q in step.factors])
+    return step.free_energy + entropy, entropy
+
+
+def dirichlet_cost(after: Tensor, before: Tensor, axis: int = -1) -> Tensor:
+    """KL[Dir(after) || Dir(before)] of counts along an axis, nats; what both count zero times stays out of it."""
+    kept = (after > 0) & (before > 0)
+    if bool(((after > 0) != (before > 0)).any()):
+        raise ConfigError(
+            "Counts of two Dirichlet distributions must be zero in the same places: their KL is infinite."
+        )
+    q, p = after.where(kept, 1.0), before.where(kept, 1.0)
+    total_q, total_p = after.sum(axis, keepdim=True), before.sum(axis, keepdim=True)
+    inner = p.lgamma() - q.lgamma() + (q - p) * (q.digamma() - total_q.digamma())
+    return (inner.masked_fill(~kept, 0.0).sum(axis, keepdim=True) + total_q.lgamma() - total_p.lgamma()).squeeze(axis)
+
+
+# ------------------------------------------------------------------------------------------------------- exact
+
+
+def _exact(
+    model: GenerativeModel,
+    expected: tuple[Tensor, ...],
+    seen: Seen,
+    soft: Soft,
+    floor: float | None,
+    check: bool,
+    terms: bool,
+) -> Step:
+    like = likelihoods(model, seen, soft, floor, check=check)
+    if floor is not None:
+        expected = tuple(p.clamp(min=floor) for p in expected)
+    tiny = torch.finfo(model.dtype).tiny
+    costs, complexities = [], []
+    factors: list[Tensor] = list(expected)
+    for group in _tied(model):
+        before = _aligned_product([expected[f] for f in group])
+        q = before
+        axes = tuple(range(-len(group), 0))
+        for m, own in enumerate(model.A_factors):
+            if own[0] not in group:
+                continue
+            weight = q * _among(like[m], own, group)
+            evidence = weight.sum(axes, keepdim=True)
+            flat = evidence.flatten(-len(group)).squeeze(-1)
+            if check:
+                _refuse_impossible(model, m, seen, flat)
+                q = weight / evidence
+            else:
+                q = torch.where(evidence > 0, weight / evidence, q)
+            costs.append(-flat.log())
+        if q is before:
+            continue
+        if terms:
+            complexities.append(torch.xlogy(q, q / before.clamp(min=tiny)).sum(axes))
+        for i, f in enumerate(group):
+            others = tuple(a for a in axes if a != i - len(group))
+            factors[f] = q.sum(others) if others else q
+    cost = sum_of(costs)
+    batch = cost.shape
+    settled = tuple(q.expand(*batch, q.shape[-1]) for q in factors)
+    if not terms:
+        absent = cost.new_full((), math.nan).expand(batch)
+        return Step(settled, cost, absent, absent)
+    complexity = sum_of(complexities)
+    return Step(settled, cost, complexity, complexity - cost)
+
+
+def _tied(model: GenerativeModel) -> list[tuple[int, ...]]:
+    """Factors that some chain of modalities ties together: beliefs of different groups stay independent."""
+    groups = [{f} for f in range(len(model.sizes))]
+    for own in model.A_factors:
+        joined = set().union(*[g for g in groups if g & set(own)])
+        groups = [g for g in groups if not g & joined] + [joined]
+    return sorted(tuple(sorted(g)) for g in groups)
+
+
+# -------------------------------------------------------------------------------------------------- mean field
+
+
+def _mean_field(
+    model: GenerativeModel,
+    expected: tuple[Tensor, ...],
+    seen: Seen,
+    method: str,
+    iterations: int,
+    damping: float,
+    tolerance: float | None,
+    soft: Soft,
+    floor: float | None,
+    terms: bool,
+) -> Step:
+    least = _least(model, floor)
+    logs = log_likelihoods(model, seen, soft, floor, check=False)
+    batch = torch.broadcast_shapes(
+        *[p.shape[:-1] for p in expected],
+        *[x.shape[: x.ndim - len(own)] for x, own in zip(logs, model.A_factors, strict=True)],
+    )
+    # States in front and beliefs behind: sums over few states are then done side by side for all beliefs.
+    priors = [p.expand(*batch, p.shape[-1]).movedim(-1, 0).contiguous() for p in expected]
+    log_priors = [p.clamp(min=least).log() for p in priors]
+    alone, tied = _gathered(model, logs, log_priors, batch)
+
+    def message(f: int, q: list[Tensor]) -> Tensor:
+        total = alone[f]
+        for own, table in tied:
+            if f in own:
+                total = total + _contracted(table, [q[g] for g in own], own.index(f))
+        return total
+
+    def cost(q: list[Tensor]) -> Tensor:
+        total = sum_of([(torch.xlogy(x, x) - x * u).sum(0) for x, u in zip(q, alone, strict=True)])
+        for own, table in tied:
+            total = total - _contracted(table, [q[g] for g in own])
+        return total
+
+    def settled(q: list[Tensor]) -> Step:
+        value = cost(q)
+        factors = tuple(x.movedim(0, -1) for x in q)
+        if not terms:
+            absent = value.new_full((), math.nan).expand(value.shape)
+            return Step(factors, value, absent, absent)
+        complexity = sum_of([(torch.xlogy(x, x) - x * u).sum(0) for x, u in zip(q, log_priors, strict=True)])
+        return Step(factors, value, complexity, complexity - value)
+
+    count = len(priors)
+    if method == "parallel":
+        q = [torch.full_like(p, 1 / len(p)) for p in priors]
+        for _ in range(iterations):
+            q = [torch.softmax(message(f, q), 0) for f in range(count)]
+        return settled(q)
+    if tolerance is None:
+        tolerance = 1e-12 if model.dtype == torch.float64 else 1e-6
+    q, last = list(priors), None
+    open_ = torch.ones(batch, dtype=torch.bool, device=model.device)
+    for _ in range(iterations):
+        # A belief that has settled is left alone, so that it does not depend on whom it is computed with.
+        if method == "sequential":
+            for f in range(count):
+                q[f] = torch.where(open_, torch.softmax(message(f, q), 0), q[f])
+        else:
+            messages = [message(f, q) for f in range(count)]
+            for f, v in enumerate(messages):
+                log_q = q[f].clamp(min=least).log()
+                q[f] = torch.where(open_, torch.softmax(log_q + damping * (v - log_q), 0), q[f])
+        if not tied:
+            break
+        value = cost(q)
+        if last is not None:
+            open_ = open_ & ((last - value).abs() > tolerance * (1 + value.abs()))
+            if not bool(open_.any()):
+                break
+        last = value
+    return settled(q)
+
+
+def _gathered(
+    model: GenerativeModel, logs: Sequence[Tensor], log_priors: list[Tensor], batch: torch.Size
+) -> tuple[list[Tensor], list[tuple[tuple[int, ...], Tensor]]]:
+    """What bears on every factor alone [S_f, *b], and on several together (their numbers, [S_f, S_g, ..., *b])."""
+    alone = list(log_priors)
+    tied: dict[tuple[int, ...], Tensor] = {}
+    for own, x in zip(model.A_factors, logs, strict=True):
+        order = tuple(sorted(own))
+        x = x.expand(*batch, *x.shape[x.ndim - len(own) :])
+        x = x.movedim([len(batch) + own.index(f) for f in order], list(range(len(own)))).contiguous()
+        if len(own) == 1:
+            alone[own[0]] = alone[own[0]] + x
+        else:
+            tied[order] = tied[order] + x if order in tied else x
+    return alone, list(tied.items())
+
+
+def _contracted(table: Tensor, weights: Sequence[Tensor], keep: int | None = None) -> Tensor:
+    """The average of a table [S_1, ..., S_k, *b] over independent weights [S_i, *b], but for the axis that is kept."""
+    axis = 0
+    for i, w in enumerate(weights):
+        if i == keep:
+            axis = 1
+            continue
+        rest = len(weights) - i - 1
+        shape = (len(w), *[1] * rest, *w.shape[1:])
+        table = (table * w.reshape(shape)).sum(axis)
+    return table
+
+
+# ----------------------------------------------------------------------------------------------------- pieces
+
+
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors that broadcast."""
+    total = terms[0]
+    for x in terms[1:]:
+        total = total + x
+    return total
+
+
+def _least(model: GenerativeModel, floor: float | None) -> float:
+    return torch.finfo(model.dtype).tiny if floor is None else floor
+
+
+def _relative_entropy(q: Tensor, p: Tensor, least: float) -> Tensor:
+    return (torch.xlogy(q, q) - q * p.clamp(min=least).log()).sum(-1)
+
+
+def _expected(model: GenerativeModel, beliefs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    found = tuple(beliefs)
+    if tuple(q.shape[-1] if q.ndim else 0 for q in found) != model.sizes:
+        shapes = [list(q.shape) for q in found]
+        raise ConfigError(f"Beliefs must be of factors of {list(model.sizes)} states, [*b, S_f] each, not {shapes}.")
+    return found
+
+
+def _aligned_product(factors: Sequence[Tensor]) -> Tensor:
+    """[*b, S_1, ..., S_k] of independent beliefs [*b, S_i]."""
+    total = factors[0]
+    for i, q in enumerate(factors[1:], 1):
+        total = total.unsqueeze(-1) * q.reshape(*q.shape[:-1], *[1] * i, q.shape[-1])
+    return total
+
+
+def _among(table: Tensor, own: tuple[int, ...], group: tuple[int, ...]) -> Tensor:
+    """[*b, S_pa, ...] with an axis for every factor of a group, of size 1 where it does not depend on it."""
+    if own == group:
+        return table
+    lead = table.ndim - len(own)
+    order = sorted(range(len(own)), key=lambda i: own[i])
+    table = table.permute(*range(lead), *[lead + i for i in order])
+    sizes = iter(table.shape[lead:])
+    return table.reshape(*table.shape[:lead], *[next(sizes) if f in own else 1 for f in group])
+
+
+def _average(table: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The average [*b] of a table [*b, S_1, ..., S_k] over independent weights [*b, S_i]."""
+    for before in reversed(range(len(weights))):
+        w = weights[before]
+        table = (table * w.reshape(*w.shape[:-1], *[1] * before, w.shape[-1])).sum(-1)
+    return table
+
+
+def _looked_up(table: Tensor, outcome: Tensor, core: int, unseen: float) -> Tensor:
+    """[*b, S, ...] of a table [*p, O, S, ...] (so many axes of states) at outcomes [*b]; `unseen` where they are -1."""
+    lead = table.ndim - 1 - core
+    states = table.shape[lead + 1 :]
+    if lead == 0:
+        size = len(table)
+        rows = torch.cat((table, table.new_full((1, *states), unseen))).flatten(1)
+        return rows.index_select(0, outcome.reshape(-1).remainder(size + 1)).view(*outcome.shape, *states)
+    batch = torch.broadcast_shapes(table.shape[:lead], outcome.shape)
+    where = outcome.expand(batch).reshape(*batch, *[1] * (core + 1))
+    found = table.expand(*batch, *table.shape[lead:]).gather(len(batch), where.clamp(min=0).expand(*batch, 1, *states))
+    return torch.where(where < 0, unseen, found).squeeze(len(batch))
+
+
+def _weighed(table: Tensor, weight: Tensor, core: int) -> Tensor:
+    """sum_o w_o table(o, s), [*b, S, ...] of a table [*p, O, S, ...] and weights [*b, O]."""
+    states = table.shape[table.ndim - core :]
+    flat = table.flatten(-core)
+    if flat.ndim > 2 and flat.shape[-3] == 1 and weight.ndim > 1:
+        return (weight @ flat.squeeze(-3)).unflatten(-1, states)
+    if flat.ndim == 2:
+        return (weight @ flat).unflatten(-1, states)
+    return (weight.unsqueeze(-2) @ flat).squeeze(-2).unflatten(-1, states)
+
+
+def _unseen(weight: Tensor, core: int) -> Tensor:
+    return (weight == 0).all(-1).reshape(*weight.shape[:-1], *[1] * core)
+
+
+def _transported(table: Tensor, x: Tensor, setting: Tensor | None) -> Tensor:
+    """[*b, S'] where weights [*b, P] are led by tables [*p, V, S', P], each by that of its setting [*b]."""
+    lead, (count, size, parents) = table.ndim - 3, table.shape[-3:]
+    if setting is None or count == 1:
+        found = _moved(table.select(lead, 0), x)
+        return (
+            found if setting is None else found.expand(*torch.broadcast_shapes(found.shape[:-1], setting.shape), size)
+        )
+    if lead:
+        if table.shape[lead - 1] == 1 and setting.shape[-1:] != (1,) and count <= 8:
+            total: Tensor | None = None
+            for v in range(count):
+                part = _moved(table.select(lead, v), x * (setting == v).unsqueeze(-1))
+                total = part if total is None else total + part
+            assert total is not None
+            return total
+        batch = torch.broadcast_shapes(table.shape[:lead], setting.shape, x.shape[:-1])
+        where = setting.expand(batch).reshape(*batch, 1, 1, 1).expand(*batch, 1, size, parents)
+        chosen = table.expand(*batch, count, size, parents).gather(len(batch), where).squeeze(len(batch))
+        return (chosen @ x.unsqueeze(-1)).squeeze(-1)
+    batch = torch.broadcast_shapes(setting.shape, x.shape[:-1])
+    number = math.prod(batch)
+    if number < 4 * count or x.device.type != "cpu":
+        return _chosen(table, x, setting, batch)
+    # Those of one setting together: a matrix product for each, and no table for each belief.
+    rows, which = x.expand(*batch, parents).reshape(number, parents), setting.expand(batch).reshape(number)
+    out = rows.new_empty(number, size)
+    for v in range(count):
+        here = (which == v).nonzero().squeeze(-1)
+        out.index_copy_(0, here, rows.index_select(0, here) @ table[v].mT)
+    return out.view(*batch, size)
+
+
+def _chosen(table: Tensor, x: Tensor, setting: Tensor, batch: torch.Size) -> Tensor:
+    """All settings' results, and of each belief the one that it chose: nothing is waited for."""
+    count, size, parents = table.shape
+    found = (x @ table.reshape(count * size, parents).mT).view(*x.shape[:-1], count, size)
+    where = setting.expand(batch).reshape(*batch, 1, 1).expand(*batch, 1, size)
+    return found.expand(*batch, count, size).gather(-2, where).squeeze(-2)
+
+
+def _moved(table: Tensor, x: Tensor) -> Tensor:
+    """[*b, S'] of tables [*p, S', P] and weights [*b, P]."""
+    if table.ndim == 2:
+        return x @ table.mT
+    if table.shape[-3] == 1 and x.ndim > 1:  # one table for a row of beliefs: a product of matrices
+        return x @ table.squeeze(-3).mT
+    return (table @ x.unsqueeze(-1)).squeeze(-1)
+
+
+# ------------------------------------------------------------------------------------------------------ checks
+
+
+def _check_outcomes(model: GenerativeModel, seen: Tensor, check: bool) -> None:
+    if seen.dtype != torch.int64 or not seen.ndim or seen.shape[-1] != len(model.A):
+        raise ConfigError(
+            f"{len(model.A)} modalities need observations int64 [*b, {len(model.A)}], not {seen.dtype} {list(seen.shape)}."
+        )
+    if not check or not seen.numel():
+        return
+    flat = seen.reshape(-1, len(model.A))
+    for m, (low, high) in enumerate(zip(flat.amin(0).tolist(), flat.amax(0).tolist(), strict=True)):
+        if low < -1 or high >= model.outcomes[m]:
+            raise ConfigError(
+                f"Outcome {low if low < -1 else high} of modality {model.modalities[m]!r} lies outside "
+                f"0..{model.outcomes[m] - 1} (-1: nothing seen)."
+            )
+
+
+def _check_weights(model: GenerativeModel, seen: Sequence[Tensor], soft: str, check: bool) -> None:
+    if soft not in get_args(Soft):
+        raise ConfigError(f"Weights of outcomes are not taken as {soft!r}.{nearest(str(soft), get_args(Soft))}")
+    if tuple(w.shape[-1] for w in seen) != model.outcomes:
+        raise ConfigError(
+            f"Soft observations must be weights of {list(model.outcomes)} outcomes, [*b, O_m] of each modality, not "
+            f"{[list(w.shape) for w in seen]}."
+        )
+    if check:
+        for name, w in zip(model.modalities, seen, strict=True):
+            if not bool((w >= 0).all()):
+                raise ConfigError(f"Weights of modality {name!r}'s outcomes must be numbers that are not negative.")
+
+
+def _refuse_impossible(model: GenerativeModel, m: int, seen: Seen, evidence: Tensor) -> None:
+    wrong = ~(evidence > 0)
+    if not bool(wrong.any()):
+        return
+    where = wrong.nonzero()[0].tolist()
+    name = model.modalities[m]
+    if isinstance(seen, Tensor):
+        outcomes = seen[..., m].expand(wrong.shape) if seen.ndim > 1 else seen[m].expand(wrong.shape)
+        what = f"Outcome {int(outcomes[tuple(where)])} of modality {name!r}"
+    else:
+        what = f"What is shown of modality {name!r}"
+    if bool(evidence.isnan().any()):
+        raise ConfigError(f"Beliefs on which {what[0].lower() + what[1:]} bears hold NaN (first at {where}).")
+    raise ConfigError(
+        f"{what} is impossible by what is expected and the other modalities (belief {where}, {int(wrong.sum())} in all): "
+        f"its A is 0 in every state that can be; give A a floor, as (A + 1e-6) / (A + 1e-6).sum over outcomes, or mend D "
+        "or B that exclude the state."
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import filtering
-from mfmarl.inference.filtering import GenerativeModel
+from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
 
 
@@ -25,10 +25,14 @@ def model(
     sizes: tuple[int, ...], outcomes: tuple[int, ...] = (4, 3), actions: int = 2, seed: int = 0
 ) -> GenerativeModel:
     a = [positive(seed + m, count, *sizes) for m, count in enumerate(outcomes)]
-    b = [positive(seed + 10 + f, actions, size, size) for f, size in enumerate(sizes)]
+    b = [positive(seed + 10 + f, size, size, actions) for f, size in enumerate(sizes)]
     d = [positive(seed + 20 + f, size) for f, size in enumerate(sizes)]
     return GenerativeModel(
-        tuple(x / x.sum(0) for x in a), tuple(x / x.sum(1, keepdim=True) for x in b), tuple(x / x.sum() for x in d)
+        A=tuple(x / x.sum(0) for x in a),
+        B=tuple(x / x.sum(0) for x in b),
+        C=tuple(torch.zeros(count).double() for count in outcomes),
+        D=tuple(x / x.sum() for x in d),
+        controls=(actions,),
     )
 
 
@@ -42,12 +46,12 @@ def test_one_factor_is_filtered_as_sums_over_all_histories_say() -> None:
     for b in range(2):
         last, total = torch.zeros(3).double(), 0.0
         for history in itertools.product(range(3), repeat=4):
-            p = float(world.priors[0][history[0]])
+            p = float(world.D[0][history[0]])
             for t, s in enumerate(history):
                 for m in range(2):
-                    p *= float(world.likelihoods[m][OBSERVED[t, b, m], s])
+                    p *= float(world.A[m][OBSERVED[t, b, m], s])
                 if t:
-                    p *= float(world.transitions[0][ACTIONS[t - 1, b], s, history[t - 1]])
+                    p *= float(world.B[0][s, history[t - 1], ACTIONS[t - 1, b]])
             last[history[-1]] += p
             total += p
         assert torch.allclose(believed[-1][0][b], last / total, atol=1e-12)
@@ -58,11 +62,13 @@ def test_one_factor_is_filtered_as_sums_over_all_histories_say() -> None:
 def test_factors_that_share_no_modality_are_filtered_each_for_itself() -> None:
     left, right = model((2,), (4,), seed=1), model((3,), (3,), seed=5)
     both = GenerativeModel(
-        (left.likelihoods[0].unsqueeze(-1).expand(4, 2, 3), right.likelihoods[0].unsqueeze(1).expand(3, 2, 3)),
-        (left.transitions[0], right.transitions[0]),
-        (left.priors[0], right.priors[0]),
+        A=(left.A[0].unsqueeze(-1).expand(4, 2, 3), right.A[0].unsqueeze(1).expand(3, 2, 3)),
+        B=(left.B[0], right.B[0]),
+        C=(left.C[0], right.C[0]),
+        D=(left.D[0], right.D[0]),
+        controls=(2,),
     )
-    for method in ("exact", "mean field"):
+    for method in ("exact", "sequential"):
         believed, cost = filtering.follow(both, OBSERVED, ACTIONS, method)
         alone = [filtering.follow(w, OBSERVED[..., m : m + 1], ACTIONS) for m, w in enumerate((left, right))]
         for f in range(2):
@@ -72,7 +78,7 @@ def test_factors_that_share_no_modality_are_filtered_each_for_itself() -> None:
 
 def test_mean_field_pays_for_what_it_cannot_say() -> None:
     world = model((2, 3))
-    step, bound = (filtering.update(world, world.priors, OBSERVED[0], m) for m in ("exact", "mean field"))
+    step, bound = (filtering.update(world, world.D, OBSERVED[0], m) for m in ("exact", "sequential"))
     assert bool((bound.free_energy >= step.free_energy - 1e-12).all())
     assert float((bound.free_energy - step.free_energy).max()) > 1e-4
     for q in (*step.factors, *bound.factors):
@@ -81,21 +87,17 @@ def test_mean_field_pays_for_what_it_cannot_say() -> None:
 
 def test_an_agent_believes_the_same_however_many_others_there_are() -> None:
     world = model((2, 3))
-    many, _ = filtering.follow(world, OBSERVED, ACTIONS, "mean field")
-    one, _ = filtering.follow(world, OBSERVED[:, :1], ACTIONS[:, :1], "mean field")
+    many, _ = filtering.follow(world, OBSERVED, ACTIONS, "sequential")
+    one, _ = filtering.follow(world, OBSERVED[:, :1], ACTIONS[:, :1], "sequential")
     # Coordinate ascent goes on until the slowest belief has settled: equal to its tolerance.
     assert torch.allclose(many[-1][1][:1], one[-1][1], atol=1e-6)
 
 
-def test_a_model_that_makes_no_sense_is_refused() -> None:
+def test_what_does_not_fit_the_model_is_refused() -> None:
     world = model((2, 3))
-    with pytest.raises(ConfigError, match="Likelihood 0 must be"):
-        GenerativeModel((world.likelihoods[0][..., :2],), world.transitions, world.priors)
-    with pytest.raises(ConfigError, match="distribution over where it leads"):
-        GenerativeModel(world.likelihoods, (world.transitions[0], 2 * world.transitions[1]), world.priors)
     with pytest.raises(ConfigError, match=r"outside 0\.\.1"):
-        filtering.predict(world, world.priors, torch.tensor([2]))
+        filtering.predict(world, world.D, torch.tensor([2]))
     with pytest.raises(ConfigError, match="one action less"):
         filtering.follow(world, OBSERVED, ACTIONS[:1])
-    with pytest.raises(ConfigError, match="not 'guess'"):
-        filtering.update(world, world.priors, OBSERVED[0], "guess")
+    with pytest.raises(ConfigError, match="Did you mean 'parallel'"):
+        filtering.update(world, world.D, OBSERVED[0], "paralel")  # type: ignore[arg-type]
