@@ -152,7 +152,7 @@ class GenerativeModel:
     def map(self, change: Callable[[Tensor], Tensor]) -> GenerativeModel:
         """The model with every table changed."""
         tables = {name: tuple(change(x) for x in getattr(self, name)) for name in ("A", "B", "C", "D")}
-        return replace(self, **tables, E=None if self.E is None else change(self.E))  # type: ignore[arg-type]
+        return self.with_tables(**tables, E=None if self.E is None else change(self.E))
 
     def trusted(self, **tables: Any) -> GenerativeModel:
         """The model with other tables of A, B, C, D, E, of the same layout, that are not checked: for every step's learning.
@@ -191,16 +191,24 @@ class GenerativeModel:
         first = self.D[0]
         for d in self.D[1:]:
             first = (first.unsqueeze(-1) * d.unsqueeze(-2)).flatten(-2)
-        return GenerativeModel(
+        return self.with_tables(
             A=likelihoods,
             B=(total.movedim(-3, -1),),
-            C=self.C,
             D=(first,),
-            E=self.E,
-            timed=self.timed,
-            modalities=self.modalities,
+            A_factors=((0,),) * len(self.A),
+            B_factors=((0,),),
+            B_controls=((0,),),
+            controls=(self.num_actions,),
             factors=(" x ".join(self.factors),),
+            states=(),
         )
+
+    def with_tables(self, **changes: Any) -> GenerativeModel:
+        """The model with other tables, taken as they are: for what is made of counts at every step, known to be right."""
+        made = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(made, name, value)
+        return made
 
     # ---------------------------------------------------------------------------------------- validation
 
