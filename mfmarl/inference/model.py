@@ -15,7 +15,6 @@ approximation for factors (independent beliefs, predictions by marginals) is exa
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -152,19 +151,24 @@ class GenerativeModel:
     def map(self, change: Callable[[Tensor], Tensor]) -> GenerativeModel:
         """The model with every table changed."""
         tables = {name: tuple(change(x) for x in getattr(self, name)) for name in ("A", "B", "C", "D")}
-        return self.with_tables(**tables, E=None if self.E is None else change(self.E))
+        return self.trusted(**tables, E=None if self.E is None else change(self.E))
 
     def trusted(self, **tables: Any) -> GenerativeModel:
         """The model with other tables of A, B, C, D, E, of the same layout, that are not checked: for every step's learning.
 
         Tables that may be wrong belong into `dataclasses.replace`, which checks them.
         """
-        other = copy.copy(self)
-        for name, table in tables.items():
+        for name in tables:
             if name not in ("A", "B", "C", "D", "E"):
                 raise ConfigError(f"A generative model has no table {name!r}: expected A, B, C, D or E.")
-            object.__setattr__(other, name, table if name == "E" else tuple(table))
-        return other
+        return self._other(**{name: x if name == "E" else tuple(x) for name, x in tables.items()})
+
+    def _other(self, **changes: Any) -> GenerativeModel:
+        """A copy with other fields, not checked."""
+        made = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(made, name, value)
+        return made
 
     def joint(self) -> GenerativeModel:
         """The model of one factor, whose S states are all factors' joint ones (the last factor fastest), and one control.
@@ -191,7 +195,7 @@ class GenerativeModel:
         first = self.D[0]
         for d in self.D[1:]:
             first = (first.unsqueeze(-1) * d.unsqueeze(-2)).flatten(-2)
-        return self.with_tables(
+        return self._other(
             A=likelihoods,
             B=(total.movedim(-3, -1),),
             D=(first,),
@@ -202,13 +206,6 @@ class GenerativeModel:
             factors=(" x ".join(self.factors),),
             states=(),
         )
-
-    def with_tables(self, **changes: Any) -> GenerativeModel:
-        """The model with other tables, taken as they are: for what is made of counts at every step, known to be right."""
-        made = copy(self)
-        for name, value in changes.items():
-            object.__setattr__(made, name, value)
-        return made
 
     # ---------------------------------------------------------------------------------------- validation
 
