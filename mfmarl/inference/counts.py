@@ -9,11 +9,7 @@ Psych. 99, 102447, sec. 6 and eq. D.17.) Forgetting draws counts back to where t
 $$ a \leftarrow a_{start} + (1 - \omega)(a - a_{start}), $$
 
 so what a column holds beyond its start settles at eta / omega for each visit of every step: the length of its memory.
-An outcome o of a column with counts a tells of its parameters, in nats,
-
-$$ w_o = \ln a_0 - \ln a_o + \psi(a_o + 1) - \psi(a_0 + 1), \qquad
-   \sum_o \bar a_o w_o = \mathbb{E}_o\, KL[Dir(a + e_o) \,\|\, Dir(a)] = I(o; A \mid s) $$
-
+What there is left to be learned is a reason to act (parameter information, or novelty; `dirichlet` has its weights).
 Counts have the layout of the model's tables, with leading axes [*p] of their own: beliefs [*b] are added up over the
 axes that the counts do not have, so that a population teaches one table, [M, 1] one for each mind, [E, N] each its own.
 Nothing is changed in place.
@@ -29,14 +25,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError, nearest
+from mfmarl.errors import ConfigError
+from mfmarl.inference import dirichlet
+from mfmarl.inference.dirichlet import How
 from mfmarl.inference.model import GenerativeModel
+from mfmarl.inference.tally import Pool, add_moves, add_outcomes, add_pairs, add_soft, outer
 
-How = Literal["exact", "pymdp", "spm"]
 Zeros = Literal["kept", "filled"]
 Seen = Tensor | Sequence[Tensor]
-
-_ROWS = 1 << 22  # numbers of an outer product that are in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +63,7 @@ class Counts:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Counts:
         """The counts with every table changed."""
-        tables = {
+        tables: dict[str, Any] = {
             letter: None
             if getattr(self, letter) is None
             else tuple(x if x is None else change(x) for x in getattr(self, letter))
@@ -221,10 +217,10 @@ def learn_A(
         outcome = _outcome(model, seen, m, check)
         parents = [believed[f] for f in model.A_factors[m]]
         core = 1 + len(parents)
-        pooled = _Pool.of(
+        pooled = Pool.of(
             table, core, [outcome.shape[:-1] if outcome.is_floating_point() else outcome.shape, *_batches(parents)]
         )
-        add = _add_outcomes(table, core, pooled, outcome, parents, weight, rate)
+        add = add_outcomes(table, core, pooled, outcome, parents, weight, rate)
         tables[m] = _kept(counts, table, add)
     return replace(counts, A=tuple(tables))
 
@@ -259,12 +255,12 @@ def learn_B(
         core, settings = _core_B(model, f), math.prod(model.controls[g] for g in model.B_controls[f])
         if pairs is None:
             parents = [before[g] for g in model.B_factors[f]]
-            pooled = _Pool.of(table, core, [action.shape, *_batches([believed[f], *parents])])
-            add = _add_moves(table, core, settings, pooled, own, believed[f], parents, told, rate)
+            pooled = Pool.of(table, core, [action.shape, *_batches([believed[f], *parents])])
+            add = add_moves(table, core, settings, pooled, own, believed[f], parents, told, rate)
         else:
             pair = pairs[f].flatten(pairs[f].ndim - 1 - len(model.B_factors[f]))
-            pooled = _Pool.of(table, core, [action.shape, pair.shape[:-1]])
-            add = _add_pairs(table, settings, pooled, own, pair, told, rate)
+            pooled = Pool.of(table, core, [action.shape, pair.shape[:-1]])
+            add = add_pairs(table, settings, pooled, own, pair, told, rate)
         tables[f] = _kept(counts, table, add)
     return replace(counts, B=tuple(tables))
 
@@ -288,8 +284,8 @@ def learn_C(
         outcome = _outcome(model, seen, m, check)
         now = min(t, table.shape[-2] - 1) if model.timed else 0
         part = table[..., now, :] if model.timed else table
-        pooled = _Pool.of(part, 1, [outcome.shape[:-1] if outcome.is_floating_point() else outcome.shape])
-        add = _kept(counts, part, _add_outcomes(part, 1, pooled, outcome, [], weight, rate))
+        pooled = Pool.of(part, 1, [outcome.shape[:-1] if outcome.is_floating_point() else outcome.shape])
+        add = _kept(counts, part, add_outcomes(part, 1, pooled, outcome, [], weight, rate))
         if model.timed:
             whole = table.clone()
             whole[..., now, :] = add
@@ -305,7 +301,7 @@ def learn_D(
     if counts.D is None:
         return counts
     tables = [
-        d if d is None else _kept(counts, d, _add_soft(d, believed[f], weight, rate)) for f, d in enumerate(counts.D)
+        d if d is None else _kept(counts, d, add_soft(d, believed[f], weight, rate)) for f, d in enumerate(counts.D)
     ]
     return replace(counts, D=tuple(tables))
 
@@ -315,12 +311,12 @@ def learn_E(counts: Counts, chosen: Tensor, rate: float = 1.0, weight: Tensor | 
     if counts.E is None:
         return counts
     if chosen.is_floating_point():
-        add = _add_soft(counts.E, chosen, weight, rate)
+        add = add_soft(counts.E, chosen, weight, rate)
     else:
         if chosen.numel() and int(chosen.max()) >= counts.E.shape[-1]:
             raise ConfigError(f"A choice of {int(chosen.max())} is none of 0..{counts.E.shape[-1] - 1}.")
-        pooled = _Pool.of(counts.E, 1, [chosen.shape])
-        add = _add_outcomes(counts.E, 1, pooled, chosen, [], weight, rate)
+        pooled = Pool.of(counts.E, 1, [chosen.shape])
+        add = add_outcomes(counts.E, 1, pooled, chosen, [], weight, rate)
     return replace(counts, E=_kept(counts, counts.E, add))
 
 
@@ -354,30 +350,12 @@ def forget(counts: Counts, rate: float, start: Counts | None = None) -> Counts:
 # --------------------------------------------------------------------------------- what there is to be learned
 
 
-def weights(a: Tensor, axis: int = -1, how: How = "exact") -> Tensor:
-    """w_o of every count: what an outcome is expected to tell of its column, nats. 0 where a count is 0.
-
-    "exact" and "pymdp" have the w above; "spm" half of 1 / a_o - 1 / a_0, its limit for large counts.
-    """
-    _known(how)
-    total = a.sum(axis, keepdim=True)
-    possible = a > 0
-    safe = torch.where(possible, a, torch.ones_like(a))
-    whole = torch.where(total > 0, total, torch.ones_like(total))
-    if how == "spm":
-        w = 0.5 * (1 / safe - 1 / whole)
-    else:
-        w = whole.log() - safe.log() + torch.digamma(safe + 1) - torch.digamma(whole + 1)
-    return torch.where(possible, w, torch.zeros_like(w))
-
-
 def information_A(model: GenerativeModel, counts: Counts, believed: Sequence[Tensor], how: How = "exact") -> Tensor:
     """What the next observation is expected to tell of A [*b], nats, for states believed in, q_f [*b, S_f].
 
     "exact" averages over states what each of their columns has to tell (given the state; modalities add up). "pymdp" and
     "spm" multiply the expected outcomes of the model by the expected weights, as if outcome and state were independent.
     """
-    _known(how)
     if counts.A is None:
         return _nothing(believed)
     total: Tensor | None = None
@@ -386,7 +364,7 @@ def information_A(model: GenerativeModel, counts: Counts, believed: Sequence[Ten
             continue
         parents = [believed[f] for f in model.A_factors[m]]
         table = _memory(counts, ("A", m, how), a, len(parents), how)
-        joint = _outer(parents)
+        joint = outer(parents)
         if how == "exact":
             told = _rows(joint, table, len(parents), 0).squeeze(-1)
         else:
@@ -408,7 +386,6 @@ def information_B(
     `before`: beliefs q_f [*b, S_f] that it starts from. `believed`: those after it, which only the products of "pymdp" and
     "spm" need, [*b, S_f] (or [*b, U, S_f] for all actions); None: as the model predicts them.
     """
-    _known(how)
     if counts.B is None:
         nothing = _nothing(before)
         return nothing if action is not None else nothing.unsqueeze(-1).expand(*nothing.shape, model.num_actions)
@@ -419,7 +396,7 @@ def information_B(
         parents = [before[g] for g in model.B_factors[f]]
         n, own = len(parents), len(model.B_controls[f])
         index = setting_of_action(model, f)
-        joint = _outer(parents)
+        joint = outer(parents)
 
         def by_setting(table: Tensor, head: int, n: int = n, own: int = own) -> Tensor:
             """[*p, (S_f,) S_pa, ..., U_g, ...] -> [*p, U_f, (S_f,) S_pa, ...]"""
@@ -446,21 +423,6 @@ def information_B(
     return total
 
 
-def divergence(after: Tensor, before: Tensor, axis: int = -1) -> Tensor:
-    """KL[Dir(after) || Dir(before)] of every column, nats. What both count 0 is no part of it; infinite where only
-    `before` does."""
-    possible = after > 0
-    q = torch.where(possible, after, torch.ones_like(after))
-    p = torch.where(before > 0, before, torch.ones_like(before))
-    q0, p0 = after.sum(axis, keepdim=True), before.sum(axis, keepdim=True)
-    some = q0 > 0
-    q0, p0 = torch.where(some, q0, torch.ones_like(q0)), torch.where(p0 > 0, p0, torch.ones_like(p0))
-    each = torch.lgamma(p) - torch.lgamma(q) + (q - p) * (torch.digamma(q) - torch.digamma(q0))
-    each = torch.where(possible & (before > 0), each, torch.zeros_like(each))
-    each = torch.where(possible ^ (before > 0), torch.full_like(each, math.inf), each)
-    return each.sum(axis) + torch.where(some, torch.lgamma(q0) - torch.lgamma(p0), torch.zeros_like(q0)).squeeze(axis)
-
-
 def parameter_cost(model: GenerativeModel, counts: Counts, before: Counts) -> Tensor:
     """How far beliefs over parameters have moved, [*p]: KL[Dir(counts) || Dir(before)], all columns of all tables added up.
 
@@ -474,7 +436,7 @@ def parameter_cost(model: GenerativeModel, counts: Counts, before: Counts) -> Te
         if a0 is None:
             continue
         columns = _columns(model, letter, m)
-        kl = divergence(a, a0, -1 - columns)
+        kl = dirichlet.divergence(a, a0, -1 - columns)
         kl = kl.flatten(kl.ndim - columns).sum(-1) if columns else kl
         if letter == "C" and model.timed:
             kl = kl.sum(-1)
@@ -496,13 +458,6 @@ def setting_of_action(model: GenerativeModel, f: int) -> Tensor:
         for g in own:
             index = index * model.controls[g] + settings[:, g].to(index.device)
     return index
-
-
-def _known(how: str) -> None:
-    if how not in ("exact", "pymdp", "spm"):
-        raise ConfigError(
-            f"Parameter information is 'exact', 'pymdp' or 'spm', not {how!r}.{nearest(str(how), ('exact', 'pymdp', 'spm'))}"
-        )
 
 
 def _nothing(believed: Sequence[Tensor]) -> Tensor:
@@ -549,14 +504,6 @@ def _outcome(model: GenerativeModel, seen: Seen, m: int, check: bool) -> Tensor:
     return seen[m].to(model.dtype)
 
 
-def _outer(beliefs: Sequence[Tensor]) -> Tensor:
-    """[*b, S_1 ... S_n]: the product of independent beliefs, the last fastest."""
-    joint = beliefs[0]
-    for q in beliefs[1:]:
-        joint = (joint.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2)
-    return joint
-
-
 def _pick(x: Tensor, index: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(x.shape[:-1], index.shape)
     return x.expand(*shape, x.shape[-1]).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)
@@ -565,11 +512,7 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
 def _told(a: Tensor, columns: int, how: How) -> Tensor:
     """Of counts [*p, O, ...]: what each column has to tell, [*p, ...]; or the weights themselves for the products."""
     axis = -1 - columns
-    w = weights(a, axis, how)
-    if how != "exact":
-        return w
-    total = a.sum(axis, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
-    return (a / total * w).sum(axis)
+    return dirichlet.information(a, axis) if how == "exact" else dirichlet.weights(a, axis, how)
 
 
 def _memory(counts: Counts, name: tuple[Any, ...], a: Tensor, columns: int, how: How) -> Tensor:
@@ -580,17 +523,16 @@ def _memory(counts: Counts, name: tuple[Any, ...], a: Tensor, columns: int, how:
     if held is None or held[0] != a._version:
         held = (a._version, _told(a, columns, how))
         counts._memo[name] = held
-    return held[1]  # type: ignore[no-any-return]
+    return held[1]
 
 
 def _rows(joint: Tensor, table: Tensor, parents: int, head: int) -> Tensor:
     """sum_pa joint [*b, S_pa] table [*p, *head axes, S_pa, ...] -> [*b, *head axes] ([*b, 1] for none)."""
     table = table.flatten(table.ndim - parents)
-    own, heads = table.shape[: table.ndim - 1 - head], table.shape[table.ndim - 1 - head : -1]
+    own, heads = tuple(table.shape[: table.ndim - 1 - head]), table.shape[table.ndim - 1 - head : -1]
     table = table.reshape(*own, math.prod(heads), table.shape[-1])
-    batch = joint.shape[:-1]
-    depth = max(len(batch), len(own))
-    batch = (1,) * (depth - len(batch)) + tuple(batch)
+    depth = max(joint.ndim - 1, len(own))
+    batch = (1,) * (depth - joint.ndim + 1) + tuple(joint.shape[:-1])
     own = (1,) * (depth - len(own)) + tuple(own)
     rows = next((depth - i for i in range(depth, 0, -1) if own[i - 1] != 1), depth)
     # Axes that the table does not have are the rows of one product: it is never copied for each belief.
@@ -598,135 +540,3 @@ def _rows(joint: Tensor, table: Tensor, parents: int, head: int) -> Tensor:
     last = last.to(table.dtype) @ table.reshape(*own[: depth - rows], *table.shape[-2:]).transpose(-1, -2)
     lead = torch.broadcast_shapes(batch, own)
     return last.reshape(*lead, *heads) if heads else last.reshape(*lead, 1)
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """How beliefs [*b] fall to tables [*p]: K tables, P beliefs each."""
-
-    batch: tuple[int, ...]
-    order: tuple[int, ...]
-    kept: int
-    tables: int
-
-    @classmethod
-    def of(cls, table: Tensor, core: int, batches: Sequence[Sequence[int]]) -> _Pool:
-        own = tuple(table.shape[: table.ndim - core])
-        try:
-            batch = tuple(torch.broadcast_shapes(own, *batches))
-        except RuntimeError as error:
-            told = ", ".join(str(list(b)) for b in batches)
-            raise ConfigError(f"Counts of leading axes {list(own)} do not fit beliefs of {told}.") from error
-        own = (1,) * (len(batch) - len(own)) + own
-        kept = [i for i, n in enumerate(own) if n != 1]
-        pooled = [i for i, n in enumerate(own) if n == 1]
-        return cls(batch, (*kept, *pooled), len(kept), math.prod(batch[i] for i in kept))
-
-    def __call__(self, x: Tensor, tail: int) -> Tensor:
-        """[*b, *tail] -> [K, P, *tail]."""
-        rest = x.shape[x.ndim - tail :]
-        x = x.expand(*self.batch, *rest)
-        n = len(self.batch)
-        x = x.permute(*self.order, *range(n, n + tail))
-        return x.reshape(self.tables, -1 if x.numel() else 0, *rest)
-
-    @property
-    def beliefs(self) -> int:
-        return math.prod(self.batch) // max(1, self.tables)
-
-
-def _pieces(length: int, width: int) -> list[slice]:
-    step = max(1, _ROWS // max(1, width))
-    return [slice(i, i + step) for i in range(0, length, step)]
-
-
-def _weight(pool: _Pool, weight: Tensor | None, like: Tensor, rate: float) -> Tensor:
-    """[K, P]"""
-    if weight is None:
-        return torch.full((), rate, dtype=like.dtype, device=like.device).expand(pool.tables, pool.beliefs)
-    return pool(weight.to(like), 0) * rate
-
-
-def _add_outcomes(
-    table: Tensor,
-    core: int,
-    pool: _Pool,
-    outcome: Tensor,
-    parents: Sequence[Tensor],
-    weight: Tensor | None,
-    rate: float,
-) -> Tensor:
-    size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1).clone()
-    states = [pool(q.to(table.dtype), 1) for q in parents]
-    told = _weight(pool, weight, table, rate)
-    width = out.shape[-1]
-    soft = outcome.is_floating_point()
-    seen = pool(outcome.to(table.dtype), 1) if soft else pool(outcome, 0)
-    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * size
-    for piece in _pieces(pool.beliefs, width * pool.tables):
-        w = told[:, piece]
-        if soft:
-            joint = _outer([q[:, piece] for q in states]) if states else torch.ones_like(w).unsqueeze(-1)
-            out += (seen[:, piece] * w.unsqueeze(-1)).transpose(-1, -2) @ joint
-            continue
-        o = seen[:, piece]
-        w = torch.where(o >= 0, w, torch.zeros_like(w))
-        joint = _outer([q[:, piece] for q in states]) * w.unsqueeze(-1) if states else w.unsqueeze(-1)
-        where = (rows + o.clamp(min=0)).reshape(-1)
-        out.view(-1, width).index_add_(0, where, joint.reshape(-1, width))
-    return out.reshape(table.shape)
-
-
-def _add_moves(
-    table: Tensor,
-    core: int,
-    settings: int,
-    pool: _Pool,
-    own: Tensor,
-    after: Tensor,
-    parents: Sequence[Tensor],
-    weight: Tensor,
-    rate: float,
-) -> Tensor:
-    size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone()  # [K, U_f, S_f, S_pa]
-    ahead = pool(after.to(table.dtype), 1)
-    states = [pool(q.to(table.dtype), 1) for q in parents]
-    told, by = _weight(pool, weight, table, rate), pool(own, 0)
-    if pool.beliefs == 1:
-        joint = _outer([q[:, 0] for q in states])
-        outer = (ahead[:, 0] * told).unsqueeze(-1) * joint.unsqueeze(-2)
-        out[torch.arange(pool.tables, device=table.device), by[:, 0]] += outer
-    else:
-        for piece in _pieces(pool.beliefs, out.shape[-1] * pool.tables):
-            left = ahead[:, piece] * told[:, piece].unsqueeze(-1)
-            joint = _outer([q[:, piece] for q in states])
-            for u in range(settings):
-                here = by[:, piece] == u
-                if pool.tables == 1:
-                    chosen = here[0].nonzero().squeeze(-1)
-                    out[0, u] += left[0, chosen].T @ joint[0, chosen]
-                else:
-                    out[:, u] += (left * here.unsqueeze(-1)).transpose(-1, -2) @ joint
-    return out.movedim(1, -1).reshape(table.shape)
-
-
-def _add_pairs(
-    table: Tensor, settings: int, pool: _Pool, own: Tensor, pair: Tensor, weight: Tensor, rate: float
-) -> Tensor:
-    width = pair.shape[-1]
-    out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone()
-    told, by, both = _weight(pool, weight, table, rate), pool(own, 0), pool(pair.to(table.dtype), 1)
-    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * settings
-    for piece in _pieces(pool.beliefs, width * pool.tables):
-        where = (rows + by[:, piece]).reshape(-1)
-        out.view(-1, width).index_add_(0, where, (both[:, piece] * told[:, piece].unsqueeze(-1)).reshape(-1, width))
-    return out.movedim(1, -1).reshape(table.shape)
-
-
-def _add_soft(table: Tensor, x: Tensor, weight: Tensor | None, rate: float) -> Tensor:
-    pool = _Pool.of(table, 1, [x.shape[:-1]])
-    told = _weight(pool, weight, table, rate)
-    add = (pool(x.to(table.dtype), 1) * told.unsqueeze(-1)).sum(1)
-    return table + add.reshape(table.shape)
