@@ -107,6 +107,12 @@ def predict(
     return tuple(found)
 
 
+def carried_back(model: GenerativeModel, f: int, weight: Tensor, action: Tensor) -> Tensor:
+    """sum_s' B^f(s' | ., u) w(s'), [*b, P] of weights [*b, S_f] of next states, by actions int64 [*b]: over P joint parents."""
+    table, setting = transitions(model, f, action)
+    return _transported(table.mT, weight, setting)
+
+
 def follow(
     model: GenerativeModel,
     observations: Seen,
