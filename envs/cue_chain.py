@@ -11,9 +11,10 @@ that there is no second try; with `absorbing = false` it is pymdp's. Every agent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,9 +80,8 @@ class CueChain(PopulationEnv):
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        named = {"start": (self.start,), "first_cue": (self.first_cue,)}
-        named |= {"second_cues": self.second_cues, "baits": self.baits}
-        for name, cells in named.items():
+        named = {"start": (self.start,), "first_cue": (self.first_cue,), "baits": self.baits}
+        for name, cells in {**named, "second_cues": self.second_cues}.items():
             for cell in cells:
                 if not 0 <= cell < self.num_cells:
                     raise ConfigError(
@@ -104,12 +104,16 @@ class CueChain(PopulationEnv):
         """Outcomes of the modalities: cell, first cue, second cue, outcome."""
         return self.num_cells, 1 + len(self.second_cues), 1 + len(self.baits), 3
 
+    @property
+    def _numbered(self) -> bool:
+        return math.prod(self.sizes) <= _MOST_NUMBERED
+
     # ------------------------------------------------------------------------------------------- the rules
 
     def spec(self) -> Spec:
         sizes = self.sizes
-        count = int(np.prod(sizes))
-        shown: Space = Discrete(count) if count <= _MOST_NUMBERED else Box(0.0, 1.0, (sum(sizes),), np.float32)
+        count = math.prod(sizes)
+        shown: Space[Any] = Discrete(count) if self._numbered else Box(0.0, 1.0, (sum(sizes),), np.float32)
         return Spec(
             num_agents=self.num_agents,
             observation_space=shown,
@@ -145,7 +149,7 @@ class CueChain(PopulationEnv):
 
     def observe(self, state: State) -> Tensor:
         seen = (state.cell, state.first, state.second, state.outcome)
-        if isinstance(self.spec().observation_space, Box):
+        if not self._numbered:
             one_hot = [torch.nn.functional.one_hot(x, size) for x, size in zip(seen, self.sizes, strict=True)]
             return torch.cat(one_hot, -1).float()
         number = torch.zeros_like(state.cell)
@@ -260,13 +264,7 @@ def _moves(rows: int, columns: int, holding: tuple[int, ...]) -> Tensor:
 
 @lru_cache(32)
 def _most(env: CueChain, temperature: float) -> Known:
-    model = env.generative_model()
-    most = reachable.optimum(model, env.horizon)
-    if most is None:
-        bound = reachable.with_known_states(model, env.horizon)
-        return Known(bound / env.horizon, "dynamic programming with cue and cheese known", "bound")
-    kind: Literal["bound", "optimum"] = "bound" if temperature else "optimum"
-    return Known(most / env.horizon, "dynamic programming over all beliefs that can be held", kind)
+    return reachable.most(env.generative_model(), env.horizon, temperature, "the cue and the cheese")
 
 
 parallel_env, env = faces(CueChain)

@@ -205,13 +205,7 @@ def _moves(places: int, corridors: bool, absorbing: bool) -> Tensor:
 
 @lru_cache(32)
 def _most(env: TMaze, temperature: float) -> Known:
-    model = env.generative_model()
-    most = reachable.optimum(model, env.horizon)
-    if most is None:
-        bound = reachable.with_known_states(model, env.horizon)
-        return Known(bound / env.horizon, "dynamic programming with the side known", "bound")
-    kind: Literal["bound", "optimum"] = "bound" if temperature else "optimum"
-    return Known(most / env.horizon, "dynamic programming over all beliefs that can be held", kind)
+    return reachable.most(env.generative_model(), env.horizon, temperature, "the side")
 
 
 parallel_env, env = faces(TMaze)

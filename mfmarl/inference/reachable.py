@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.inference.model import GenerativeModel
+from mfmarl.population.known import Known
 
 _MOST_STATES = 2048  # joint states whose transitions are worth writing out
 _PIECE = 1024  # beliefs looked beyond at a time
@@ -97,6 +98,19 @@ def with_known_states(model: GenerativeModel, steps: int) -> float:
     for _ in range(steps):
         value = torch.einsum("t,tsu->su", paid + value, flat.B[0]).amax(-1)
     return float(flat.D[0] @ value)
+
+
+def most(model: GenerativeModel, steps: int, temperature: float, hidden: str) -> Known:
+    """The known answer for the mean reward per step of an episode of so many steps, on which nobody can improve.
+
+    `hidden`: what the model's hidden states are, in words. What agents earn who act at a temperature is only bounded by it.
+    """
+    found = optimum(model, steps)
+    if found is None:
+        bound = with_known_states(model, steps) / steps
+        return Known(bound, f"dynamic programming, as if {hidden} were seen", "bound")
+    source = "dynamic programming over all beliefs that can be held"
+    return Known(found / steps, source, "bound" if temperature else "optimum")
 
 
 def _one_world(model: GenerativeModel) -> None:
