@@ -84,7 +84,7 @@ def add_outcomes(
     rate: float,
 ) -> Tensor:
     size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1).clone()
+    out = table.reshape(pool.tables, size, -1).clone(memory_format=torch.contiguous_format)
     states = [pool(q.to(table.dtype), 1) for q in parents]
     told = _weight(pool, weight, table, rate)
     width = out.shape[-1]
@@ -117,7 +117,9 @@ def add_moves(
     rate: float,
 ) -> Tensor:
     size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone()  # [K, U_f, S_f, S_pa]
+    out = (
+        table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
+    )  # [K, U_f, S_f, S_pa]
     ahead = pool(after.to(table.dtype), 1)
     states = [pool(q.to(table.dtype), 1) for q in parents]
     told, by = _weight(pool, weight, table, rate), pool(own, 0)
@@ -143,7 +145,7 @@ def add_pairs(
     table: Tensor, settings: int, pool: Pool, own: Tensor, pair: Tensor, weight: Tensor, rate: float
 ) -> Tensor:
     width = pair.shape[-1]
-    out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone()
+    out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
     told, by, both = _weight(pool, weight, table, rate), pool(own, 0), pool(pair.to(table.dtype), 1)
     rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * settings
     for piece in _pieces(pool.beliefs, width * pool.tables):
