@@ -67,18 +67,19 @@ def arrange(
     check_beliefs(model, believed)
     check_precision(gamma)
     own = _leads(model)
+    lead: tuple[int, ...]
     if isinstance(gamma, Tensor) and gamma.numel() == 1:
         gamma = float(gamma)
     varied = [*own, *counts_leads(model, counts), *([tuple(gamma.shape)] if isinstance(gamma, Tensor) else [])]
     try:
-        lead = torch.broadcast_shapes(*varied)
-        batch = torch.broadcast_shapes(lead, *[q.shape[:-1] for q in believed])
+        lead = (*torch.broadcast_shapes(*varied),)
+        batch = (*torch.broadcast_shapes(lead, *[q.shape[:-1] for q in believed]),)
     except RuntimeError as error:
         shapes = ", ".join(str(list(q.shape[:-1])) for q in believed)
         raise ConfigError(
             f"Beliefs lead with axes {shapes} and tables of the model with {sorted(set(varied))}: they must broadcast."
         ) from error
-    lead = (1,) * (len(batch) - len(lead)) + tuple(lead)
+    lead = (1,) * (len(batch) - len(lead)) + lead
     # The minds are the axes up to the last one along which tables differ.
     cut = max((i + 1 for i, size in enumerate(lead) if size > 1), default=0)
     prefix = batch[:cut]
@@ -106,7 +107,7 @@ def arrange(
     )
     chosen: float | Tensor = led(gamma, 0) if isinstance(gamma, Tensor) else float(gamma)
     found = None if counts is None else map_counts(model, counts, led)
-    return Layout(settled, rows, chosen, found, tuple(batch))
+    return Layout(settled, rows, chosen, found, batch)
 
 
 def with_tables(model: GenerativeModel, **tables: Any) -> GenerativeModel:
@@ -118,10 +119,10 @@ def with_tables(model: GenerativeModel, **tables: Any) -> GenerativeModel:
 
 
 def lifted(model: GenerativeModel, axes: int) -> GenerativeModel:
-    """Of a model whose tables lead with [M]: with so many axes of size 1 after M, to broadcast against [M, ...]."""
+    """Of a model whose tables lead with [*p]: with so many axes of size 1 after these, to broadcast against [*p, ...]."""
 
     def wide(x: Tensor, core: int) -> Tensor:
-        return x.reshape(x.shape[0], *(1,) * axes, *x.shape[1:]) if x.ndim > core else x
+        return _wide(x, core, axes)
 
     return with_tables(
         model,
@@ -137,11 +138,12 @@ def lifted(model: GenerativeModel, axes: int) -> GenerativeModel:
 
 def lifted_counts(model: GenerativeModel, counts: Any, axes: int) -> Any:
     """The same for Dirichlet counts."""
+    return None if counts is None else map_counts(model, counts, lambda x, core: _wide(x, core, axes))
 
-    def wide(x: Tensor, core: int) -> Tensor:
-        return x.reshape(x.shape[0], *(1,) * axes, *x.shape[1:]) if x.ndim > core else x
 
-    return None if counts is None else map_counts(model, counts, wide)
+def _wide(x: Tensor, core: int, axes: int) -> Tensor:
+    lead = x.ndim - core
+    return x.reshape(*x.shape[:lead], *(1,) * axes, *x.shape[lead:]) if lead else x
 
 
 def map_counts(model: GenerativeModel, counts: Any, change: Any) -> Any:

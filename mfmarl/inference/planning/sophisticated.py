@@ -71,14 +71,14 @@ def plan(
     believed: Sequence[Tensor],
     depth: int,
     gamma: float | Tensor = 1.0,
-    objective: Objective = Objective(),
+    objective: Objective = Objective(),  # noqa: B008
     backup: Backup = "free_energy",
     counts: object = None,
     t: int = 0,
     budget: int = BUDGET,
     *,
     branching: Branching = "outcomes",
-    method: str = "exact",
+    method: filtering.Method = "exact",
     pruning: Pruning = Pruning(),
 ) -> Plan:
     """What every first action is worth, [*b, U], looking `depth` actions ahead from beliefs [*b, S_f].
@@ -110,8 +110,8 @@ def plan(
             if part.rows == 1:
                 raise ConfigError(
                     f"A tree of depth {depth} with {model.num_actions} actions and {tree.branches} branches after each "
-                    f"needs {error.size / 2**20:,.0f} MiB at depth {error.level + 1} for one agent of "
-                    f"{whole.minds} model(s), and the budget is {budget / 2**20:,.0f} MiB: plan less deep, prune "
+                    f"needs {error.size / 2**20:,.3g} MiB at depth {error.level + 1} for one agent of "
+                    f"{whole.minds} model(s), and the budget is {budget / 2**20:,.3g} MiB: plan less deep, prune "
                     "outcomes, raise the budget, or use planning.search."
                 ) from error
             step = -(-min(step, part.rows) // 2)
@@ -181,7 +181,7 @@ class _Tree:
         counts: object = None,
         t: int = 0,
         branching: Branching = "outcomes",
-        method: str = "exact",
+        method: filtering.Method = "exact",
         pruning: Pruning = Pruning(),
     ) -> None:
         self.model, self.objective, self.t = model, objective, t
