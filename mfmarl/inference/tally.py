@@ -83,6 +83,7 @@ def add_outcomes(
     weight: Tensor | None,
     rate: float,
 ) -> Tensor:
+    """Table [*p, O, S_pa, ...] with every belief's parents at its outcome, int64 [*b] (-1: none) or soft [*b, O]."""
     size = table.shape[table.ndim - core]
     out = table.reshape(pool.tables, size, -1).clone(memory_format=torch.contiguous_format)
     states = [pool(q.to(table.dtype), 1) for q in parents]
@@ -116,34 +117,35 @@ def add_moves(
     weight: Tensor,
     rate: float,
 ) -> Tensor:
-    size = table.shape[table.ndim - core]
-    out = (
-        table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
-    )  # [K, U_f, S_f, S_pa]
+    """Table [*p, S_f, S_pa, ..., U_g, ...] with every belief's q_f(s') q_pa(s) at its setting `own` [*b] of the controls."""
     ahead = pool(after.to(table.dtype), 1)
     states = [pool(q.to(table.dtype), 1) for q in parents]
     told, by = _weight(pool, weight, table, rate), pool(own, 0)
     if pool.beliefs == 1:
-        joint = outer([q[:, 0] for q in states])
-        moved = (ahead[:, 0] * told).unsqueeze(-1) * joint.unsqueeze(-2)
-        out[torch.arange(pool.tables, device=table.device), by[:, 0]] += moved
-    else:
-        for piece in _pieces(pool.beliefs, out.shape[-1] * pool.tables):
-            left = ahead[:, piece] * told[:, piece].unsqueeze(-1)
-            joint = outer([q[:, piece] for q in states])
-            for u in range(settings):
-                here = by[:, piece] == u
-                if pool.tables == 1:
-                    chosen = here[0].nonzero().squeeze(-1)
-                    out[0, u] += left[0, chosen].T @ joint[0, chosen]
-                else:
-                    out[:, u] += (left * here.unsqueeze(-1)).transpose(-1, -2) @ joint
+        # Each to its own: the table is as large as all that is added to it, and is gone through once.
+        flat = table.reshape(pool.tables, -1, settings).clone(memory_format=torch.contiguous_format)
+        moved = (ahead[:, 0] * told).unsqueeze(-1) * outer([q[:, 0] for q in states]).unsqueeze(-2)
+        moved = moved.reshape(pool.tables, -1, 1)
+        return flat.scatter_add_(-1, by.unsqueeze(-1).expand(moved.shape), moved).reshape(table.shape)
+    size = table.shape[table.ndim - core]
+    out = table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
+    for piece in _pieces(pool.beliefs, out.shape[-1] * pool.tables):
+        left = ahead[:, piece] * told[:, piece].unsqueeze(-1)
+        joint = outer([q[:, piece] for q in states])
+        for u in range(settings):
+            here = by[:, piece] == u
+            if pool.tables == 1:
+                chosen = here[0].nonzero().squeeze(-1)
+                out[0, u] += left[0, chosen].T @ joint[0, chosen]
+            else:
+                out[:, u] += (left * here.unsqueeze(-1)).transpose(-1, -2) @ joint
     return out.movedim(1, -1).reshape(table.shape)
 
 
 def add_pairs(
     table: Tensor, settings: int, pool: Pool, own: Tensor, pair: Tensor, weight: Tensor, rate: float
 ) -> Tensor:
+    """As `add_moves`, of beliefs over both at once, [*b, S_f S_pa]."""
     width = pair.shape[-1]
     out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
     told, by, both = _weight(pool, weight, table, rate), pool(own, 0), pool(pair.to(table.dtype), 1)
@@ -155,6 +157,7 @@ def add_pairs(
 
 
 def add_soft(table: Tensor, x: Tensor, weight: Tensor | None, rate: float) -> Tensor:
+    """Table [*p, X] with the sum of x [*b, X]."""
     pool = Pool.of(table, 1, [x.shape[:-1]])
     told = _weight(pool, weight, table, rate)
     add = (pool(x.to(table.dtype), 1) * told.unsqueeze(-1)).sum(1)
