@@ -86,7 +86,8 @@ class Ensemble(nn.Module):
 
     def _run(self, state: Tensor, action: Tensor) -> Tensor:
         """[M, K, B, S] (or [M, 1, B, S]) and actions likewise -> [M, K, B, 2 S + 2]."""
-        x = torch.cat([(state - self.centre.unsqueeze(1)) / self.spread.unsqueeze(1), action], -1)
+        x = (state - self.centre.unsqueeze(1)) / self.spread.unsqueeze(1)
+        x = torch.cat([x, action.expand(-1, x.shape[1], -1, -1)], -1)
         x = x.clamp(-2 * _FAR, 2 * _FAR).expand(-1, self.members, -1, -1).flatten(0, 1)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias.flatten(0, 1), x, weight.flatten(0, 1))
@@ -95,7 +96,7 @@ class Ensemble(nn.Module):
         return x.unflatten(0, (self.minds, self.members))
 
     def forward(self, state: Tensor, action: Tensor) -> Prediction:
-        """What follows: `state` [M, K, B, S], every member its own, or [M, 1, B, S], the same for all; `action` likewise."""
+        """What follows: `state` [M, K, B, S], every member its own, or [M, 1, B, S], the same for all; `action` likewise, or the same."""
         change, spread, rest = self._run(state, action).split((self.columns, self.columns, 2), -1)
         # Bounded softly on both sides: gradients do not stop at a bound (Chua et al. 2018, appendix A.1).
         log_variance = _MOST - nn.functional.softplus(_MOST - spread)
@@ -112,32 +113,36 @@ class Ensemble(nn.Module):
         return torch.minimum(torch.maximum(following, low), high)
 
     @torch.no_grad()
-    def note(self, state: Tensor, following: Tensor, reward: Tensor) -> None:
+    def note(self, state: Tensor, following: Tensor, reward: Tensor, ended: Tensor) -> None:
         """Move the units towards those of a batch: states [M, B, S], rewards [M, B]. What is imagined moves with them."""
         self.seen += 1
         rate = self.seen.reciprocal().clamp(min=_SLOWEST)
-        for centre, spread, values, axis in (
-            (self.centre, self.spread, state, 1),
-            (self.reward_centre, self.reward_spread, reward, 1),
+        for centre, spread, values in (
+            (self.centre, self.spread, state),
+            (self.reward_centre, self.reward_spread, reward),
         ):
-            mean = values.mean(axis, keepdim=True)
-            variance = (values - mean).square().mean(axis, keepdim=True)
+            mean = values.mean(1, keepdim=True)
+            variance = (values - mean).square().mean(1, keepdim=True)
             new = torch.lerp(centre, mean, rate)
             # A first batch stands alone: the spread that was there before it was nobody's.
             second = torch.lerp(spread.square() + centre.square(), variance + mean.square(), rate)
             spread.copy_((second - new.square()).clamp(min=1e-8).sqrt())
             centre.copy_(new)
-        size = (following - state).square().mean(1, keepdim=True)
+        size = torch.where(ended.unsqueeze(-1), 0.0, following - state).square().mean(1, keepdim=True)
         self.step.copy_(torch.lerp(self.step.square(), size, rate).clamp(min=1e-12).sqrt())
 
     def loss(
         self, state: Tensor, action: Tensor, following: Tensor, reward: Tensor, ended: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(negative log-likelihood [M, K, B] of rows [M, K, B, ...], every member its own; its parts, averaged)."""
+        """(negative log-likelihood [M, K, B] of rows [M, K, B, ...], every member its own; its parts, averaged).
+
+        What followed an end is not learned from: the dead see nothing.
+        """
         found = self(state, action)
-        change = (following - state) / self.step.unsqueeze(1)
+        change = torch.where(ended.unsqueeze(-1), found.change, (following - state) / self.step.unsqueeze(1))
         error = (change - found.change).square()
         dynamics = 0.5 * (error * torch.exp(-found.log_variance) + found.log_variance).sum(-1)
+        dynamics = torch.where(ended, torch.zeros_like(dynamics), dynamics)
         pay = 0.5 * ((reward - found.reward) / self.reward_spread.unsqueeze(1)).square()
         end = nn.functional.binary_cross_entropy_with_logits(found.ending, ended.to(error.dtype), reduction="none")
         parts = {
