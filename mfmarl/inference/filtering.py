@@ -88,8 +88,9 @@ def update(
         raise ConfigError(f"iterations={count}: at least one sweep is needed.")
     if check:
         for m, own in enumerate(likelihoods(model, seen, soft, floor, check=True)):
-            reachable = _aligned_product([expected[f] for f in model.A_factors[m]]) > 0
-            _refuse_impossible(model, m, seen, (own * reachable).flatten(-len(model.A_factors[m])).amax(-1))
+            before = _aligned_product([expected[f] for f in model.A_factors[m]])
+            reached = torch.where(before.isnan(), before, own * (before > 0))
+            _refuse_impossible(model, m, seen, reached.flatten(-len(model.A_factors[m])).amax(-1))
     return _mean_field(model, expected, seen, method, count, damping, tolerance, soft, floor, terms)
 
 
