@@ -303,7 +303,7 @@ class DeepActiveInference(Agent):
         numbers |= {"loss": total.detach() / minds, "gradient_norm": norm.mean(), "information": told.mean()}
         if self.by_habit:
             rows = slice(0, config.habit_rows)
-            few = Transition(**{name: None if x is None else x[:, rows] for name, x in columns.items()})
+            few = Transition(**{n: None if x is None else x[:, rows] for n, x in columns.items()})  # type: ignore[arg-type]
             set_pace(self.habit_optimiser, self.rate * pace, config, self.progress)
             numbers |= self._learn_habit(few, state[:, rows])
         return numbers

@@ -172,6 +172,7 @@ NAMES = [name for name, entry in entries("agent").items() if entry.origin == "mf
 SMALL: dict[str, Any] = {
     "hidden": (8,), "channels": (4, 4), "warm_up": 8, "batch_size": 8, "capacity": 40, "rollout": 6,
     "epochs": 2, "minibatches": 2, "n_steps": 6, "exploration_steps": 20, "target_every": 3,
+    "candidates": 6, "elites": 2, "iterations": 2, "members": 3, "habit_rows": 2, "horizon": 4,
 }  # fmt: skip
 # More than one agent goes by some names.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
