@@ -6,7 +6,9 @@ $$ p(\mathrm{cue}_1 = j \mid \text{at it}) = \begin{cases} v & j = c \\ (1 - v)/
 with c the one of J places that holds the second cue (the others hold nothing) and r the one of R cells that holds the
 cheese (the others a shock). The task and its grid are those of pymdp's cue-chaining demonstration (Heins et al. 2022, J. Open
 Source Software 7, 4098; `CueChainingEnv` in pymdp 1.0.4), except that here the cells of cheese and shock hold who enters, so
-that there is no second try; with `absorbing = false` it is pymdp's. Every agent is on a grid of its own.
+that there is no second try; with `absorbing = false` it is pymdp's. Every agent is on a grid of its own. On that grid who
+reads both cues is at the cheese after 10 moves on average, and the best policy passes the first cue by: a walk past all
+places of the second takes 9.
 """
 
 from __future__ import annotations

@@ -54,17 +54,17 @@ def _by_tree(model: GenerativeModel, steps: int) -> float:
     return sum(chance * value(then, steps) for chance, _, then in after(first))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", (0, 6, 9))
 def test_the_optimum_is_that_of_the_tree_of_all_histories(seed: int) -> None:
     model = _random_model(seed)
     assert reachable.optimum(model, 2) == pytest.approx(_by_tree(model, 2), abs=1e-12)
 
 
 def test_who_sees_the_states_earns_more_and_who_can_tell_them_as_much() -> None:
-    model = _random_model(7)
+    model = _random_model(6)
     most = reachable.optimum(model, 2)
     assert most is not None
-    assert reachable.with_known_states(model, 2) > most + 1e-3
+    assert reachable.with_known_states(model, 2) > most + 0.1
     # One more modality that tells the state, and is worth nothing.
     telling = GenerativeModel(
         A=(*model.A, torch.eye(4, dtype=torch.float64).view(4, 2, 2)),
