@@ -63,13 +63,21 @@ class Counts:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Counts:
         """The counts with every table changed."""
-        tables: dict[str, Any] = {
-            letter: None
-            if getattr(self, letter) is None
-            else tuple(x if x is None else change(x) for x in getattr(self, letter))
-            for letter in "ABCD"
-        }
-        return replace(self, **tables, E=None if self.E is None else change(self.E))
+        return self.join(self, lambda a, _: change(a))
+
+    def join(self, other: Counts, change: Callable[[Tensor, Tensor], Tensor]) -> Counts:
+        """The counts with every table changed along with that of others, of the same letters, else ConfigError."""
+        if other.learned != self.learned:
+            raise ConfigError(f"Counts of {self.learned} do not go with counts of {other.learned}.")
+
+        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return a if a is None or b is None else change(a, b)
+
+        tables: dict[str, Any] = {}
+        for letter in "ABCD":
+            own, others = getattr(self, letter), getattr(other, letter)
+            tables[letter] = None if own is None else tuple(map(both, own, others))
+        return replace(self, **tables, E=both(self.E, other.E))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Counts:
         """The same counts elsewhere, or in another precision."""
@@ -332,19 +340,7 @@ def forget(counts: Counts, rate: float, start: Counts | None = None) -> Counts:
         return counts
     if start is None:
         return counts.map(lambda a: (1 - rate) * a)
-    if start.learned != counts.learned:
-        raise ConfigError(f"Counts of {counts.learned} cannot be drawn back to a start that has {start.learned}.")
-
-    def back(a: Tensor | None, a0: Tensor | None) -> Tensor | None:
-        return a if a is None or a0 is None else torch.lerp(a, a0.to(a).expand_as(a), rate)
-
-    tables = {
-        letter: None
-        if getattr(counts, letter) is None
-        else tuple(map(back, getattr(counts, letter), getattr(start, letter)))
-        for letter in "ABCD"
-    }
-    return replace(counts, **tables, E=back(counts.E, start.E))  # type: ignore[arg-type]
+    return counts.join(start, lambda a, a0: torch.lerp(a, a0.to(a).expand_as(a), rate))
 
 
 # --------------------------------------------------------------------------------- what there is to be learned
@@ -428,20 +424,13 @@ def parameter_cost(model: GenerativeModel, counts: Counts, before: Counts) -> Te
 
     Added to the free energy of states it makes that of states and parameters.
     """
-    if before.learned != counts.learned:
-        raise ConfigError(f"Counts of {counts.learned} cannot be compared with counts of {before.learned}.")
-    total: Tensor | None = None
-    for letter, m, a in _tables(counts):
-        a0 = before.E if letter == "E" else getattr(before, letter)[m]
-        if a0 is None:
-            continue
+    total = torch.zeros((), dtype=model.dtype, device=model.device)
+    for letter, m, a, a0 in _pairs(counts, before):
         columns = _columns(model, letter, m)
         kl = dirichlet.divergence(a, a0, -1 - columns)
         kl = kl.flatten(kl.ndim - columns).sum(-1) if columns else kl
-        if letter == "C" and model.timed:
-            kl = kl.sum(-1)
-        total = kl if total is None else total + kl
-    return torch.zeros((), dtype=model.dtype, device=model.device) if total is None else total
+        total = total + (kl.sum(-1) if letter == "C" and model.timed else kl)
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------- inside
@@ -468,9 +457,18 @@ def _batches(beliefs: Sequence[Tensor]) -> list[torch.Size]:
     return [q.shape[:-1] for q in beliefs]
 
 
-def _tables(counts: Counts) -> list[tuple[str, int, Tensor]]:
-    found = [(letter, m, a) for letter in "ABCD" for m, a in enumerate(getattr(counts, letter) or ()) if a is not None]
-    return [*found, ("E", 0, counts.E)] if counts.E is not None else found
+def _pairs(counts: Counts, before: Counts) -> list[tuple[str, int, Tensor, Tensor]]:
+    """Every table that both have, with its letter and number."""
+    if before.learned != counts.learned:
+        raise ConfigError(f"Counts of {counts.learned} do not go with counts of {before.learned}.")
+    found = [
+        (letter, m, a, a0)
+        for letter in "ABCD"
+        for m, (a, a0) in enumerate(zip(getattr(counts, letter) or (), getattr(before, letter) or (), strict=True))
+        if a is not None and a0 is not None
+    ]
+    habits = counts.E is not None and before.E is not None
+    return [*found, ("E", 0, counts.E, before.E)] if habits else found  # type: ignore[list-item]
 
 
 def _columns(model: GenerativeModel, letter: str, m: int) -> int:

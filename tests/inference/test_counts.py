@@ -423,9 +423,9 @@ def test_what_does_not_exist_cannot_be_counted() -> None:
         learning.information_A(model, counts, q, "exakt")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="between 0 and 1"):
         forget(counts, 1.5)
-    with pytest.raises(ConfigError, match="start that has A"):
+    with pytest.raises(ConfigError, match="do not go with"):
         forget(counts, 0.5, begin(model, "A"))
-    with pytest.raises(ConfigError, match="compared"):
+    with pytest.raises(ConfigError, match="do not go with"):
         learning.parameter_cost(model, counts, begin(model, "A"))
 
 
