@@ -89,10 +89,10 @@ def arrange(
 
     def led(x: Tensor, core: int) -> Tensor:
         """[*p, core axes] -> [M, core axes], or without M where it is shared."""
-        head, tail = x.shape[: x.ndim - core], x.shape[x.ndim - core :]
+        head, tail = tuple(x.shape[: x.ndim - core]), tuple(x.shape[x.ndim - core :])
         if math.prod(head) == 1:
             return x.reshape(tail)
-        head = (1,) * (len(batch) - len(head)) + tuple(head)
+        head = (1,) * (len(batch) - len(head)) + head
         return x.reshape(*head[: len(batch) - shift], *tail).expand(*prefix, *tail).reshape(minds, *tail)
 
     settled = with_tables(
@@ -212,10 +212,10 @@ def check_beliefs(model: GenerativeModel, believed: Sequence[Tensor]) -> None:
 
 
 def check_precision(gamma: float | Tensor) -> None:
-    """Raises ConfigError unless gamma is positive and finite."""
-    good = bool(((gamma > 0) & gamma.isfinite()).all()) if isinstance(gamma, Tensor) else 0 < gamma < math.inf
+    """Raises ConfigError unless gamma is positive, and finite where it is a tensor."""
+    good = bool(((gamma > 0) & gamma.isfinite()).all()) if isinstance(gamma, Tensor) else gamma > 0
     if not good:
-        raise ConfigError(f"gamma, the precision of policies, must be positive and finite, not {gamma}.")
+        raise ConfigError(f"gamma, the precision of policies, must be positive (infinity: as a float), not {gamma}.")
 
 
 def habits(model: GenerativeModel) -> Tensor | None:

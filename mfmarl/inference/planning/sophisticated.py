@@ -135,7 +135,7 @@ def check_backup(backup: str) -> None:
 def back_up(value: Tensor, gamma: float | Tensor, backup: Backup, log_habit: Tensor | None = None) -> Tensor:
     """V [*b] of values g [*b, U] of actions, habits left out; `gamma` broadcasts against [*b], ln E against [*b, U]."""
     wide = gamma.unsqueeze(-1) if isinstance(gamma, Tensor) and gamma.ndim else gamma
-    if backup == "max":
+    if backup == "max" or (isinstance(gamma, float) and gamma == math.inf):
         allowed = value if log_habit is None else value.masked_fill(log_habit == -math.inf, -math.inf)
         return allowed.amax(-1)
     score = wide * value if log_habit is None else wide * value + log_habit
