@@ -73,6 +73,10 @@ def seat(game: MeanFieldGame, players: Sequence[Player], group: int) -> Seat:
         raise ConfigError(
             f"{type(agent).__name__} does not act by its energies, so its policy in the limit is not known."
         )
+    if agent.perceives:
+        raise ConfigError(
+            f"{type(agent).__name__} acts upon beliefs that it carries along, so its policy in the limit is not known."
+        )
     check_field(agent.field)
     if game.major and agent.field.typed:
         raise ConfigError(

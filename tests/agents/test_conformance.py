@@ -180,6 +180,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "mfac": [{"carry": "caused", "temperature": "entropy(0.4)"}],
     "mfppo": [{"remember": 5, "temperature": "geometric(1, 0.1)", "field": "smoothed(actions over everyone, 0.5)"}],
     "sb3": [{"algorithm": "a2c"}, {"algorithm": "dqn"}],
+    "active_inference": [
+        {"model": "learned", "parameter_information": "exact", "planning": "open_loop", "forgetting": 0.01},
+        {"learn": "ABDE", "planning": "sophisticated", "depth": 2, "temperature": "entropy(0.5)"},
+    ],
 }
 # What cannot be played, and is refused in a sentence; agents that are not named here may refuse what they like.
 REFUSED: dict[str, set[str]] = {
@@ -191,6 +195,9 @@ REFUSED: dict[str, set[str]] = {
     "ippo": set(),
     "random": set(),
     "rusher": set(GAMES) - {"pictures"},
+    "active_inference": set(GAMES) - {"forks"},
+    "belief_planner": set(GAMES) - {"forks"},
+    "free_energy_equilibrium": set(GAMES) - {"crowds"},
     "sb3": {"masks"},
     "sb3-dqn": {"box", "masks"},
     "mfq-table": {"box", "pictures"},
@@ -210,7 +217,7 @@ class Kind(NamedTuple):
 
 def kind(name: str, options: dict[str, Any]) -> Kind:
     known = {o.name for o in options_of(lookup("agent", name).load().Config)}
-    label = "-".join([name, *(str(v) for k, v in options.items() if k in ("values", "carry", "algorithm", "remember"))])
+    label = "-".join([name, *(str(v) for k, v in options.items() if k in ("values", "carry", "algorithm", "remember", "planning"))])
     return Kind(name, label, tuple(({k: v for k, v in SMALL.items() if k in known} | options).items()))
 
 
@@ -393,11 +400,14 @@ def test_how_often_it_is_watched_changes_nothing(agent: Kind) -> None:
 def test_only_legal_actions_are_chosen_at_any_temperature(agent: Kind, game: str, temperature: str) -> None:
     hot = kind(agent.name, {**dict(agent.options), "temperature": temperature})
     agents = 4000
-    chooser = begin(hot, Meadow(agents), evaluate=False).players[0].agent
+    training = begin(hot, Meadow(agents), evaluate=False)
+    chooser = training.players[0].agent
     assert isinstance(chooser, nn.Module)
     for round_ in range(3):
         key, ids = Key.of(round_), torch.arange(agents).unsqueeze(0)
         obs = random.normal(key.fold("obs"), ids, 3)
+        if chooser.perceives:  # it acts upon beliefs, which are not any numbers
+            obs = training.episode.seen[0].obs.view(1, agents, -1)
         legal = random.uniform(key.fold("legal"), ids, 3) < 0.4
         action = chooser.choose(obs, torch.zeros(1, agents, chooser.field_size), legal, ids, key)
         asked = legal.any(-1)
