@@ -626,6 +626,8 @@ FOLDER_KINDS = [k for k in KINDS if folder_game(k)]
 def test_nothing_is_written_outside_the_folder_of_the_run(
     agent: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch._inductor.config  # noqa: F401 - where torch is first asked for determinism, it makes a folder
+
     away, run = tmp_path / "temporary", tmp_path / "runs" / "mine"
     away.mkdir()
     run.parent.mkdir()
