@@ -28,6 +28,7 @@ from mfmarl.inference import equilibrium
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
+from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
 from mfmarl.registry import register
 
@@ -79,13 +80,10 @@ class FreeEnergyEquilibrium(Agent):
     def __init__(self, config: FreeEnergyEquilibriumConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
         self.game = _rules(spec)
-        group = spec.group[slots].unique().tolist()
-        if len(group) > 1:
-            raise ConfigError(
-                "free_energy_equilibrium has a policy for each group, which agents cannot tell by what they see: use "
-                "sharing group."
-            )
-        self.group: int = group[0]
+        groups = spec.group[slots].unique().tolist()
+        self.group: int = groups[0]
+        # What is seen does not tell the group: a mind of several is told it beside what it sees.
+        self.perceives = len(groups) > 1  # type: ignore[misc]
         if self.schedule.kind != "entropy":
             for progress in (0.0, 1.0):
                 equilibrium.check_precision(1 / max(self.schedule.at(progress), 1e-300))
@@ -115,7 +113,7 @@ class FreeEnergyEquilibrium(Agent):
     def _read_views(self) -> None:
         """A number for everything that can be seen, by which its time and state are found again."""
         game, mu = self.game, self.game.start()
-        rows = torch.stack([game.views(t, mu)[self.group] for t in range(times(game))]).flatten(0, 1)
+        rows = torch.stack([game.views(t, mu)[0] for t in range(times(game))]).flatten(0, 1)
         if game.sight == "crowd":
             rows = rows[:, : rows.shape[1] - mu.numel()]
         weights = random.normal(Key.of(0).fold("view"), torch.arange(rows.shape[1])).double()
@@ -137,10 +135,20 @@ class FreeEnergyEquilibrium(Agent):
         nearer = (code - self.codes[left]).abs() < (code - self.codes[right]).abs()
         return self.cells[torch.where(nearer, left, right)]
 
+    def perceive(
+        self, carried: dict[str, Tensor], timestep: Timestep, field: Tensor, ids: Tensor, key: Key
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        obs = timestep.obs[:, self.slots]
+        group = self.spec.group[self.slots].to(obs).view(1, -1, 1).expand(*obs.shape[:2], 1)
+        return torch.cat([obs, group], -1), {}
+
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """E = -T log pi - V: at the equilibrium -g - T log E, the expected free energy and what is not a habit."""
-        table = -(self.temperature * self.log_policy + self.worth.unsqueeze(-1))
-        return table[:, self.group].flatten(0, 1)[self.cell(obs)]
+        group = obs[..., -1].round().long() if self.perceives else self.group
+        table = -(self.temperature * self.log_policy + self.worth.unsqueeze(-1))  # [T, G, S, A]
+        number = self.cell(obs)
+        states = table.shape[2]
+        return table[number.div(states, rounding_mode="floor"), group, number % states]
 
     # -------------------------------------------------------------------------------------------- learning
 
