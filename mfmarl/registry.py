@@ -30,6 +30,7 @@ NAMESPACES = {
     "magent2": "Farama's MAgent2 gridworld battles (pip install 'mfmarl[magent]')",
     "mpe2": "Farama's particle environments (pip install 'mfmarl[mpe]')",
     "pettingzoo": "everything in PettingZoo's own registry",
+    "gymnasium": "everything in Gymnasium's registry, one agent for each copy",
 }
 
 

@@ -130,8 +130,6 @@ def takes_turns(env: Any) -> bool:
 
 def check_kind(env: Any, name: str) -> None:
     """Raise ConfigError unless this is a PettingZoo environment."""
-    if isinstance(env, gymnasium.Env):
-        raise ConfigError(f"{name} is a gymnasium.Env of one agent; expected a PettingZoo ParallelEnv or AECEnv.")
     missing = [part for part in ("reset", "step", "observation_space", "action_space") if not hasattr(env, part)]
     if missing:
         raise ConfigError(

@@ -1,11 +1,12 @@
 """Environments that nobody here wrote, by name: `magent2/battle_v4`, `mpe2/simple_spread_v3`,
-`pettingzoo/sisl/pursuit-v5`, a user's class or factory.
+`pettingzoo/sisl/pursuit-v5`, `gymnasium/CartPole-v1`, a user's class or factory.
 
 Each is imported when it is chosen, and gymnasium with it: listing names imports nothing.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
     from mfmarl.population.single import Layout, Single
 
 _FOLDERS = {"magent2": "magent2/environments", "mpe2": "mpe2"}
-_PIP = {"magent2": "pip install 'mfmarl[magent]'", "mpe2": "pip install mpe2", "pettingzoo": "pip install pettingzoo"}
+_PIP = {
+    "magent2": "pip install 'mfmarl[magent]'",
+    "mpe2": "pip install mpe2",
+    "pettingzoo": "pip install pettingzoo",
+    "gymnasium": "pip install gymnasium",
+}
+# What Gymnasium's families need beside it, and the extra that brings it.
+_GYMNASIUM_NEEDS = {"box2d": "Box2D", "mujoco": "mujoco", "phys2d": "jax", "tabular": "jax", "ALE": "ale_py"}
+_GYMNASIUM_EXTRAS = {
+    "Box2D": "box2d", "mujoco": "mujoco", "jax": "jax", "ale_py": "atari", "pygame": "classic-control"
+}  # fmt: skip
 # What PettingZoo's own environments need beside it: the module that must be there, and the extra that brings it.
 _NEEDS = {
     "atari": ("multi_agent_ale_py", "atari"),
@@ -62,7 +73,13 @@ class Maker:
     def __call__(self, **extra: Any) -> Any:
         try:
             with _quiet():
-                return self.make(**{**self.options, **extra})
+                made = self.make(**{**self.options, **extra})
+                gymnasium = sys.modules.get("gymnasium")
+                if gymnasium is not None and isinstance(made, gymnasium.Env):
+                    from mfmarl.population.gymnasium_in import OneAgent
+
+                    return OneAgent(made, self.name)
+                return made
         except MfmarlError:
             raise
         except Exception as error:
@@ -147,7 +164,9 @@ def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> MfmarlE
     said = str(error).strip().split("\n")[0]
     absent = error if isinstance(error, ModuleNotFoundError) else error.__cause__
     if isinstance(absent, ModuleNotFoundError):
-        return ConfigError(f"{name} needs the package {absent.name!r}, which is not installed: {_pip(name)}.")
+        return ConfigError(
+            f"{name} needs the package {absent.name!r}, which is not installed: {_pip(name, absent.name)}."
+        )
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     if isinstance(error, AssertionError | TypeError | ValueError | KeyError) and given:
         return ConfigError(f"{name} refuses its options ({given}): {type(error).__name__}: {said}.")
@@ -156,8 +175,10 @@ def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> MfmarlE
     )
 
 
-def _pip(name: str) -> str:
+def _pip(name: str, package: str | None = None) -> str:
     space, _, rest = name.partition("/")
+    if space == "gymnasium" and package in _GYMNASIUM_EXTRAS:
+        return f"pip install 'gymnasium[{_GYMNASIUM_EXTRAS[package]}]'"
     if space == "pettingzoo" and rest.partition("/")[0] in ("atari", "butterfly", "classic", "sisl"):
         return f"pip install 'pettingzoo[{rest.partition('/')[0]}]'"
     return _PIP.get(space, "install it with pip")
@@ -186,7 +207,25 @@ def names() -> list[str]:
             needed = _NEEDS.get(f"{family}/{plain}", _NEEDS[family])[0]
             if importlib.util.find_spec(needed) is not None:
                 found.append(f"pettingzoo/{family}/{plain}-v{version}")
-    return found
+    return found + _gymnasium_names()
+
+
+def _gymnasium_names() -> list[str]:
+    """The newest version of each of Gymnasium's own, of the families whose packages are there, read from source."""
+    folder = _folder("gymnasium", "gymnasium/envs")
+    source = folder / "__init__.py" if folder else None
+    newest: dict[str, int] = {}
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if source and source.is_file() else ():
+        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register"):
+            continue
+        said = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+        plain, _, version = str(said.get("id", "")).rpartition("-v")
+        family = re.split("[.:]", str(said.get("entry_point", "")).removeprefix("gymnasium.envs."))[0]
+        needed = _GYMNASIUM_NEEDS.get(family)
+        there = family in ("classic_control", "toy_text") if needed is None else importlib.util.find_spec(needed)
+        if version.isdigit() and there:
+            newest[plain] = max(newest.get(plain, 0), int(version))
+    return [f"gymnasium/{plain}-v{version}" for plain, version in sorted(newest.items())]
 
 
 def maker(name: str, options: Mapping[str, Any] | None = None) -> Maker:
@@ -201,6 +240,8 @@ def maker(name: str, options: Mapping[str, Any] | None = None) -> Maker:
         return _from_folder(name, space, rest, options)
     if space == "pettingzoo":
         return _from_registry(name, rest, options)
+    if space == "gymnasium":
+        return _from_gymnasium(name, rest, options)
     raise ConfigError(f"Unknown environment {name!r}.{nearest(name, names())}")
 
 
@@ -271,6 +312,35 @@ def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
     )
 
 
+def _from_gymnasium(name: str, rest: str, options: dict[str, Any]) -> Maker:
+    _installed(name, "gymnasium")
+    with _quiet():
+        import gymnasium
+
+    needed = _GYMNASIUM_NEEDS.get(rest.partition("/")[0]) if "/" in rest else None
+    if rest not in gymnasium.registry and needed is not None:
+        # Families that live in packages of their own register themselves when they are imported.
+        _imported(name, needed)
+    if rest not in gymnasium.registry:
+        raise ConfigError(
+            f"Unknown environment {name!r}.{nearest(name, [f'gymnasium/{known}' for known in gymnasium.registry])}"
+        )
+    spec = gymnasium.registry[rest]
+    target: Any = spec.entry_point
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        target = getattr(_imported(name, module), attribute)
+    signature = {key: (spec.kwargs.get(key, default), kind) for key, (default, kind) in _signature(target).items()}
+    signature["max_episode_steps"] = (spec.max_episode_steps, None)
+    options = _options(name, options, signature, _open_ended(target))
+
+    def make(**given: Any) -> Any:
+        # What it shows and pays is checked here, copy by copy and step by step.
+        return gymnasium.make(rest, disable_env_checker=True, **given)
+
+    return Maker(name, make, options, "render_mode" in signature, keywords=_defaults(signature))
+
+
 def _imported(name: str, dotted: str) -> Any:
     try:
         with _quiet():
@@ -280,7 +350,7 @@ def _imported(name: str, dotted: str) -> Any:
 
 
 def maker_of(target: Any, options: Mapping[str, Any] | None = None, name: str = "") -> Maker:
-    """The Maker of a `ParallelEnv` or `AECEnv` class, a function that makes one, or a ready-made environment."""
+    """The Maker of a `ParallelEnv`, `AECEnv` or `gymnasium.Env` class, a function that makes one, or a ready-made one."""
     options = dict(options or {})
     if isinstance(target, Maker):
         return target

@@ -181,9 +181,8 @@ def test_spaces_that_cannot_be_had_are_refused_by_name(case: str) -> None:
     assert "\n" not in str(caught.value) and "Mixed" in str(caught.value)
 
 
-def test_a_gymnasium_environment_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gymnasium\.Env of one agent"):
-        Adapter(lambda: gymnasium.make("CartPole-v1"))
+def test_a_gymnasium_environment_is_a_population_of_one() -> None:
+    assert Adapter(lambda: gymnasium.make("CartPole-v1"), copies=2).reset(Key.of(0)).obs.shape == (2, 1, 4)
 
 
 def test_boxes_of_different_size_and_bounds_arrive_as_each_agents_own() -> None:
