@@ -177,7 +177,7 @@ def crowd(rounds: int) -> list[dict[str, Any]]:
         for how in ("closed_form", "tree"):
             for agents in (1024, 8192, 131_072):
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                spent = min(agent_steps(model, depth, agents, 2, how, True) for _ in range(rounds))  # type: ignore[arg-type]
+                spent = min(agent_steps(model, depth, agents, 2, how, True) for _ in range(rounds))
                 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
                 rows.append(
                     {

@@ -62,7 +62,7 @@ def test_joint_information_is_how_far_beliefs_are_expected_to_move() -> None:
     tables = model.joint().A
     expected = 0.0
     for outcome in itertools.product(*map(range, model.outcomes)):
-        together = prior * math.prod(table[o] for table, o in zip(tables, outcome, strict=True))
+        together = prior * torch.stack([table[o] for table, o in zip(tables, outcome, strict=True)]).prod(0)
         p, posterior = float(together.sum()), together / together.sum()
         expected += p * float((posterior * (posterior / prior).log()).sum())
     found = of_beliefs(model, believed, objective=Objective("joint"))
@@ -179,12 +179,14 @@ def test_information_on_parameters_is_how_far_their_beliefs_are_expected_to_move
         assert table is not None
         for s in itertools.product(*(range(model.sizes[f]) for f in own)):
             p = math.prod(float(after[f][x]) for f, x in zip(own, s, strict=True))
-            truth += p * expected(table[(slice(None), *s)])
+            index: tuple[slice | int, ...] = (slice(None), *s)
+            truth += p * expected(table[index])
     for table, own, controls in zip(counts.B, model.B_factors, model.B_controls, strict=True):
         assert table is not None
         for s in itertools.product(*(range(model.sizes[f]) for f in own)):
             p = math.prod(float(before[f][x]) for f, x in zip(own, s, strict=True))
-            truth += p * expected(table[(slice(None), *s, *(setting[g] for g in controls))])
+            index = (slice(None), *s, *(setting[g] for g in controls))
+            truth += p * expected(table[index])
     objective = Objective(parameter_information="exact", parameter_weight=0.5)
     found = of_beliefs(model, after, 0, objective, counts, before, action)
     assert float(found.parameter_information) == pytest.approx(truth, abs=1e-12)
