@@ -450,14 +450,8 @@ def _agreeing(rows: tuple[Tensor, ...], mind: Tensor, flat: Tensor) -> tuple[Ten
 
     Beliefs agree that are equal to the last few bits: fingerprints of 64 bits find them, and are looked through.
     """
-    fine = 2.0**48 if rows[0].dtype == torch.float64 else 2.0**21
-    cells = torch.cat([q.flatten(0, 1)[flat] for q in rows], -1)
-    cells = (cells.double() * fine).round().to(torch.int64)
-    salt = torch.arange(1, cells.shape[-1] + 1, device=flat.device) * _GOLDEN
-    z = cells + salt
-    z = (z ^ (z >> 30)) * _C1
-    z = (z ^ (z >> 27)) * _C2
-    print_ = (z ^ (z >> 31)).sum(-1) + (mind + 1) * _C1
+    cells = _cells(tuple(q.flatten(0, 1)[flat] for q in rows))
+    print_ = _mixed(cells) + (mind + 1) * _C1
     _, index = print_.unique(return_inverse=True)
     count = int(index.max()) + 1 if len(index) else 0
     first = torch.full((count,), len(flat), dtype=torch.int64, device=flat.device)
@@ -468,3 +462,22 @@ def _agreeing(rows: tuple[Tensor, ...], mind: Tensor, flat: Tensor) -> tuple[Ten
         first = torch.full((int(index.max()) + 1,), len(flat), dtype=torch.int64, device=flat.device)
         first.scatter_reduce_(0, index, torch.arange(len(flat), device=flat.device), "amin")
     return flat[first], index
+
+
+def fingerprints(rows: tuple[Tensor, ...]) -> Tensor:
+    """A number int64 [*b] of beliefs [*b, S_f]: the same for those that agree."""
+    return _mixed(_cells(rows))
+
+
+def _cells(rows: tuple[Tensor, ...]) -> Tensor:
+    """Beliefs as whole numbers int64 [*b, all S_f], rid of their last few bits."""
+    fine = 2.0**48 if rows[0].dtype == torch.float64 else 2.0**21
+    return (torch.cat(rows, -1).double() * fine).round().to(torch.int64)
+
+
+def _mixed(cells: Tensor) -> Tensor:
+    # Mixed one by one before they are added up: sums of certain beliefs would differ in their high bits alone.
+    z = cells + torch.arange(1, cells.shape[-1] + 1, device=cells.device) * _GOLDEN
+    z = (z ^ (z >> 30)) * _C1
+    z = (z ^ (z >> 27)) * _C2
+    return (z ^ (z >> 31)).sum(-1)
