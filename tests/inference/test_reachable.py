@@ -54,7 +54,7 @@ def _by_tree(model: GenerativeModel, steps: int) -> float:
     return sum(chance * value(then, steps) for chance, _, then in after(first))
 
 
-@pytest.mark.parametrize("seed", (0, 6, 9))
+@pytest.mark.parametrize("seed", [0, 6, 9])
 def test_the_optimum_is_that_of_the_tree_of_all_histories(seed: int) -> None:
     model = _random_model(seed)
     assert reachable.optimum(model, 2) == pytest.approx(_by_tree(model, 2), abs=1e-12)
