@@ -124,7 +124,15 @@ def ours(tables: dict[str, Any]) -> GenerativeModel:
     return of_tables({k: [torch.as_tensor(x).tolist() for x in v] if k in "ABCD" else v for k, v in tables.items()})
 
 
-def agent_steps(model: GenerativeModel, depth: int, agents: int, steps: int, how: open_loop.How, joint: bool) -> float:
+def agent_steps(
+    model: GenerativeModel,
+    depth: int,
+    agents: int,
+    steps: int,
+    how: open_loop.How,
+    joint: bool = True,
+    merge: bool = False,
+) -> float:
     """CPU-seconds of so many steps of so many agents, of the world among them."""
     world, ids, key = World(model, agents), torch.arange(agents).unsqueeze(0), Key.of(3)
     own = model.joint() if joint else model
@@ -133,7 +141,7 @@ def agent_steps(model: GenerativeModel, depth: int, agents: int, steps: int, how
     expected = tuple(d.expand(1, agents, -1) for d in own.D)
     for step in range(steps):
         believed = filtering.update(own, expected, state.seen, "exact", check=False, terms=False).factors
-        value = open_loop.plan(own, believed, depth, GAMMA, details=False, how=how).value
+        value = open_loop.plan(own, believed, depth, GAMMA, details=False, how=how, merge=merge).value
         action = gibbs.sample(-value, 1 / GAMMA, ids, key.fold("act", step))
         expected = filtering.predict(own, believed, action, check=False)
         state, _ = world.step(state, action, ids, key.fold("world", step))
@@ -158,13 +166,23 @@ def compare(name: str, peer: Peer, rounds: int) -> list[dict[str, Any]]:
         if found is not None:
             row(f"pymdp, {sweeps} sweeps, warm", found["warm"], their_agents * their_steps)
             row(f"pymdp, {sweeps} sweeps, with compilation", found["first"], their_agents * their_steps)
-    for how, joint in (("closed_form", True), ("tree", True), ("tree", False)):
-        said = f"mfmarl, {how}, {'joint states' if joint else 'factors'}"
-        if not joint and len(model.sizes) == 1:
-            continue
-        spent = [agent_steps(model, depth, agents, steps, how, joint) for _ in range(1 + rounds)]  # type: ignore[arg-type]
-        row(f"{said}, warm", min(spent[1:]), agents * steps)
-        row(f"{said}, the first time", spent[0], agents * steps)
+    ways: list[tuple[str, open_loop.How, bool, bool]] = [
+        ("closed form", "closed_form", True, False),
+        ("closed form, equal beliefs once", "closed_form", True, True),
+        ("tree", "tree", True, False),
+    ]
+    if len(model.sizes) > 1:
+        ways.append(("tree of factors", "tree", False, False))
+    for said, how, joint, merge in ways:
+        # A model that was never seen, or the closed form would be at hand.
+        fresh = [model.map(torch.clone) for _ in range(2)]
+        spent = [agent_steps(fresh[0], depth, agents, steps, how, joint, merge) for _ in range(1 + rounds)]
+        row(f"mfmarl, {said}, warm", min(spent[1:]), agents * steps)
+        row(
+            f"mfmarl, {said}, with its making",
+            agent_steps(fresh[1], depth, agents, steps, how, joint, merge),
+            agents * steps,
+        )
     return rows
 
 
@@ -174,10 +192,12 @@ def crowd(rounds: int) -> list[dict[str, Any]]:
     for name in WORLDS:
         model = ours({"t_maze": t_maze, "grid": grid}[name]())
         depth = WORLDS[name][0]
-        for how in ("closed_form", "tree"):
+        hows: tuple[open_loop.How, ...] = ("closed_form", "tree")
+        for how in hows:
+            agent_steps(model, depth, 64, 2, how)
             for agents in (1024, 8192, 131_072):
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                spent = min(agent_steps(model, depth, agents, 2, how, True) for _ in range(rounds))
+                spent = min(agent_steps(model, depth, agents, 2, how) for _ in range(rounds))
                 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
                 rows.append(
                     {

@@ -47,6 +47,9 @@ BUDGET = 1 << 28
 """Bytes of memory that a tree may take."""
 _CACHE = 1 << 21  # bytes of a piece's last level: about the second-level cache of a core
 
+_DEAR = 2048  # bytes of a plan from which it pays to look for others that are the same
+_FEW = 64  # agents
+
 How = Literal["auto", "tree", "closed_form"]
 Columns = list[Tensor]
 
@@ -67,6 +70,7 @@ def plan(
     legal_at: Literal["first", "all"] = "first",
     details: bool = True,
     how: How = "auto",
+    merge: bool = True,
 ) -> Plan:
     """What every action is worth to agents that believe q_f [*b, S_f], by all policies of `depth` actions.
 
@@ -77,6 +81,7 @@ def plan(
     `legal_at="all"`, at every step). `details`: whether log Q(pi) and the terms of the first step are kept.
     `how`: "tree", or "closed_form", which is made once for a model and then kept (for tables that all share, no counts);
     "auto" takes it where it can: a model that is new at every step, as one that is learned, should ask for the tree.
+    `merge`: agents of one model that believe the very same plan once, where plans are dear.
 
     Raises ConfigError for policies that do not fit the budget, or where nothing is allowed; NumericFault for NaN.
     """
@@ -115,7 +120,18 @@ def plan(
     worth = closed or _Tree(layout, depth, objective, t, inductive, budget)
     weights = inductive.weights(believed) if inductive is not None else None
     prices = None if weights is None else tuple(_rows(w, whole, layout, 1) for w in weights)
-    return _by_pieces(layout, worth, depth, precise, restrictions, prices, objective, t, details, budget)
+    same_for_all = weights is None and restrictions.legal is None and not isinstance(precise, Tensor)
+    found = _different(layout) if merge and same_for_all and worth.bytes_per_row() >= _DEAR else None
+    if found is None:
+        return _by_pieces(layout, worth, depth, precise, restrictions, prices, objective, t, details, budget)
+    first, which = found
+    few = _by_pieces(layout.take(first), worth, depth, precise, restrictions, None, objective, t, details, budget)
+
+    def back(x: Tensor) -> Tensor:
+        return layout.back(x[:, which])
+
+    terms = None if few.terms is None else Terms(*map(back, few.terms))
+    return Plan(back(few.value), None if few.policies is None else back(few.policies), terms)
 
 
 def _by_pieces(
@@ -161,6 +177,28 @@ def _by_pieces(
         None if policies is None else layout.back(policies.unflatten(-1, (U,) * depth)),
         None if terms is None else Terms(*(layout.back(x) for x in terms)),
     )
+
+
+def _different(layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Numbers of the rows that differ, and which of them each row is [R]; None unless half of them or more repeat others."""
+    rows = layout.rows
+    if layout.minds > 1 or rows < _FEW:
+        return None
+    mark = torch.zeros(rows, dtype=torch.float64, device=layout.believed[0].device)
+    for f, q in enumerate(layout.believed):
+        # Fractions of multiples of the golden ratio: no sums of them agree by chance.
+        steps = torch.arange(1, q.shape[-1] + 1, dtype=torch.float64, device=q.device)
+        mark += q[0].double() @ ((steps + 997 * f) * 0.6180339887498949 % 1)
+    mark = (mark * 2**40).round()  # products of the same row may differ in their last bits
+    if len(mark[:: rows // _FEW].unique()) > _FEW // 2:
+        return None
+    _, which = mark.unique(return_inverse=True)
+    count = int(which.max()) + 1
+    first = torch.full((count,), rows, dtype=torch.int64, device=which.device)
+    first.scatter_reduce_(0, which, torch.arange(rows, device=which.device), "amin")
+    if 2 * count > rows or any(not torch.equal(q[0, first][which], q[0]) for q in layout.believed):
+        return None
+    return first, which
 
 
 def _settle(

@@ -353,3 +353,31 @@ def test_a_model_with_a_control_that_moves_nothing_plans_as_without() -> None:
         assert torch.allclose(logs(found).exp().view(4, 5, 2, 5, 2).sum((2, 4)).flatten(1), logs(lone).exp(), **EXACT)
         nothing = plan(still, believed, 2, 1.0, how=how)  # type: ignore[arg-type]
         assert torch.allclose(logs(nothing).exp(), torch.full((4, 9), 1 / 9, dtype=torch.float64), **EXACT)
+
+
+def test_agents_that_believe_the_same_plan_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = grid(3)
+    few = beliefs(15, (7,), model.sizes)[0]
+    which = torch.arange(500) ** 2 % 7
+    planned: list[int] = []
+    values = closed_form.ClosedForm.values
+
+    def counted(self: closed_form.ClosedForm, believed: list[Tensor], prices: None = None) -> Tensor:
+        planned.append(believed[0].shape[1])
+        return values(self, believed, prices)
+
+    monkeypatch.setattr(closed_form.ClosedForm, "values", counted)
+    merged = plan(model, (few[which].view(5, 100, 9),), 3, 2.0)
+    assert sum(planned) == len(which.unique()) == 4
+    each = plan(model, (few[which].view(5, 100, 9),), 3, 2.0, merge=False)
+    assert sum(planned) == 504
+    assert torch.allclose(merged.value, each.value, atol=1e-13, rtol=0)
+    assert torch.allclose(logs(merged, 2), logs(each, 2), atol=1e-13, rtol=0)
+    assert merged.terms is not None and each.terms is not None
+    assert torch.allclose(merged.terms.risk, each.terms.risk, atol=1e-13, rtol=0)
+    # Beliefs that differ anywhere are never taken for the same.
+    others = few[which].clone()
+    others[:, 3] += 1e-9 * torch.arange(500)
+    planned.clear()
+    plan(model, (others,), 3, 2.0)
+    assert sum(planned) == 500
