@@ -227,7 +227,7 @@ class SpinCollective(PopulationEnv):
         n = self.num_agents
         name = {"synchronous": "Peretto's law", "partial": "exact kernel"}.get(self.order, "Boltzmann's law")
         if n <= _ENUMERATED and (law := self.law(temperature)) is not None:
-            w, h = self.couplings()
+            w, _ = self.couplings()
             states = enumeration.spins(n).states()
             m = states.mean(-1)
             bonds = ((states @ w.mT) * states).sum(-1) / n
