@@ -20,11 +20,12 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.inference import counts as dirichlet
-from mfmarl.inference import filtering, senses
+from mfmarl.inference import files, filtering, senses
 from mfmarl.inference.counts import Counts
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, ParameterInformation, Plan, StateInformation
 from mfmarl.inference.planning import dynamic_programming, open_loop, sophisticated
+from mfmarl.inference.planning.sophisticated import gathered
 from mfmarl.inference.unknown import level, unknown
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
 from mfmarl.options import Bounds
@@ -34,6 +35,7 @@ from mfmarl.random import Key
 from mfmarl.registry import register
 from mfmarl.statmech import gibbs
 
+_GRAINS = 2.0**20
 _JOINT = 512  # joint states up to which beliefs are kept over all of them
 
 
@@ -132,17 +134,16 @@ class ActiveInference(Agent):
         if self.learned:
             return unknown(spec.observation_space, spec.num_actions, self.levels)
         if self.config.model:
-            from mfmarl.inference import files
-
-            model = files.load(Path(self.config.model))
+            model = files.load(Path(self.config.model)).model
         else:
             group = next(i for i, s in enumerate(spec.group_slices.values()) if s.start <= slots.start < s.stop)
-            model = None if spec.rules is None else spec.rules.generative_model(group)
-            if model is None:
+            given: GenerativeModel | None = None if spec.rules is None else spec.rules.generative_model(group)
+            if given is None:
                 raise ConfigError(
                     "This environment gives no generative model to act by: write --agent.model learned to learn one of its "
                     "observations and rewards, or the path of a model file."
                 )
+            model = given
         senses.check(model, spec.observation_space)
         return model
 
@@ -165,7 +166,7 @@ class ActiveInference(Agent):
                 for i, t in enumerate((tables,) if letter == "E" else tables)
             ]
             found[letter] = every[0] if letter == "E" else tuple(every)
-        return Counts(**{letter: None for letter in "ABCDE"} | found, zeros=self._layout.zeros)
+        return Counts(**dict.fromkeys("ABCDE") | found, zeros=self._layout.zeros)
 
     def _forget_made(self) -> None:
         self._made = None
@@ -198,7 +199,8 @@ class ActiveInference(Agent):
         else:
             rows = self.by_mind(ids).shape
             expected = tuple(d.expand(*rows, d.shape[-1]) for d in model.D)
-        method = "exact" if self.exact else self.config.inference.replace("auto", "sequential")
+        chosen: Literal["auto", "exact", "sequential", "damped", "parallel"] = self.config.inference
+        method: filtering.Method = "exact" if self.exact else "sequential" if chosen == "auto" else chosen
         step = filtering.update(model, expected, seen, method, check=False, terms=False)
         lost = ~step.free_energy.isfinite() & self.by_mind(timestep.alive[:, slots])
         if bool(lost.any()):
@@ -237,7 +239,16 @@ class ActiveInference(Agent):
         gamma = 1 / max(float(self.temperature), 1e-6)
         if config.planning == "open_loop":
             return open_loop.plan(
-                model, believed, config.depth, gamma, self.objective, counts=told, budget=config.budget
+                model,
+                believed,
+                config.depth,
+                gamma,
+                self.objective,
+                counts=told,
+                budget=config.budget,
+                details=False,
+                # What pays once for a model does not for one that is new at every step.
+                how="tree" if self.learns else "auto",
             )
         if config.planning == "sophisticated":
             return sophisticated.plan(
@@ -262,14 +273,20 @@ class ActiveInference(Agent):
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """E = -alpha g: [M, B, A]."""
         believed, _ = self._unpacked(obs)
-        return -self.config.alpha * self.plan(believed).value
+        # Many agents believe the same: each belief is planned from once. Rid of the last bits, so that whose copy of it is
+        # taken makes no difference.
+        believed = tuple((q * _GRAINS).round() / _GRAINS for q in believed)
+        every = torch.ones(believed[0].shape[:2], dtype=torch.bool, device=obs.device)
+        different, place = gathered(believed, every, True)
+        value = self.plan(different).value
+        return -self.config.alpha * value.gather(1, place.unsqueeze(-1).expand(*place.shape, value.shape[-1]))
 
     # -------------------------------------------------------------------------------------------- learning
 
     @torch.no_grad()
     def learn(self, batch: Transition) -> dict[str, Tensor]:
         config: ActiveInferenceConfig = self.config
-        base, model, counts = self.models
+        base, _, counts = self.models
         assert counts is not None
         before, then = self._unpacked(batch.obs)
         after, now = self._unpacked(batch.next_obs)
@@ -340,6 +357,7 @@ def _only(seen: Tensor | tuple[Tensor, ...], rows: Tensor) -> Tensor | tuple[Ten
 
 def _without(counts: Counts, A: int, B: int) -> Counts:
     """Counts of one likelihood and one transition less."""
+
     def but(tables: Any, i: int) -> Any:
         return None if tables is None else tuple(None if k == i else x for k, x in enumerate(tables))
 
