@@ -6,7 +6,9 @@ $$ q(m) \propto e^{\kappa \sum_a f_a \ln \theta_{ma}} \sum_{m'} B(m \mid m')\, q
 An agent feels the shares f in which kappa others act (k of them, `actions over sampled(k)`; or everyone) and believes in
 a crowd that is at one of K points theta_m of the simplex, which moves by B, learned by Dirichlet counts that forget.
 Where the environment says what its world is like (`crowd_model`), the crowd is one more factor of that model, and actions
-are weighed by expected free energy some steps ahead. Elsewhere the reward is a modality that is learned: counts of
+are weighed by expected free energy some steps ahead. How the crowd moves may depend there on a hidden state w that nobody
+moves, B(m' | m, w): the crowd then tells of w, by the mean-field message E_q ln B(m' | m, w), to agents who have learned
+how crowds behave. Elsewhere the reward is a modality that is learned: counts of
 (level of reward | what is seen, action, crowd), weighed one step ahead. The information on m is social curiosity, that on
 the payoffs the wish to try what is not known. Cost and memory of an agent do not depend on how many others there are.
 
@@ -15,7 +17,7 @@ Its twin without a field, `independent_inference`, is told nothing of the crowd.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import gymnasium
@@ -64,6 +66,9 @@ class MeanFieldInferenceConfig(AgentConfig):
     """Times what an action tells of hidden states, the crowd among them: 1 in theory, 0: not curious."""
     novelty: Annotated[float, Bounds(0.0, 1e6)] = 1.0
     """Times what an action tells of payoffs that are learned: 1 in theory, 0: tries nothing for its own sake."""
+    social: bool = True
+    """Whether, in a given model, how the crowd moves is believed to depend on the first state that nobody moves, so that
+    the crowd tells of it (where that is learned)."""
     planning: Literal["open_loop", "sophisticated"] = "open_loop"
     """How actions ahead are weighed in a given model: as sequences, or heeding what will be seen."""
     depth: Positive = 1
@@ -116,10 +121,24 @@ class MeanFieldInference(Agent):
                 f"{type(told).__name__} with these options has no model of a crowd to give: use model = learned."
             )
         points = len(theta)
-        # Counts of how the crowd moves [M, K, K]; the part that is held beforehand stands in front of what is learned.
-        held = crowd.persistence(theta, config.stay).float() * config.prior
+        # The hidden state on which the crowd's moves may depend: the first that nobody moves.
+        self.world: int | None = None
+        if self.given is not None:
+            last = len(self.given.sizes) - 1
+            free = [f for f, own in enumerate(self.given.B_controls) if not own and f != last]
+            if free and config.social and config.learn_crowd and not self.field.is_nothing:
+                self.world = free[0]
+                table = self.given.B[last].unsqueeze(-1).expand(-1, -1, self.given.sizes[free[0]]).contiguous()
+                self.given = replace(
+                    self.given,
+                    B=(*self.given.B[:-1], table),
+                    B_factors=(*self.given.B_factors[:-1], (last, free[0])),
+                )
+        worlds = 1 if self.given is None or self.world is None else self.given.sizes[self.world]
+        # Counts of how the crowd moves [M, K, K, W]: those held beforehand, and what is learned.
+        held = (crowd.persistence(theta, config.stay).float() * config.prior).unsqueeze(-1).repeat(1, 1, worlds)
         self.register_buffer("held", held, persistent=False)
-        self.register_buffer("moves", torch.zeros(minds, points, points))
+        self.register_buffer("moves", torch.zeros(minds, points, points, worlds))
         self.contexts = 1 if self.given is not None else self._contexts(spec, points, minds)
         begun = reward_modality.begin(
             minds, self.contexts, spec.num_actions, config.levels if self.given is None else 2, points, config.prior
@@ -212,7 +231,7 @@ class MeanFieldInference(Agent):
         return Rewards(self.evidence, self.span, self.config.prior)
 
     def transitions(self) -> Tensor:
-        """B [M, K, K]: how the crowd is believed to move."""
+        """B [M, K, K, W]: how the crowd is believed to move, in every state of the world that it depends on."""
         counts = self.held + self.moves
         return counts / counts.sum(1, keepdim=True)
 
@@ -224,6 +243,7 @@ class MeanFieldInference(Agent):
         if not self.config.learn_crowd:
             return given
         moves = self.transitions()
+        moves = moves.squeeze(-1) if self.world is None else moves
         return given.trusted(B=(*given.B[:-1], moves[0] if self.minds == 1 else moves.unsqueeze(1)))
 
     # ------------------------------------------------------------------------------------------- beliefs
@@ -248,6 +268,10 @@ class MeanFieldInference(Agent):
         before = torch.zeros_like(q) if started else torch.where(fresh, 0.0, carried["crowd"])
         return torch.cat([*parts, q, before], -1), remembered
 
+    def _later(self, q: Tensor) -> Tensor:
+        """The crowd as it is expected after a step, [M, B, K]."""
+        return q @ self.transitions().squeeze(-1).transpose(-1, -2)
+
     def _of_crowd(self, field: Tensor) -> Tensor:
         """ln p(what is felt | m) [E, n, K]; 0 where nothing is."""
         if self.field.is_nothing:
@@ -262,7 +286,7 @@ class MeanFieldInference(Agent):
         context = self._context(timestep.obs[:, self.slots])
         log_q = told
         if not started:
-            expected = self.by_mind(carried["crowd"]) @ self.transitions().transpose(-1, -2)
+            expected = self._later(self.by_mind(carried["crowd"]))
             # What was paid tells of the crowd too, who made it.
             paid = self.by_mind(timestep.reward[:, self.slots])
             earlier, did = self.by_mind(carried["context"]), self.by_mind(action)
@@ -287,11 +311,22 @@ class MeanFieldInference(Agent):
         by_mind = [self.by_mind(x) for x in expected]
         # The crowd as it is felt first, then the rest: both are evidence of the same moment.
         by_mind[-1] = torch.softmax(by_mind[-1].clamp(min=1e-30).log() + told, -1)
+        if self.world is not None and not started:
+            told_of_world = self._of_world(by_mind[-1], self.by_mind(carried["crowd"]))
+            told_of_world = torch.where(self.by_mind(fresh.expand(-1, self.num_slots, 1)), 0.0, told_of_world)
+            by_mind[self.world] = torch.softmax(by_mind[self.world].clamp(min=1e-30).log() + told_of_world, -1)
         obs = timestep.obs[:, self.slots]
         seen = senses.outcomes(model, self.spec.observation_space, obs)
         seen = self.by_mind(seen) if isinstance(seen, Tensor) else tuple(self.by_mind(x) for x in seen)
         found = filtering.update(model, by_mind, seen, "exact", check=False, terms=False).factors
         return [self.by_copy(x, copies) for x in found]
+
+    def _of_world(self, q: Tensor, before: Tensor) -> Tensor:
+        """E_q ln B(m' | m, w) [M, B, W]: what the crowd, now q and before that `before` [M, B, K], tells of the world."""
+        log_moves = self.transitions().log()
+        # [M, B, K] x [M, K, K W], then weighed by where it came from.
+        each = (q @ log_moves.flatten(2)).unflatten(-1, log_moves.shape[2:])
+        return (each * before.unsqueeze(-1)).sum(-2)
 
     # --------------------------------------------------------------------------------------------- acting
 
@@ -308,7 +343,7 @@ class MeanFieldInference(Agent):
         own, q, _ = self._unpack(obs)
         if self.given is None:
             # What will be paid is decided by the crowd as it will be.
-            later = q @ self.transitions().transpose(-1, -2)
+            later = self._later(q)
             found = reward_modality.worth(
                 self.rewards, own[0].squeeze(-1).long(), later, config.curiosity > 0, config.novelty > 0
             )
@@ -332,12 +367,14 @@ class MeanFieldInference(Agent):
     def learn(self, batch: Transition) -> dict[str, Tensor]:
         config: MeanFieldInferenceConfig = self.config
         own, _, _ = self._unpack(batch.obs)
-        _, q, before = self._unpack(batch.next_obs)
+        later, q, before = self._unpack(batch.next_obs)
         weight = torch.ones_like(batch.reward) if batch.valid is None else batch.valid.to(batch.reward.dtype)
         numbers = {}
         if config.learn_crowd:
-            pairs = (q * weight.unsqueeze(-1)).transpose(-1, -2) @ before
-            share = pairs / weight.sum(1).clamp(min=1).view(-1, 1, 1)
+            if self.world is not None:
+                before = (before.unsqueeze(-1) * later[self.world].unsqueeze(-2)).flatten(-2)
+            pairs = ((q * weight.unsqueeze(-1)).transpose(-1, -2) @ before).view(self.moves.shape)
+            share = pairs / weight.sum(1).clamp(min=1).view(-1, 1, 1, 1)
             self.moves.mul_(1 - config.forgetting).add_(config.rate * share)
         action = batch.action.clamp(min=0)
         if self.given is None:

@@ -32,6 +32,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.inference import dirichlet
 from mfmarl.inference.model import GenerativeModel
 
 _MOST = 1_000_000  # outcomes or points that a table may have
@@ -134,7 +135,7 @@ def persistence(theta: Tensor, stay: float = 0.9, width: float | None = None) ->
         distance = (theta.unsqueeze(0) - theta.unsqueeze(1)).square().sum(-1)
         nearest = distance.masked_fill(here.bool(), math.inf).amin(0)
         # Relative to the nearest point, so that a narrow kernel does not vanish altogether.
-        weight = weight * torch.exp(-(distance - nearest) / (2 * width**2))
+        weight = weight * torch.exp(-(distance - nearest).clamp(min=0) / (2 * width**2))
     return stay * here + (1 - stay) * weight / weight.sum(0)
 
 
@@ -268,20 +269,12 @@ def information(alpha: Tensor, peers: int = 1) -> Tensor:
 
     Of one peer sum_a (alpha_a / alpha_0) w_a, w_a = ln alpha_0 - ln alpha_a + psi(alpha_a + 1) - psi(alpha_0 + 1).
     """
-    total = alpha.sum(-1, keepdim=True)
     if peers == 1:
-        gain = total.log() - alpha.log() + torch.digamma(alpha + 1) - torch.digamma(total + 1)
-        return (alpha / total * gain).sum(-1)
+        return dirichlet.information(alpha)
     counts = compositions(peers, alpha.shape[-1]).to(alpha)
     before = alpha.unsqueeze(-2)
     chance = log_predictive(before, counts).exp()
-    return (chance * _dirichlet_divergence(before + counts, before)).sum(-1)
-
-
-def _dirichlet_divergence(q: Tensor, p: Tensor) -> Tensor:
-    q0, p0 = q.sum(-1), p.sum(-1)
-    norm = torch.lgamma(q0) - torch.lgamma(p0) - (torch.lgamma(q) - torch.lgamma(p)).sum(-1)
-    return norm + ((q - p) * (torch.digamma(q) - torch.digamma(q0).unsqueeze(-1))).sum(-1)
+    return (chance * dirichlet.divergence(before + counts, before)).sum(-1)
 
 
 # ------------------------------------------------------------------------------- what a sum over others pays
@@ -364,7 +357,9 @@ def ordered_magnetisation(precision: float, peers: int | None, field: float = 0.
     def excess(m: float) -> float:
         return float(magnetisation_map(torch.tensor(m, dtype=torch.float64), precision, peers, field)) - m
 
-    # The map is concave on m > 0, so that beyond its fixed point it lies below the diagonal.
+    # The map is concave on m > 0: it leaves the diagonal at 0, upwards or never, and lies below it beyond its fixed point.
+    if field == 0 and (precision if peers is None else slope(precision, peers)) <= 1:
+        return 0.0
     low = 1.0
     while low > 1e-9 and excess(low) <= 0:
         low /= 2
