@@ -185,47 +185,44 @@ def log_likelihoods(
     ln sum_o w_o A(o | s), Bayes' rule for evidence that is itself uncertain. No weight at all is nothing seen.
     """
     least = _least(model, floor)
-    if isinstance(seen, Tensor):
-        _check_outcomes(model, seen, check)
-        found = []
-        for m, a in enumerate(model.A):
-            core = len(model.A_factors[m])
+    _check_seen(model, seen, soft, check)
+    found = []
+    for a, own, shown in zip(model.A, model.A_factors, _each(seen), strict=True):
+        core = len(own)
+        if not shown.is_floating_point():
             if a.ndim == 1 + core:
-                found.append(_looked_up(a.clamp(min=least).log(), seen[..., m], core, 0.0))
+                found.append(_looked_up(a.clamp(min=least).log(), shown, core, 0.0))
             else:  # fewer logarithms: of what is looked up
-                found.append(_looked_up(a, seen[..., m], core, 1.0).clamp(min=least).log())
-        return tuple(found)
-    _check_weights(model, seen, soft, check)
-    tables = [a.clamp(min=least) for a in model.A]
-    if soft == "average":
-        return tuple(_weighed(a.log(), w, len(p)) for a, w, p in zip(tables, seen, model.A_factors, strict=True))
-    return tuple(
-        torch.where(_unseen(w, len(p)), 0.0, _weighed(a, w, len(p)).clamp(min=least).log())
-        for a, w, p in zip(tables, seen, model.A_factors, strict=True)
-    )
+                found.append(_looked_up(a, shown, core, 1.0).clamp(min=least).log())
+        elif soft == "average":
+            found.append(_weighed(a.clamp(min=least).log(), shown, core))
+        else:
+            logs = _weighed(a.clamp(min=least), shown, core).clamp(min=least).log()
+            found.append(torch.where(_unseen(shown, core), 0.0, logs))
+    return tuple(found)
 
 
 def likelihoods(
     model: GenerativeModel, seen: Seen, soft: Soft = "average", floor: float | None = None, *, check: bool = True
 ) -> tuple[Tensor, ...]:
     """p(o_m | s) [*b, S_pa(m), ...] of every modality, 1 where nothing was seen of it; see `log_likelihoods`."""
-    tables = model.A if floor is None else tuple(a.clamp(min=floor) for a in model.A)
-    if isinstance(seen, Tensor):
-        _check_outcomes(model, seen, check)
-        return tuple(_looked_up(a, seen[..., m], len(model.A_factors[m]), 1.0) for m, a in enumerate(tables))
-    _check_weights(model, seen, soft, check)
+    _check_seen(model, seen, soft, check)
+    shown = _each(seen)
+    return tuple(_likelihood(a, shown[m], len(model.A_factors[m]), soft, floor) for m, a in enumerate(model.A))
+
+
+def _likelihood(table: Tensor, shown: Tensor, core: int, soft: Soft, floor: float | None) -> Tensor:
+    """[*b, S, ...] of a table [*p, O, S, ...] (so many axes of states) and what is shown, outcomes [*b] or weights [*b, O]."""
+    if floor is not None:
+        table = table.clamp(min=floor)
+    if not shown.is_floating_point():
+        return _looked_up(table, shown, core, 1.0)
     if soft == "uncertain":
-        return tuple(
-            torch.where(_unseen(w, len(p)), 1.0, _weighed(a, w, len(p)))
-            for a, w, p in zip(tables, seen, model.A_factors, strict=True)
-        )
-    found = []
-    for a, w, own in zip(tables, seen, model.A_factors, strict=True):
-        # A weight on what is impossible in a state rules the state out; no weight on it says nothing.
-        excluded = _weighed((a == 0).to(a.dtype), w, len(own)) > 0
-        logs = _weighed(a.log().masked_fill(a == 0, 0.0), w, len(own))
-        found.append(logs.exp().masked_fill(excluded, 0.0))
-    return tuple(found)
+        return torch.where(_unseen(shown, core), 1.0, _weighed(table, shown, core))
+    # A weight on what is impossible in a state rules the state out; no weight on it says nothing.
+    none = table == 0
+    excluded = _weighed(none.to(table.dtype), shown, core) > 0
+    return _weighed(table.log().masked_fill(none, 0.0), shown, core).exp().masked_fill(excluded, 0.0)
 
 
 def transitions(model: GenerativeModel, f: int, action: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -307,43 +304,79 @@ def _exact(
     check: bool,
     terms: bool,
 ) -> Step:
-    like = likelihoods(model, seen, soft, floor, check=check)
+    _check_seen(model, seen, soft, check)
+    shown = _each(seen)
     if floor is not None:
         expected = tuple(p.clamp(min=floor) for p in expected)
-    tiny = torch.finfo(model.dtype).tiny
-    costs, complexities = [], []
+    info = torch.finfo(model.dtype)
+    costs, accuracies = [], []
     factors: list[Tensor] = list(expected)
     for group in _tied(model):
-        before = _aligned_product([expected[f] for f in group])
-        q = before
-        axes = tuple(range(-len(group), 0))
-        for m, own in enumerate(model.A_factors):
-            if own[0] not in group:
-                continue
-            weight = q * _among(like[m], own, group)
-            evidence = weight.sum(axes, keepdim=True)
-            flat = evidence.flatten(-len(group)).squeeze(-1)
-            if check:
-                _refuse_impossible(model, m, seen, flat)
-                q = weight / evidence
-            else:
-                q = torch.where(evidence > 0, weight / evidence, q)
-            costs.append(-flat.log())
-        if q is before:
+        own = [m for m, parents in enumerate(model.A_factors) if parents[0] in group]
+        if not own:
             continue
-        if terms:
-            complexities.append(torch.xlogy(q, q / before.clamp(min=tiny)).sum(axes))
+        sizes = [model.sizes[f] for f in group]
+        before = (
+            expected[group[0]]
+            if len(group) == 1
+            else _aligned_product([expected[f] for f in group]).flatten(-len(group))
+        )
+        like = [_over(model, m, group, shown[m], soft, floor) for m in own]
+        whole = like[0]
+        for x in like[1:]:
+            whole = whole * x
+        weight = before * whole
+        evidence = weight.sum(-1, keepdim=True)
+        if evidence.numel() and not float(evidence.amin()) > info.tiny / info.eps:
+            # Something is impossible, or many small numbers too small: one modality after the other.
+            q, cost = _one_by_one(model, own, like, before, seen, check)
+            accuracy = sum_of([torch.xlogy(q, x).sum(-1) for x in like]) if terms else cost
+        else:
+            q, cost = weight / evidence, -evidence.squeeze(-1).log()
+            accuracy = (q * whole.clamp(min=info.tiny).log()).sum(-1) if terms else cost
+        costs.append(cost)
+        accuracies.append(accuracy)
+        joint = q.unflatten(-1, sizes)
         for i, f in enumerate(group):
-            others = tuple(a for a in axes if a != i - len(group))
-            factors[f] = q.sum(others) if others else q
+            others = tuple(j - len(group) for j in range(len(group)) if j != i)
+            factors[f] = joint.sum(others) if others else q
     cost = sum_of(costs)
     batch = cost.shape
     settled = tuple(q.expand(*batch, q.shape[-1]) for q in factors)
     if not terms:
         absent = cost.new_full((), math.nan).expand(batch)
         return Step(settled, cost, absent, absent)
-    complexity = sum_of(complexities)
-    return Step(settled, cost, complexity, complexity - cost)
+    accuracy = sum_of(accuracies)
+    return Step(settled, cost, cost + accuracy, accuracy)
+
+
+def _over(
+    model: GenerativeModel, m: int, group: tuple[int, ...], shown: Tensor, soft: Soft, floor: float | None
+) -> Tensor:
+    """The likelihood [*b, S] of what is shown over all joint states of a group of factors."""
+    table, own = model.A[m], model.A_factors[m]
+    sizes = [model.sizes[f] for f in group]
+    if table.ndim == 1 + len(own):  # shared: spread once for all
+        table = _among(table, own, group).expand(-1, *sizes).flatten(1) if len(group) > 1 else table
+        return _likelihood(table, shown, 1, soft, floor)
+    found = _among(_likelihood(table, shown, len(own), soft, floor), own, group)
+    return found.expand(*found.shape[: -len(group)], *sizes).flatten(-len(group))
+
+
+def _one_by_one(
+    model: GenerativeModel, own: Sequence[int], like: Sequence[Tensor], before: Tensor, seen: Seen, check: bool
+) -> tuple[Tensor, Tensor]:
+    """Bayes' rule for one modality after the other: beliefs [*b, S] and -ln p(o) [*b]. What is impossible is refused, or
+    passed over with infinite cost."""
+    q, costs = before, []
+    for m, x in zip(own, like, strict=True):
+        weight = q * x
+        evidence = weight.sum(-1, keepdim=True)
+        if check:
+            _refuse_impossible(model, m, seen, evidence.squeeze(-1))
+        q = torch.where(evidence > 0, weight / evidence, q)
+        costs.append(-evidence.squeeze(-1).log())
+    return q, sum_of(costs)
 
 
 def _tied(model: GenerativeModel) -> list[tuple[int, ...]]:
@@ -377,78 +410,115 @@ def _mean_field(
         *[x.shape[: x.ndim - len(own)] for x, own in zip(logs, model.A_factors, strict=True)],
     )
     # States in front and beliefs behind: sums over few states are then done side by side for all beliefs.
-    priors = [p.expand(*batch, p.shape[-1]).movedim(-1, 0).contiguous() for p in expected]
+    priors = [p.expand(*batch, p.shape[-1]).reshape(-1, p.shape[-1]).mT.contiguous() for p in expected]
     log_priors = [p.clamp(min=least).log() for p in priors]
-    alone, tied = _gathered(model, logs, log_priors, batch)
-
-    def message(f: int, q: list[Tensor]) -> Tensor:
-        total = alone[f]
-        for own, table in tied:
-            if f in own:
-                total = total + _contracted(table, [q[g] for g in own], own.index(f))
-        return total
-
-    def cost(q: list[Tensor]) -> Tensor:
-        total = sum_of([(torch.xlogy(x, x) - x * u).sum(0) for x, u in zip(q, alone, strict=True)])
-        for own, table in tied:
-            total = total - _contracted(table, [q[g] for g in own])
-        return total
-
-    def settled(q: list[Tensor]) -> Step:
-        value = cost(q)
-        factors = tuple(x.movedim(0, -1) for x in q)
-        if not terms:
-            absent = value.new_full((), math.nan).expand(value.shape)
-            return Step(factors, value, absent, absent)
-        complexity = sum_of([(torch.xlogy(x, x) - x * u).sum(0) for x, u in zip(q, log_priors, strict=True)])
-        return Step(factors, value, complexity, complexity - value)
-
-    count = len(priors)
+    terms_of = _gathered(model, logs, log_priors, batch)
     if method == "parallel":
         q = [torch.full_like(p, 1 / len(p)) for p in priors]
         for _ in range(iterations):
-            q = [torch.softmax(message(f, q), 0) for f in range(count)]
-        return settled(q)
-    if tolerance is None:
-        tolerance = 1e-12 if model.dtype == torch.float64 else 1e-6
-    q, last = list(priors), None
-    open_ = torch.ones(batch, dtype=torch.bool, device=model.device)
-    for _ in range(iterations):
-        # A belief that has settled is left alone, so that it does not depend on whom it is computed with.
-        if method == "sequential":
-            for f in range(count):
-                q[f] = torch.where(open_, torch.softmax(message(f, q), 0), q[f])
+            q = [torch.softmax(_message(terms_of, q, f), 0) for f in range(len(q))]
+    else:
+        if tolerance is None:
+            tolerance = 1e-12 if model.dtype == torch.float64 else 1e-6
+        q = _descend(terms_of, priors, damping if method == "damped" else None, iterations, tolerance, least)
+    value = _cost(terms_of, q).view(batch)
+    factors = tuple(x.unflatten(1, batch).movedim(0, -1) if batch else x.squeeze(1) for x in q)
+    if not terms:
+        absent = value.new_full((), math.nan).expand(batch)
+        return Step(factors, value, absent, absent)
+    complexity = sum_of([_divergence(x, u) for x, u in zip(q, log_priors, strict=True)]).view(batch)
+    return Step(factors, value, complexity, complexity - value)
+
+
+class _Terms(NamedTuple):
+    """What bears on every factor alone, logarithms [S_f, n], and on several together: their numbers, [S_f, S_g, ..., n]."""
+
+    alone: list[Tensor]
+    tied: list[tuple[tuple[int, ...], Tensor]]
+
+    def of(self, rows: Tensor) -> _Terms:
+        return _Terms(
+            [x.index_select(-1, rows) for x in self.alone], [(own, x.index_select(-1, rows)) for own, x in self.tied]
+        )
+
+
+def _descend(
+    terms: _Terms, start: list[Tensor], damping: float | None, iterations: int, tolerance: float, least: float
+) -> list[Tensor]:
+    """Beliefs [S_f, n] of each factor after sweeps over them, each until its own free energy has settled."""
+    found, q = [x.clone() for x in start], list(start)
+    rows = torch.arange(start[0].shape[1], device=start[0].device)
+    last: Tensor | None = None
+    for sweep in range(iterations):
+        if damping is None:
+            for f in range(len(q)):
+                logs = _message(terms, q, f)
+                q[f] = torch.softmax(logs, 0)
+            # F, of which the last factor's own part is the logarithm of its normalisation.
+            value = _cost(terms, q[:-1]) - torch.logsumexp(logs, 0)
         else:
-            messages = [message(f, q) for f in range(count)]
-            for f, v in enumerate(messages):
-                log_q = q[f].clamp(min=least).log()
-                q[f] = torch.where(open_, torch.softmax(log_q + damping * (v - log_q), 0), q[f])
-        if not tied:
+            before = [x.clamp(min=least).log() for x in q]
+            after = [_message(terms, q, f) for f in range(len(q))]
+            q = [torch.softmax(x + damping * (v - x), 0) for x, v in zip(before, after, strict=True)]
+            value = _cost(terms, q)
+        if sweep + 1 == iterations or (damping is None and not terms.tied):
             break
-        value = cost(q)
         if last is not None:
-            open_ = open_ & ((last - value).abs() > tolerance * (1 + value.abs()))
-            if not bool(open_.any()):
-                break
+            moving = (last - value).abs() > tolerance * (1 + value.abs())
+            left = moving.nonzero().squeeze(-1)
+            if len(left) < len(rows):
+                # The settled are done with, whomever they were computed with: most are within a few sweeps.
+                for x, y in zip(found, q, strict=True):
+                    x.index_copy_(1, rows, y)
+                rows, value, terms = rows[left], value[left], terms.of(left)
+                q = [x.index_select(1, left) for x in q]
+                if not len(rows):
+                    return found
         last = value
-    return settled(q)
+    for x, y in zip(found, q, strict=True):
+        x.index_copy_(1, rows, y)
+    return found
+
+
+def _message(terms: _Terms, q: list[Tensor], f: int) -> Tensor:
+    """ln q_f [S_f, n], up to a constant, that is best given the other factors."""
+    total = terms.alone[f]
+    for own, table in terms.tied:
+        if f in own:
+            total = total + _contracted(table, [q[g] for g in own], own.index(f))
+    return total
+
+
+def _cost(terms: _Terms, q: list[Tensor]) -> Tensor:
+    """F [n] of the first factors: of the terms that bear on these only."""
+    total = terms.alone[0].new_zeros(terms.alone[0].shape[1])
+    for x, u in zip(q, terms.alone, strict=False):
+        total = total + _divergence(x, u)
+    for own, table in terms.tied:
+        if max(own) < len(q):
+            total = total - _contracted(table, [q[g] for g in own])
+    return total
+
+
+def _divergence(q: Tensor, logs: Tensor) -> Tensor:
+    """sum q (ln q - logs) over states in front."""
+    return (q * (q.clamp(min=torch.finfo(q.dtype).tiny).log() - logs)).sum(0)
 
 
 def _gathered(
-    model: GenerativeModel, logs: Sequence[Tensor], log_priors: list[Tensor], batch: torch.Size
-) -> tuple[list[Tensor], list[tuple[tuple[int, ...], Tensor]]]:
-    """What bears on every factor alone [S_f, *b], and on several together (their numbers, [S_f, S_g, ..., *b])."""
+    model: GenerativeModel, logs: Sequence[Tensor], log_priors: Sequence[Tensor], batch: torch.Size
+) -> _Terms:
     alone = list(log_priors)
     tied: dict[tuple[int, ...], Tensor] = {}
     for own, x in zip(model.A_factors, logs, strict=True):
         order = tuple(sorted(own))
-        x = x.expand(*batch, *x.shape[x.ndim - len(own) :])
-        x = x.movedim([len(batch) + own.index(f) for f in order], list(range(len(own)))).contiguous()
+        x = x.expand(*batch, *x.shape[x.ndim - len(own) :]).reshape(-1, *x.shape[x.ndim - len(own) :])
+        x = x.permute(*[1 + own.index(f) for f in order], 0)
         if len(own) == 1:
             alone[own[0]] = alone[own[0]] + x
         else:
-            tied[order] = tied[order] + x if order in tied else x
-    return alone, list(tied.items())
+            tied[order] = tied[order] + x if order in tied else x.contiguous()
+    return _Terms(alone, list(tied.items()))
 
 
 def _contracted(table: Tensor, weights: Sequence[Tensor], keep: int | None = None) -> Tensor:
@@ -525,7 +595,7 @@ def _looked_up(table: Tensor, outcome: Tensor, core: int, unseen: float) -> Tens
     if lead == 0:
         size = len(table)
         rows = torch.cat((table, table.new_full((1, *states), unseen))).flatten(1)
-        return rows.index_select(0, outcome.reshape(-1).remainder(size + 1)).view(*outcome.shape, *states)
+        return rows.index_select(0, torch.where(outcome < 0, size, outcome).reshape(-1)).view(*outcome.shape, *states)
     batch = torch.broadcast_shapes(table.shape[:lead], outcome.shape)
     where = outcome.expand(batch).reshape(*batch, *[1] * (core + 1))
     found = table.expand(*batch, *table.shape[lead:]).gather(len(batch), where.clamp(min=0).expand(*batch, 1, *states))
@@ -598,6 +668,18 @@ def _moved(table: Tensor, x: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ checks
+
+
+def _each(seen: Seen) -> Sequence[Tensor]:
+    """What is shown of every modality: outcomes [*b] or weights [*b, O_m]."""
+    return seen.unbind(-1) if isinstance(seen, Tensor) else seen
+
+
+def _check_seen(model: GenerativeModel, seen: Seen, soft: str, check: bool) -> None:
+    if isinstance(seen, Tensor):
+        _check_outcomes(model, seen, check)
+    else:
+        _check_weights(model, seen, soft, check)
 
 
 def _check_outcomes(model: GenerativeModel, seen: Tensor, check: bool) -> None:
