@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
-from mfmarl.inference import dirichlet
+from mfmarl.inference import dirichlet, filtering
 from mfmarl.inference.dirichlet import How
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.tally import Pool, add_moves, add_outcomes, add_pairs, add_soft, outer
@@ -242,12 +242,19 @@ def learn_B(
     rate: float = 1.0,
     weight: Tensor | None = None,
     pairs: Sequence[Tensor] | None = None,
+    joint: bool = False,
     check: bool = True,
 ) -> Counts:
-    """Add a move from states believed in `before`, q_f [*b, S_f], by an action int64 [*b], to those `believed` now.
+    r"""Add a move from states believed in `before`, q_f [*b, S_f], by an action int64 [*b], to those `believed` now.
 
-    An action of -1 was none: nothing is added. `pairs`: smoothed beliefs over both at once, [*b, S_f, S_pa(f), ...] each,
-    in place of the product of the two (which are then not looked at). Raises ConfigError for actions that do not exist.
+    An action of -1 was none: nothing is added. The product of the two beliefs is counted, as pymdp and SPM do, though
+    where states are uncertain it blurs: it forgets that one followed from the other. `joint` counts the posterior of both,
+
+    $$ \xi(s', s) = \frac{q_t(s')}{p(s')}\, B(s' \mid s, u)\, q_{t-1}(s), \qquad p(s') = \sum_s B(s' \mid s, u)\, q_{t-1}(s) $$
+
+    with the B of `model`, which must be the one that beliefs were updated by; it is exact for one factor, and costs no
+    more. `pairs`: such beliefs, [*b, S_f, S_pa(f), ...] each, from a smoother; `before` and `believed` are not looked at.
+    Raises ConfigError for actions that do not exist.
     """
     if counts.B is None:
         return counts
@@ -264,7 +271,18 @@ def learn_B(
         if pairs is None:
             parents = [before[g] for g in model.B_factors[f]]
             pooled = Pool.of(table, core, [action.shape, *_batches([believed[f], *parents])])
-            add = add_moves(table, core, settings, pooled, own, believed[f], parents, told, rate)
+            if joint:
+                if torch.broadcast_shapes(table.shape, model.B[f].shape) != table.shape:
+                    raise ConfigError(
+                        f"Counts {list(table.shape)} of factor {model.factors[f]!r} cannot take joint posteriors of models "
+                        f"that each have a B of their own, {list(model.B[f].shape)}: give the counts the same leading axes."
+                    )
+                p = filtering.predict(model, before, action.clamp(min=0), check=False)[f]
+                after = torch.where(p > 0, believed[f] / torch.where(p > 0, p, 1.0), 0.0)
+                both = add_moves(torch.zeros_like(table), core, settings, pooled, own, after, parents, told, rate)
+                add = torch.addcmul(table, both, model.B[f].to(table))
+            else:
+                add = add_moves(table, core, settings, pooled, own, believed[f], parents, told, rate)
         else:
             pair = pairs[f].flatten(pairs[f].ndim - 1 - len(model.B_factors[f]))
             pooled = Pool.of(table, core, [action.shape, pair.shape[:-1]])

@@ -15,7 +15,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import counts as learning
-from mfmarl.inference import dirichlet
+from mfmarl.inference import dirichlet, filtering
 from mfmarl.inference.counts import Counts, begin, expected, forget
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
@@ -124,6 +124,35 @@ def test_first_states_preferences_and_habits_are_counted_too(lead: tuple[int, ..
     softly = learning.learn_E(start, posterior)
     assert softly.E is not None
     torch.testing.assert_close(softly.E.sum() - start.E.sum(), posterior.sum())
+
+
+@pytest.mark.parametrize("lead", [(), (3, 1), (3, 4)])
+def test_the_joint_posterior_of_a_move_is_counted_by_bayes_rule(lead: tuple[int, ...]) -> None:
+    """p(s', s | o) of one factor by enumeration; its products would blur. Of several, its marginal is what is believed."""
+    model, batch = tangled(lead=lead).joint(), (3, 4)
+    start = begin(model, "B", zeros="filled")
+    q, action = beliefs(1, model, *batch), drawn(70, 6, *batch, low=-1)
+    seen = torch.stack([drawn(30 + m, n, *batch) for m, n in enumerate(model.outcomes)], -1)
+    after = filtering.update(model, filtering.predict(model, q, action.clamp(min=0)), seen).factors
+    found = learning.learn_B(model, start, q, action, after, rate=0.5, joint=True)
+    assert start.B is not None and found.B is not None
+    wanted = start.B[0].clone()  # type: ignore[union-attr]
+    for where in itertools.product(range(3), range(4)):
+        if (u := int(action[where])) >= 0:
+            place = as_many(lead, where)
+            both = model.B[0][place][..., u] * q[0][where]
+            for m, a in enumerate(model.A):
+                both = both * a[place][seen[where][m]].unsqueeze(-1)
+            wanted[place][..., u] += 0.5 * both / both.sum()
+    torch.testing.assert_close(found.B[0], wanted, rtol=0, atol=1e-13)
+
+    several, q = tangled(), beliefs(1, tangled(), 3, 4)
+    later = beliefs(5, several, 3, 4)
+    found = learning.learn_B(several, begin(several, "B"), q, action, later, joint=True)
+    gained = [b - b0 for b, b0 in zip(found.B, begin(several, "B").B, strict=True)]  # type: ignore[arg-type, operator]
+    for f in range(2):
+        told = later[f][action >= 0].sum(0)
+        torch.testing.assert_close(gained[f].flatten(1).sum(1), told)
 
 
 def test_a_crowd_in_pieces_counts_as_a_crowd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +444,9 @@ def test_what_does_not_exist_cannot_be_counted() -> None:
         learning.learn_A(model, counts, [torch.ones(2, 3)] * 3, q)
     with pytest.raises(ConfigError, match="action of 6"):
         learning.learn_B(model, counts, q, torch.tensor([6, 0]), q)
+    own = tangled(lead=(3, 1))
+    with pytest.raises(ConfigError, match="'place' cannot take joint posteriors"):
+        learning.learn_B(own, begin(model, "B"), q, torch.tensor([0, 0]), q, joint=True)
     with pytest.raises(ConfigError, match="choice of 6"):
         learning.learn_E(counts, torch.tensor([6, 0]))
     with pytest.raises(ConfigError, match="do not fit"):
