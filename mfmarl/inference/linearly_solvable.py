@@ -228,22 +228,36 @@ def energies(paid: Tensor, moves: Tensor, value: Tensor, discount: float = 1.0) 
     return paid + discount * (moves @ value.unsqueeze(-2).unsqueeze(-1)).squeeze(-1)
 
 
-def embed(paid: Tensor, moves: Tensor, temperature: float = 1.0) -> Embedded:
+def tilt(paid: Tensor, moves: Tensor, temperature: float = 1.0) -> Embedded:
+    """The linearly solvable problem of moves that are certain, exactly: e^{-q/T} p(s'|s) = sum over the actions that lead
+    from s to s' of e^{-paid / T}. Habits E count as -T log E of what is paid; infinity forbids.
+
+    Its value is the soft one, v(s) = -T log sum_a e^{-(paid + v(s'))/T}.
+    """
+    _check_moves(paid, moves, temperature)
+    if not certain(moves):
+        raise ConfigError("Only certain moves make a linear problem by themselves: `embed` those that are not.")
+    log_total = torch.logsumexp(-paid / temperature, -1)
+    passive = (torch.softmax(-paid / temperature, -1).unsqueeze(-2) @ moves).squeeze(-2)
+    return Embedded(-temperature * log_total, passive, torch.zeros_like(log_total))
+
+
+def embed(paid: Tensor, moves: Tensor, temperature: float = 1.0, inverse: Tensor | None = None) -> Embedded:
     """The linearly solvable problem in which u = P(.|s, a) costs what action a does, paid [*b, S, U], for every a.
 
     In every state q + T KL[P(.|s, a) || p(.|s)] = paid(s, a) is linear in y(s') = q - T log p(s'|s), and p normalises:
     q = -T log sum exp(-y / T). The least squares of least norm where there is more than one solution, or none.
+    `inverse` is `torch.linalg.pinv(moves)`, where it is known already.
     """
     _check_moves(paid, moves, temperature)
     chaos = torch.where(moves > 0, moves * moves.log(), torch.zeros_like(moves)).sum(-1)
-    wanted = paid - temperature * chaos
+    wanted = (paid - temperature * chaos).unsqueeze(-1)
+    y = (torch.linalg.pinv(moves) if inverse is None else inverse) @ wanted
+    off = (moves @ y - wanted).squeeze(-1).abs().amax(-1)
     reached = (moves > 0).any(-2)
-    y = torch.linalg.pinv(moves) @ wanted.unsqueeze(-1)
-    off = (moves @ y - wanted.unsqueeze(-1)).squeeze(-1).abs().amax(-1)
     y = torch.where(reached, y.squeeze(-1), torch.full((), math.inf, dtype=y.dtype, device=y.device))
     log_total = torch.logsumexp(-y / temperature, -1, keepdim=True)
-    passive = (-y / temperature - log_total).exp()
-    return Embedded(-temperature * log_total.squeeze(-1), passive, off)
+    return Embedded(-temperature * log_total.squeeze(-1), (-y / temperature - log_total).exp(), off)
 
 
 def _log_product(passive: Tensor, log_z: Tensor) -> Tensor:

@@ -206,6 +206,23 @@ def test_an_embedding_of_certain_moves_is_soft_value_iteration_without_habits() 
     assert torch.allclose(value, v, rtol=0, atol=1e-10)
 
 
+def test_tilted_moves_are_soft_value_iteration_whatever_actions_cost() -> None:
+    """Also where actions lead to the same place, or may not be taken."""
+    model = corridors(12)
+    moves = dynamic_programming.transitions(model)
+    g = torch.Generator().manual_seed(13)
+    paid = torch.randn(5, 3, dtype=torch.float64, generator=g)
+    paid[1, 2] = math.inf
+    found = lmdp.tilt(paid, moves, 0.7)
+    value = lmdp.finite_horizon(found.cost, found.passive, 5, 0.7).value[0]
+    v = torch.zeros(5, dtype=torch.float64)
+    for _ in range(5):
+        v = -0.7 * torch.logsumexp(-lmdp.energies(paid, moves, v) / 0.7, -1)
+    assert torch.allclose(value, v, rtol=0, atol=1e-12)
+    with pytest.raises(ConfigError, match="embed"):
+        lmdp.tilt(paid, (moves + 0.1) / 1.5, 0.7)
+
+
 def test_more_actions_than_places_are_met_by_least_squares() -> None:
     moves = torch.tensor([[[1.0, 0], [1.0, 0], [0, 1.0]]] * 2, dtype=torch.float64)
     found = lmdp.embed(torch.tensor([[0.0, 2.0, 5.0]] * 2, dtype=torch.float64), moves)

@@ -52,7 +52,7 @@ for case in given:
 """
 WHOLE = {
     "policy_prune_threshold": 0.0,
-    "observation_prune_threshold": 0.0,
+    "observation_prune_threshold": 1e-12,  # its logarithms have a floor, by which the impossible has probabilities
     "entropy_stop_threshold": -1.0,
     "max_branching": 16,
 }
@@ -114,14 +114,15 @@ def test_the_whole_tree_is_pymdps() -> None:
     tmaze = maze()
     middle = (tmaze.D[0].expand(2, -1), torch.tensor([[0.5, 0.5], [0.8, 0.2]], dtype=torch.float64))
     asked = [
-        (one, beliefs(3, (3,), one.sizes), 3, 1.7),
-        (three, beliefs(4, (2,), three.sizes), 2, 0.8),
-        (tmaze, middle, 2, 1.0),
-        (tmaze, middle, 3, 2.0),
+        (one, beliefs(3, (3,), one.sizes), 2, 1.7, 120),
+        (three, beliefs(4, (2,), three.sizes), 2, 0.8, 120),
+        (tmaze, middle, 2, 1.0, 120),
+        (tmaze, middle, 3, 2.0, 800),
     ]
-    given = [case(m, q, gamma, {**WHOLE, "horizon": depth, "max_nodes": 1500}) for m, q, depth, gamma in asked]
+    given = [case(m, q, gamma, {**WHOLE, "horizon": depth, "max_nodes": nodes}) for m, q, depth, gamma, nodes in asked]
     answers = ask(SCRIPT, given, needs=("pymdp",))
-    for (model, q, depth, gamma), answer in zip(asked, answers, strict=True):
+    for (model, q, depth, gamma, nodes), answer in zip(asked, answers, strict=True):
+        assert max(answer["nodes"]) < nodes - 1  # where it runs out of nodes it returns the tree of a smaller depth
         p, value = as_pymdp(model, q, depth, gamma)
         theirs = torch.tensor(answer["q_pi"], dtype=torch.float64)
         assert float((p - theirs).abs().max()) < 1e-8, (depth, p, theirs)
