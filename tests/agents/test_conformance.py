@@ -198,6 +198,7 @@ REFUSED: dict[str, set[str]] = {
     "active_inference": set(GAMES) - {"forks"},
     "belief_planner": set(GAMES) - {"forks"},
     "free_energy_equilibrium": set(GAMES) - {"crowds"},
+    "kl_control": set(GAMES) - {"crowds"},
     "sb3": {"masks"},
     "sb3-dqn": {"box", "masks"},
     "mfq-table": {"box", "pictures"},
