@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -32,6 +33,8 @@ Soft = Literal["average", "uncertain"]
 Seen = Tensor | Sequence[Tensor]
 """Outcomes, int64 [*b, M] (-1: nothing seen of that modality); or weights of outcomes, [*b, O_m] of every modality."""
 
+_CACHED = 1 << 17  # numbers that stay in the cache through the dozen passes of an update
+_SMALL = 64  # joint states
 _ITERATIONS: dict[str, int] = {"sequential": 256, "parallel": 16, "damped": 256}
 
 
@@ -79,19 +82,50 @@ def update(
     if method not in get_args(Method):
         raise ConfigError(f"Beliefs are not updated by {method!r}.{nearest(str(method), get_args(Method))}")
     expected = _expected(model, expected)
-    if method == "exact":
-        return _exact(model, expected, seen, soft, floor, check, terms)
     if not 0 < damping <= 1:
         raise ConfigError(f"damping={damping}: the part of the way lies in (0, 1].")
-    count = _ITERATIONS[method] if iterations is None else iterations
+    count = _ITERATIONS.get(method, 1) if iterations is None else iterations
     if count < 1:
         raise ConfigError(f"iterations={count}: at least one sweep is needed.")
-    if check:
-        for m, own in enumerate(likelihoods(model, seen, soft, floor, check=True)):
+    _check_seen(model, seen, soft, check)
+    if check and method != "exact":
+        for m, own in enumerate(likelihoods(model, seen, soft, floor, check=False)):
             before = _aligned_product([expected[f] for f in model.A_factors[m]])
             reached = torch.where(before.isnan(), before, own * (before > 0))
             _refuse_impossible(model, m, seen, reached.flatten(-len(model.A_factors[m])).amax(-1))
-    return _mean_field(model, expected, seen, method, count, damping, tolerance, soft, floor, terms)
+
+    def of(expected: tuple[Tensor, ...], seen: Seen, check: bool) -> Step:
+        if method == "exact":
+            return _exact(model, expected, seen, soft, floor, check, terms)
+        return _mean_field(model, expected, seen, method, count, damping, tolerance, soft, floor, terms)
+
+    length = _piece(model, expected, seen)
+    if not length:
+        return of(expected, seen, check)
+    several = isinstance(seen, Tensor)
+    shown = [seen] if isinstance(seen, Tensor) else list(seen)
+    pieces = zip(*[x.split(length) for x in (*expected, *shown)], strict=True)
+    parts = []
+    for piece in pieces:
+        rest = piece[len(expected) :]
+        parts.append(of(piece[: len(expected)], rest[0] if several else rest, False))
+    cost = torch.cat([part.free_energy for part in parts])
+    if check and method == "exact" and not bool(cost.isfinite().all()):
+        return of(expected, seen, True)  # which says what is impossible, and where
+    factors = tuple(torch.cat(x) for x in zip(*[part.factors for part in parts], strict=True))
+    complexity, accuracy = (torch.cat([getattr(part, name) for part in parts]) for name in ("complexity", "accuracy"))
+    return Step(factors, cost, complexity, accuracy)
+
+
+def _piece(model: GenerativeModel, expected: tuple[Tensor, ...], seen: Seen) -> int:
+    """So many beliefs at a time stay in the cache: 0 where all are taken at once."""
+    shown = [seen] if isinstance(seen, Tensor) else list(seen)
+    batch = expected[0].shape[:-1]
+    own = any(a.ndim > 1 + len(parents) for a, parents in zip(model.A, model.A_factors, strict=True))
+    if len(batch) != 1 or own or model.device.type != "cpu" or any(x.shape[:-1] != batch for x in (*expected, *shown)):
+        return 0
+    length = max(_CACHED // max(model.num_states, 8), 256)
+    return length if batch[0] >= 2 * length else 0
 
 
 def predict(
@@ -304,7 +338,6 @@ def _exact(
     check: bool,
     terms: bool,
 ) -> Step:
-    _check_seen(model, seen, soft, check)
     shown = _each(seen)
     if floor is not None:
         expected = tuple(p.clamp(min=floor) for p in expected)
@@ -336,10 +369,8 @@ def _exact(
             accuracy = (q * whole.clamp(min=info.tiny).log()).sum(-1) if terms else cost
         costs.append(cost)
         accuracies.append(accuracy)
-        joint = q.unflatten(-1, sizes)
-        for i, f in enumerate(group):
-            others = tuple(j - len(group) for j in range(len(group)) if j != i)
-            factors[f] = joint.sum(others) if others else q
+        for f, marginal in zip(group, _marginals(q, sizes), strict=True):
+            factors[f] = marginal
     cost = sum_of(costs)
     batch = cost.shape
     settled = tuple(q.expand(*batch, q.shape[-1]) for q in factors)
@@ -348,6 +379,24 @@ def _exact(
         return Step(settled, cost, absent, absent)
     accuracy = sum_of(accuracies)
     return Step(settled, cost, cost + accuracy, accuracy)
+
+
+def _marginals(q: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """[*b, S_f] of each factor of joint beliefs [*b, S]."""
+    if len(sizes) == 1:
+        return (q,)
+    if q.shape[-1] <= _SMALL:  # sums over few states are dearer than a product of matrices
+        return (q @ _members(tuple(sizes), q.dtype, q.device)).split(list(sizes), -1)
+    joint, count = q.unflatten(-1, list(sizes)), len(sizes)
+    return [joint.sum([j - count for j in range(count) if j != i]) for i in range(count)]
+
+
+@lru_cache(64)
+def _members(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Which state of each factor a joint state is, one-hot: [S, sum S_f]."""
+    places = torch.cartesian_prod(*[torch.arange(s) for s in sizes])
+    hot = [torch.nn.functional.one_hot(places[:, f], s) for f, s in enumerate(sizes)]
+    return torch.cat(hot, -1).to(device, dtype)
 
 
 def _over(

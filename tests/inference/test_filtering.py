@@ -428,3 +428,40 @@ def test_the_price_of_counts_is_the_divergence_of_their_dirichlet_distributions(
     )
     with pytest.raises(ConfigError, match="zero in the same places"):
         filtering.dirichlet_cost(zero, torch.cat((torch.ones(1).double(), p)))
+
+
+@pytest.mark.parametrize("method", ["exact", "sequential"])
+def test_a_crowd_is_updated_as_its_parts_are(method: filtering.Method) -> None:
+    # Large crowds go piece by piece, so that numbers stay in the cache.
+    count = 40_000
+    world = tangled(4)
+    expected = [columns(60 + f, count, s, axis=1) for f, s in enumerate(world.sizes)]
+    seen = outcomes_of(world, count)
+    whole = filtering.update(world, expected, seen, method)
+    for here in (slice(0, 50), slice(16_350, 16_420), slice(39_950, 40_000)):
+        part = filtering.update(world, [q[here] for q in expected], seen[here], method)
+        for f in range(2):
+            assert torch.allclose(whole.factors[f][here], part.factors[f], atol=1e-12, rtol=0)
+        for name in ("free_energy", "complexity", "accuracy"):
+            assert torch.allclose(getattr(whole, name)[here], getattr(part, name), atol=1e-11, rtol=0)
+    # And what is impossible is named with its place in the whole crowd.
+    maze, before = blind_spot(), torch.tensor([0.5, 0.5]).double().expand(count, 2)
+    shown = torch.zeros(count, 2, dtype=torch.int64)
+    shown[33_333, 0] = 2
+    with pytest.raises(ConfigError, match=r"belief \[33333\], 1 in all"):
+        filtering.update(maze, (before,), shown, method)
+
+
+def test_many_modalities_do_not_underflow() -> None:
+    # 60 modalities that each say 1e-8 in float32: their product is 1e-480.
+    rare = torch.full((2, 2), 1.0)
+    rare[0] = torch.tensor([1e-8, 2e-8])
+    rare[1] = 1 - rare[0]
+    world = GenerativeModel(
+        A=(rare,) * 60, B=(torch.eye(2).unsqueeze(-1),), C=(torch.zeros(2),) * 60, D=(torch.ones(2) / 2,)
+    )
+    step = filtering.update(world, world.D, torch.zeros(60, dtype=torch.int64))
+    assert float(step.factors[0][1]) == pytest.approx(1 / (1 + 2.0**-60))
+    truth = -60 * math.log(1e-8) - math.log(0.5 * (1 + 2.0**60))
+    assert float(step.free_energy) == pytest.approx(truth, rel=1e-5)
+    assert float(step.complexity) == pytest.approx(math.log(2), rel=1e-3)
