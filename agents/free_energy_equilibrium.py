@@ -51,8 +51,8 @@ class FreeEnergyEquilibriumConfig(AgentConfig):
     method: Literal["damped", "fictitious_play", "mirror_descent"] = "damped"
     """How the crowd moves to its answer: mixed with it, averaged over all answers, or by mixing logarithms."""
     weight: Annotated[float, Bounds(0.0, 1.0, open_low=True)] | None = None
-    """What an answer counts (not of fictitious play); 1: undamped; none: smaller where the gap rises, larger where it
-    falls."""
+    """What an answer counts (not of fictitious play); 1: undamped; none: smaller where answers go back and forth,
+    larger where they go on the same way."""
     iterations: Positive = 1
     """Iterations with every step of the environment."""
     beforehand: Annotated[int, Bounds(0, 1 << 40)] = 0
@@ -69,7 +69,7 @@ class FreeEnergyEquilibrium(Agent):
     log_policy: Tensor
     worth: Tensor
     share: Tensor
-    gap: Tensor
+    direction: Tensor
     settled_at: Tensor
     iteration: Tensor
     numbers: Tensor
@@ -99,7 +99,7 @@ class FreeEnergyEquilibrium(Agent):
         self.register_buffer("log_policy", start.log_policy.float())
         self.register_buffer("worth", torch.zeros(self.habit.shape[:-1]))
         self.register_buffer("share", start.weight.float())
-        self.register_buffer("gap", torch.full((), torch.finfo(torch.float32).max))  # files hold finite numbers
+        self.register_buffer("direction", start.direction.float())
         # The temperature at which it came to rest; -1: not yet.
         self.register_buffer("settled_at", torch.full((), -1.0))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
@@ -169,7 +169,7 @@ class FreeEnergyEquilibrium(Agent):
             return
         game, config, gamma = self.game, self.config, 1 / temperature
         habit = self.habit.to(self.log_policy.device)
-        state = equilibrium.State(self.log_policy.double(), self.share.double(), self.gap.double())
+        state = equilibrium.State(self.log_policy.double(), self.share.double(), self.direction.double())
         self.iteration += 1
         k = int(self.iteration)
         after, response = equilibrium.step(game, state, k, gamma, habit, config.method, config.weight)
@@ -184,12 +184,12 @@ class FreeEnergyEquilibrium(Agent):
             self.told = sentence or self.told
         free = equilibrium.free_energy(game, response.flow, gamma, habit)
         plain = exploitability.of_flow(game, response.flow).exploitability
-        self.numbers[0], self.numbers[1], self.numbers[2] = after.gap, plain, residual
+        self.numbers[0], self.numbers[1], self.numbers[2] = equilibrium.gap_of(game, response, gamma), plain, residual
         self.numbers[3] = after.weight
         if free is not None:
             self.numbers[5] = free
         self.worth.copy_(response.values.v)
-        self.gap.copy_(after.gap)
+        self.direction.copy_(after.direction)
         self.share.copy_(after.weight)
         self.settled_at.fill_(temperature if settled else -1.0)
         if not settled:

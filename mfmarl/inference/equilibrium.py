@@ -47,6 +47,7 @@ Method = Literal["damped", "fictitious_play", "mirror_descent"]
 METHODS = ("damped", "fictitious_play", "mirror_descent")
 
 _LEAST_WEIGHT = 1e-3  # adaptive damping never takes smaller steps than this
+_SAME_WAY = 0.9  # cosine above which an answer that is farther off is one that moves, and no spiral outwards
 _NEVER = -1e4  # the logarithm of a probability of 0, with which sums stay finite
 _PUSH = 1e-5  # of logits, to measure a derivative: errors of 1e-10 either way
 _KRYLOV = 24  # directions that the spectral radius is found in
@@ -64,8 +65,8 @@ class State(NamedTuple):
     """Where an iteration stands."""
 
     log_policy: Tensor  # [T, *b, G, S, A], -1e4 for what is never done
-    weight: Tensor  # [*b], what the next answer counts
-    gap: Tensor  # [*b], the regularised gap of the policy before; infinite at first
+    weight: Tensor  # [*b], what the last answer counted
+    direction: Tensor  # [T, *b, G, S, A], from the policy before to its answer; 0 at first
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def begin(policy: Tensor, weight: float | None = None) -> State:
     """Before the first step from a policy [T, *b, G, S, A]; `weight` None: whole steps, until they must be smaller."""
     batch = policy.shape[1:-3]
     first = policy.new_full(batch, 1.0 if weight is None else weight)
-    return State(_log(policy), first, policy.new_full(batch, torch.inf))
+    return State(_log(policy), first, torch.zeros_like(policy))
 
 
 def policy_of(game: MeanFieldGame, state: State) -> Tensor:
@@ -220,17 +221,17 @@ def step(
 
     `damped` mixes the crowd with its answer, (1 - w) L + w L(answer); `fictitious_play` with w = 1/(k + 1);
     `mirror_descent` mixes logarithms, log pi <- (1 - w) log pi + w (ln E + gamma Q), Q of the policy itself.
-    `weight` None adapts w: it is halved where the regularised gap rises, and grows by a tenth where it falls.
+    `weight` None adapts w: it is halved where the answer lies back the way that it came, or farther off and another way,
+    and else grows by a tenth. So it follows a gamma that rises, and does not take that for failure.
     """
     policy = policy_of(game, state)
     response = respond(game, policy, gamma, habit)
-    gap = gap_of(game, response, gamma)
+    direction = response.answer - policy
     share = state.weight
     if method == "fictitious_play":
         share = torch.full_like(share, 1 / (iteration + 1))
     elif weight is None:
-        rises = gap > state.gap
-        share = torch.where(rises, (share / 2).clamp(min=_LEAST_WEIGHT), (share * 1.1).clamp(max=1.0))
+        share = _adapted(share, response.flow.mu, direction, state.direction)
     if method == "mirror_descent":
         w = wide(share)
         target = habit.log().clamp(min=_NEVER) + wide(gamma) * _held(game, response.flow, gamma, habit).q
@@ -240,7 +241,19 @@ def step(
         following = _log(response.answer)
     else:
         following = _log(mixed(game, response.flow.mu, policy, response.answer, wide(share)))
-    return State(following, share, gap), response
+    return State(following, share, direction), response
+
+
+def _adapted(share: Tensor, mu: Tensor, direction: Tensor, before: Tensor) -> Tensor:
+    """The weight [*b] of a step in `direction`, after one in the direction `before`: both as the crowd goes."""
+
+    def product(one: Tensor, other: Tensor) -> Tensor:
+        return (mu * (one * other).sum(-1)).sum((0, -2, -1))
+
+    now, then = product(direction, direction), product(before, before)
+    cosine = product(direction, before) / (now * then).sqrt().clamp(min=1e-300)
+    back = (then > 0) & ((cosine < 0) | ((now > then) & (cosine < _SAME_WAY)))
+    return torch.where(back, (share / 2).clamp(min=_LEAST_WEIGHT), (share * 1.1).clamp(max=1.0))
 
 
 def solve(
@@ -300,7 +313,7 @@ def solve(
             response.values,
             response.flow,
             residual,
-            after.gap,
+            gap_of(game, response, gamma),
             measures.of_flow(game, response.flow).exploitability,
             free_energy(game, response.flow, gamma, prior),
             radius,
@@ -346,7 +359,7 @@ def _row(
     row = {
         "iteration": k,
         "residual": residual.tolist(),
-        "regularised": after.gap.tolist(),
+        "regularised": gap_of(game, response, gamma).tolist(),
         "exploitability": measures.of_flow(game, response.flow).exploitability.tolist(),
         "weight": after.weight.tolist(),
     }

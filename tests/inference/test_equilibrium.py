@@ -6,6 +6,7 @@ precision 1.1754, period two at 1.5, settled at 8 with weight .1.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -178,7 +179,7 @@ def test_the_free_energy_falls_along_the_damped_iteration(game, gamma):
         energy = equilibrium.free_energy(game, response.flow, gamma, prior)
         assert energy is not None
         energies.append(float(energy))
-    assert all(after <= before + 1e-12 for before, after in zip(energies, energies[1:], strict=False))
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(energies))
     assert energies[-1] < energies[0] - 0.01
 
 
