@@ -13,6 +13,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.envs.by_model import assert_rules_are_the_model
+from tests.games.peers import ask
 
 UP, DOWN, LEFT, RIGHT, STAY = range(5)
 
@@ -61,6 +62,30 @@ def test_pymdps_grid_has_its_cues_where_pymdp_has_them():
         assert getattr(env, name) == row * 7 + column
     assert env.second_cues == tuple(r * 7 + c for r, c in ((0, 2), (1, 3), (3, 3), (4, 2)))
     assert env.baits == tuple(r * 7 + c for r, c in ((1, 5), (3, 5)))
+
+
+_PEER = """
+import os
+os.environ["JAX_PLATFORMS"] = "cpu"
+from pymdp.envs.cue_chaining import CueChainingEnv
+env = CueChainingEnv()
+answer = {
+    "A": [x.tolist() for x in env._generate_A()[0]], "B": [x.tolist() for x in env._generate_B()[0]],
+    "D": [x.tolist() for x in env._generate_D(None, None)],
+}
+"""
+
+
+@pytest.mark.verify
+def test_the_tables_are_pymdps():
+    theirs, ours = ask(_PEER, needs=("pymdp",)), CueChain(absorbing=False).generative_model()
+    for name in "AD":
+        for own, other in zip(getattr(ours, name), theirs[name], strict=True):
+            assert torch.equal(own, torch.tensor(other, dtype=torch.float64))
+    cell, place, cheese = (torch.tensor(x, dtype=torch.float64) for x in theirs["B"])
+    assert torch.equal(ours.B[0], cell)
+    assert torch.equal(ours.B[1], place.squeeze(-1))
+    assert torch.equal(ours.B[2], cheese.squeeze(-1))
 
 
 def _towards(cell: torch.Tensor, goal: torch.Tensor, columns: int = 7) -> torch.Tensor:

@@ -15,6 +15,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.envs.by_model import assert_rules_are_the_model
+from tests.games.peers import ask
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,37 @@ def test_arms_hold_who_enters_and_doors_are_where_they_are():
     assert walk(TMaze(1, absorbing=False), LEFT, CUE, RIGHT) == [LEFT, CUE, RIGHT]
     by_corridor = walk(TMaze(1, layout="corridor"), LEFT, MIDDLE, CUE, RIGHT, MIDDLE)
     assert by_corridor == [CENTRE, MIDDLE, MIDDLE, RIGHT, RIGHT]
+
+
+_PEER = """
+import os
+os.environ["JAX_PLATFORMS"] = "cpu"
+from pymdp.envs.tmaze import BaseTMaze
+maze = BaseTMaze(
+    reward_probability=given["a"], cue_validity=given["v"], dependent_outcomes=True, cue_mode="separate",
+    num_locations=given["places"], connectivity=given["connectivity"], has_middle=given["places"] == 5,
+)
+answer = {
+    "A": [x.tolist() for x in maze.generate_A()[0]], "B": [x.tolist() for x in maze.generate_B()[0]],
+    "D": [x.tolist() for x in maze.generate_D()],
+}
+"""
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize(("layout", "connectivity"), [("open", "fully_connected"), ("corridor", "adjacent")])
+def test_the_tables_are_pymdps(layout, connectivity):
+    maze = TMaze(layout=layout, absorbing=False, reward_probability=0.9, cue_reliability=0.8)
+    given = {"a": 0.9, "v": 0.8, "places": maze.num_places, "connectivity": connectivity}
+    theirs, ours = ask(_PEER, given, needs=("pymdp",)), maze.generative_model()
+    for name in "AD":
+        for own, other in zip(getattr(ours, name), theirs[name], strict=True):
+            torch.testing.assert_close(
+                own, torch.tensor(other, dtype=torch.float64), rtol=0, atol=1e-7
+            )  # JAX's float32
+    place, side = (torch.tensor(x, dtype=torch.float64) for x in theirs["B"])
+    assert torch.equal(ours.B[0], place)
+    assert torch.equal(ours.B[1], side.squeeze(-1))
 
 
 def test_who_sees_the_side_loses_nothing_by_not_looking():
