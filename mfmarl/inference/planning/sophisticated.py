@@ -99,14 +99,14 @@ def plan(
     whole = arrange(model, believed, gamma, counts)
     log_habit = habits(whole.model)
     first, back = _different(whole, pruning.merge)
-    tree = _Tree(whole.model, objective, counts=whole.counts, t=t, branching=branching, method=method, pruning=pruning)
+    tree = Growth(whole.model, objective, counts=whole.counts, t=t, branching=branching, method=method, pruning=pruning)
     found: list[Tensor] = []
     start, step = 0, first.rows
     while start < first.rows:
         part = first.take(slice(start, start + step))
         try:
             levels = tree.grow(part.believed, depth, budget)
-        except _TooLarge as error:
+        except TooLarge as error:
             if part.rows == 1:
                 raise ConfigError(
                     f"A tree of depth {depth} with {model.num_actions} actions and {tree.branches} branches after each "
@@ -164,13 +164,15 @@ def _led(x: Tensor, core: int) -> Tensor:
     return x.unsqueeze(1) if x.ndim > core else x
 
 
-class _TooLarge(Exception):
+class TooLarge(Exception):
+    """A tree beyond its budget: at which level, and of how many bytes."""
+
     def __init__(self, level: int, size: float) -> None:
         super().__init__()
         self.level, self.size = level, size
 
 
-class _Tree:
+class Growth:
     """How one model's trees grow: what every action leads to, shows and is worth."""
 
     def __init__(
@@ -266,17 +268,22 @@ class _Tree:
         assert total is not None
         return total
 
+    def size_of(self, nodes: int) -> float:
+        """Bytes that it takes to follow so many nodes at once."""
+        size = torch.finfo(self.model.dtype).bits // 8
+        return 4.0 * nodes * self.model.num_actions * self.branches * self.model.num_states * size
+
     # ----------------------------------------------------------------------------------------- the tree
 
     def grow(self, believed: tuple[Tensor, ...], depth: int, budget: int) -> list[Level]:
-        """Levels of the tree from beliefs [M, R, S_f]. Raises _TooLarge."""
+        """Levels of the tree from beliefs [M, R, S_f]. Raises TooLarge."""
         levels: list[Level] = []
         used = 0.0
         for level in range(depth):
             minds, rows = believed[0].shape[:2]
             ahead_size = minds * rows * self.model.num_actions * sum(self.model.sizes) * believed[0].element_size()
             if used + 4 * ahead_size > budget:
-                raise _TooLarge(level, used + 4 * ahead_size)
+                raise TooLarge(level, used + 4 * ahead_size)
             ahead = self.predicted(believed)
             value = self.worth(believed, ahead, self.t + level)
             if level == depth - 1:
@@ -286,7 +293,7 @@ class _Tree:
             levels.append(Level(believed, value, child, chance))
             used += 16.0 * child.numel() + sum(q.numel() * q.element_size() for q in following)
             if used > budget:
-                raise _TooLarge(level, used)
+                raise TooLarge(level, used)
             believed = following
         return levels
 
@@ -294,12 +301,12 @@ class _Tree:
         self, ahead: tuple[Tensor, ...], level: int, budget: int, used: float
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """The next level's beliefs, and for every action and branch its node there and its probability."""
-        minds, rows, actions = ahead[0].shape[:3]
+        minds, rows = ahead[0].shape[:2]
         size = ahead[0].element_size()
-        one = 4.0 * minds * actions * self.branches * self.model.num_states * size
+        one = self.size_of(minds)
         step = int((budget - used) // one)
         if step < 1:
-            raise _TooLarge(level, used + one)
+            raise TooLarge(level, used + one)
         nodes: list[tuple[Tensor, ...]] = []
         children: list[Tensor] = []
         chances: list[Tensor] = []
@@ -321,7 +328,7 @@ class _Tree:
             chances.append(chance)
             kept_size = sum(n[0].shape[1] for n in nodes) * minds * sum(self.model.sizes) * size
             if used + kept_size > budget:
-                raise _TooLarge(level, used + kept_size)
+                raise TooLarge(level, used + kept_size)
         child, chance = torch.cat(children, 1), torch.cat(chances, 1)
         if len(nodes) == 1:
             return nodes[0], child, chance

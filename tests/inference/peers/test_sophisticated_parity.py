@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
+from mfmarl.inference.planning import deepening
+from mfmarl.inference.planning.deepening import Thresholds
 from mfmarl.inference.planning.sophisticated import plan
 from tests.games.peers import ask
 from tests.inference.planning.brute_force import beliefs, random_model
@@ -127,3 +129,44 @@ def test_the_whole_tree_is_pymdps() -> None:
         theirs = torch.tensor(answer["q_pi"], dtype=torch.float64)
         assert float((p - theirs).abs().max()) < 1e-8, (depth, p, theirs)
         assert float((value - torch.tensor(answer["value"], dtype=torch.float64)).abs().max()) < 1e-8
+
+
+@pytest.mark.verify
+def test_the_pruned_tree_is_pymdps() -> None:
+    """Its own thresholds of 1/16, its penalty, and where it stops; and others, in the depth that they allow."""
+    one = random_model(5, sizes=(4,), outcomes=(3, 2), controls=3, sharp=3.0)
+    wanted = GenerativeModel(A=one.A, B=one.B, C=tuple(2 * c for c in one.C), D=one.D)
+    tmaze = maze()
+    middle = (tmaze.D[0].expand(3, -1), torch.tensor([[0.5, 0.5], [0.8, 0.2], [0.99, 0.01]], dtype=torch.float64))
+    settings: list[tuple[GenerativeModel, tuple[Tensor, ...], int, float, Thresholds, int]] = [
+        (wanted, beliefs(6, (3,), one.sizes), 3, 1.5, Thresholds(), 800),
+        (wanted, beliefs(7, (3,), one.sizes), 3, 0.6, Thresholds(0.2, 0.1, -1.0, 64.0), 800),
+        (tmaze, middle, 4, 2.0, Thresholds(entropy=0.05), 800),
+        (tmaze, middle, 3, 1.0, Thresholds(), 800),
+    ]
+    given = [
+        case(
+            model,
+            q,
+            gamma,
+            {
+                "horizon": depth,
+                "max_nodes": nodes,
+                "max_branching": 16,
+                "policy_prune_threshold": drop.action,
+                "observation_prune_threshold": drop.outcome,
+                "entropy_stop_threshold": drop.entropy,
+                "prune_penalty": drop.penalty,
+            },
+        )
+        for model, q, depth, gamma, drop, nodes in settings
+    ]
+    answers = ask(SCRIPT, given, needs=("pymdp",))
+    for (model, q, depth, gamma, drop, _), answer in zip(settings, answers, strict=True):
+        found = deepening.plan(
+            model, q, depth, gamma, Objective(normalise=False), thresholds=drop, method="parallel"
+        ).value
+        p = torch.softmax(gamma * found, -1)
+        assert float((p - torch.tensor(answer["q_pi"], dtype=torch.float64)).abs().max()) < 1e-8, (depth, gamma, drop)
+        value = torch.tensor(answer["value"], dtype=torch.float64)
+        assert float(((p * found).sum(-1) - value).abs().max()) < 1e-8
