@@ -378,6 +378,9 @@ def test_agents_that_believe_the_same_plan_once(monkeypatch: pytest.MonkeyPatch)
     # Beliefs that differ anywhere are never taken for the same.
     others = few[which].clone()
     others[:, 3] += 1e-9 * torch.arange(500)
-    planned.clear()
-    plan(model, (others,), 3, 2.0)
-    assert sum(planned) == 500
+    close = few[which].clone()
+    close[::2, 0] += 1e-15
+    for beliefs_ in (others, close):
+        planned.clear()
+        plan(model, (beliefs_,), 3, 2.0)
+        assert sum(planned) == 500
