@@ -74,6 +74,34 @@ def _weight(pool: Pool, weight: Tensor | None, like: Tensor, rate: float) -> Ten
     return pool(weight.to(like), 0) * rate
 
 
+def _onto(table: Tensor, pool: Pool) -> Tensor:
+    """What is added to: a copy of the table where each belief has its own, else zeros.
+
+    Added one by one to a large count, a crowd's small ones would be lost: float32 has 24 bits.
+    """
+    if pool.beliefs == 1:
+        return table.clone(memory_format=torch.contiguous_format)
+    return torch.zeros(table.shape, dtype=table.dtype, device=table.device)
+
+
+def _with(table: Tensor, out: Tensor, pool: Pool) -> Tensor:
+    return out if pool.beliefs == 1 else table + out
+
+
+def _add_rows(out: Tensor, where: Tensor, rows: Tensor) -> None:
+    """out [K, R, X] += rows [K, P, X] at the places int64 [K, P], in an order that does not change from run to run."""
+    if _in_order(out):
+        first = torch.arange(len(out), device=out.device).unsqueeze(-1) * out.shape[1]
+        out.view(-1, out.shape[-1]).index_add_(0, (first + where).reshape(-1), rows.reshape(-1, out.shape[-1]))
+    else:
+        out += torch.nn.functional.one_hot(where, out.shape[1]).to(out).transpose(-1, -2) @ rows
+
+
+def _in_order(out: Tensor) -> bool:
+    """Whether index_add_ goes row by row: on accelerators its sums of floats depend on chance."""
+    return out.device.type == "cpu"
+
+
 def add_outcomes(
     table: Tensor,
     core: int,
@@ -85,25 +113,20 @@ def add_outcomes(
 ) -> Tensor:
     """Table [*p, O, S_pa, ...] with every belief's parents at its outcome, int64 [*b] (-1: none) or soft [*b, O]."""
     size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1).clone(memory_format=torch.contiguous_format)
+    out = _onto(table.reshape(pool.tables, size, -1), pool)
     states = [pool(q.to(table.dtype), 1) for q in parents]
     told = _weight(pool, weight, table, rate)
-    width = out.shape[-1]
     soft = outcome.is_floating_point()
     seen = pool(outcome.to(table.dtype), 1) if soft else pool(outcome, 0)
-    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * size
-    for piece in _pieces(pool.beliefs, width * pool.tables):
+    for piece in _pieces(pool.beliefs, max(out.shape[-1], size) * pool.tables):
         w = told[:, piece]
+        joint = outer([q[:, piece] for q in states]) if states else torch.ones_like(w).unsqueeze(-1)
         if soft:
-            joint = outer([q[:, piece] for q in states]) if states else torch.ones_like(w).unsqueeze(-1)
             out += (seen[:, piece] * w.unsqueeze(-1)).transpose(-1, -2) @ joint
-            continue
-        o = seen[:, piece]
-        w = torch.where(o >= 0, w, torch.zeros_like(w))
-        joint = outer([q[:, piece] for q in states]) * w.unsqueeze(-1) if states else w.unsqueeze(-1)
-        where = (rows + o.clamp(min=0)).reshape(-1)
-        out.view(-1, width).index_add_(0, where, joint.reshape(-1, width))
-    return out.reshape(table.shape)
+        else:
+            known = torch.where(seen[:, piece] >= 0, w, torch.zeros_like(w))
+            _add_rows(out, seen[:, piece].clamp(min=0), joint * known.unsqueeze(-1))
+    return _with(table, out.reshape(table.shape), pool)
 
 
 def add_moves(
@@ -128,7 +151,7 @@ def add_moves(
         moved = moved.reshape(pool.tables, -1, 1)
         return flat.scatter_add_(-1, by.unsqueeze(-1).expand(moved.shape), moved).reshape(table.shape)
     size = table.shape[table.ndim - core]
-    out = table.reshape(pool.tables, size, -1, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
+    out = _onto(table.reshape(pool.tables, size, -1, settings).movedim(-1, 1), pool)
     for piece in _pieces(pool.beliefs, out.shape[-1] * pool.tables):
         left = ahead[:, piece] * told[:, piece].unsqueeze(-1)
         joint = outer([q[:, piece] for q in states])
@@ -139,7 +162,7 @@ def add_moves(
                 out[0, u] += left[0, chosen].T @ joint[0, chosen]
             else:
                 out[:, u] += (left * here.unsqueeze(-1)).transpose(-1, -2) @ joint
-    return out.movedim(1, -1).reshape(table.shape)
+    return _with(table, out.movedim(1, -1).reshape(table.shape), pool)
 
 
 def add_pairs(
@@ -147,13 +170,11 @@ def add_pairs(
 ) -> Tensor:
     """As `add_moves`, of beliefs over both at once, [*b, S_f S_pa]."""
     width = pair.shape[-1]
-    out = table.reshape(pool.tables, width, settings).movedim(-1, 1).clone(memory_format=torch.contiguous_format)
+    out = _onto(table.reshape(pool.tables, width, settings).movedim(-1, 1), pool)
     told, by, both = _weight(pool, weight, table, rate), pool(own, 0), pool(pair.to(table.dtype), 1)
-    rows = torch.arange(pool.tables, device=table.device).unsqueeze(-1) * settings
-    for piece in _pieces(pool.beliefs, width * pool.tables):
-        where = (rows + by[:, piece]).reshape(-1)
-        out.view(-1, width).index_add_(0, where, (both[:, piece] * told[:, piece].unsqueeze(-1)).reshape(-1, width))
-    return out.movedim(1, -1).reshape(table.shape)
+    for piece in _pieces(pool.beliefs, max(width, settings) * pool.tables):
+        _add_rows(out, by[:, piece], both[:, piece] * told[:, piece].unsqueeze(-1))
+    return _with(table, out.movedim(1, -1).reshape(table.shape), pool)
 
 
 def add_soft(table: Tensor, x: Tensor, weight: Tensor | None, rate: float) -> Tensor:

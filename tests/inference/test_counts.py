@@ -168,13 +168,33 @@ def test_a_crowd_in_pieces_counts_as_a_crowd_at_once(monkeypatch: pytest.MonkeyP
         found = learning.learn_A(model, start, seen, q)
         softly = [torch.nn.functional.one_hot(seen[..., m], n).double() for m, n in enumerate(model.outcomes)]
         found = learning.learn_A(model, found, softly, q)
-        return learning.learn_B(model, found, q, action, after)
+        found = learning.learn_B(model, found, q, action, after)
+        pairs = [
+            torch.einsum("abi,abj->abij", after[0], q[0]),
+            torch.einsum("abi,abj,abk->abijk", after[1], q[1], q[0]),
+        ]
+        return learning.learn_B(model, found, q, action, after, pairs=pairs)
 
     whole = all_of_it()
     monkeypatch.setattr(tally, "_NUMBERS", 64)
     pieces = all_of_it()
-    for one, other in zip([*whole.A, *whole.B], [*pieces.A, *pieces.B], strict=True):  # type: ignore[misc]
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(tally, "_in_order", lambda out: False)  # as on an accelerator
+    products = all_of_it()
+    for found in (pieces, products):
+        for one, other in zip([*whole.A, *whole.B], [*found.A, *found.B], strict=True):  # type: ignore[misc]
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_crowd_adds_to_large_counts_of_few_digits() -> None:
+    """2^25 + 1 is 2^25 in float32: one by one, a thousand agents would teach nothing."""
+    model = tangled().to(dtype=torch.float32)
+    start = begin(model, "AB", zeros="filled").map(lambda a: torch.full_like(a, 2.0**25))
+    q = tuple(torch.nn.functional.one_hot(torch.zeros(1024, dtype=torch.int64), s).float() for s in model.sizes)
+    found = learning.learn_A(model, start, torch.zeros(1024, 3, dtype=torch.int64), q)
+    found = learning.learn_B(model, found, q, torch.zeros(1024, dtype=torch.int64), q)
+    assert found.A is not None and found.B is not None
+    for a in (*found.A, *found.B):
+        assert a is not None and float(a.flatten()[0]) == 2.0**25 + 1024
 
 
 def test_one_state_of_the_world_is_counted_to_the_last_digit() -> None:
