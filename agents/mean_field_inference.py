@@ -1,7 +1,7 @@
 r"""Active inference in a crowd that is believed in: a hidden population factor, of which the mean field is the evidence.
 
 $$ q(m) \propto e^{\kappa \sum_a f_a \ln \theta_{ma}} \sum_{m'} B(m \mid m')\, q_-(m'), \qquad
-   a \sim e^{g(a)/T} / Z, \qquad g(a) = \langle r \rangle + I(r; m \mid a) + I(r; \text{payoffs} \mid a) $$
+   a \sim e^{g(a)/T} / Z, \qquad g(a) = \langle r \rangle + c\, I(r; m \mid a, f) + c'\, I(r; \text{payoffs} \mid a) $$
 
 An agent feels the shares f in which kappa others act (k of them, `actions over sampled(k)`; or everyone) and believes in
 a crowd that is at one of K points theta_m of the simplex, which moves by B, learned by Dirichlet counts that forget.
@@ -62,10 +62,16 @@ class MeanFieldInferenceConfig(AgentConfig):
     """How persistent the crowd is held to be before that is learned: the chance that it stays as it is for a step."""
     learn_crowd: bool = True
     """Whether how the crowd moves is learned."""
-    curiosity: Annotated[float, Bounds(0.0, 1e6)] = 1.0
-    """Times what an action tells of hidden states, the crowd among them: 1 in theory, 0: not curious."""
-    novelty: Annotated[float, Bounds(0.0, 1e6)] = 1.0
-    """Times what an action tells of payoffs that are learned: 1 in theory, 0: tries nothing for its own sake."""
+    state_information: Literal["auto", "joint", "per_modality", "none"] = "auto"
+    """What an action is expected to tell of hidden states, the crowd among them: beyond what is felt of the crowd anyhow
+    (joint), as if nothing were felt (per_modality: counts twice what is), or nothing. auto: joint where payoffs are
+    learned, per modality in a given model (joint outcomes are many)."""
+    curiosity: Annotated[float, Bounds(0.0, 1e6)] | None = None
+    """What a nat of that is worth, in units of reward; none: 1 in a given model, whose preferences are nats, and the
+    temperature where payoffs are learned, whose scale is the environment's (log-preferences are then reward / T)."""
+    novelty: Annotated[float, Bounds(0.0, 1e6)] | None = None
+    """What a nat is worth that an action tells of payoffs that are learned; none: the temperature, 0: tries nothing for
+    its own sake."""
     social: bool = True
     """Whether, in a given model, how the crowd moves is believed to depend on the first state that nobody moves, so that
     the crowd tells of it (where that is learned)."""
@@ -103,6 +109,9 @@ class MeanFieldInference(Agent):
     moves: Tensor
     evidence: Tensor
     span: Tensor
+    felt: Tensor
+    shown: GenerativeModel
+    """The given model, before anything was put to it."""
 
     def __init__(self, config: MeanFieldInferenceConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -116,6 +125,7 @@ class MeanFieldInference(Agent):
         if self.given is not None:
             self.given = self.given.to(dtype=torch.float32)
             senses.check(self.given, spec.observation_space)
+            self.shown = self.given
         elif config.model == "given":
             raise ConfigError(
                 f"{type(told).__name__} with these options has no model of a crowd to give: use model = learned."
@@ -135,6 +145,16 @@ class MeanFieldInference(Agent):
                     B_factors=(*self.given.B_factors[:-1], (last, free[0])),
                 )
         worlds = 1 if self.given is None or self.world is None else self.given.sizes[self.world]
+        # What will be felt of a crowd, as which of the points it looks like: [K, K], columns of chances.
+        alike = crowd.log_likelihood(theta, self.kappa * theta)  # [felt, m]
+        self.register_buffer("felt", torch.softmax(alike, 0).float(), persistent=False)
+        self.about: Literal["auto", "joint", "per_modality", "none"] = config.state_information
+        if self.about == "auto":
+            self.about = "joint" if self.given is None else "per_modality"
+        if config.curiosity == 0:
+            self.about = "none"
+        if self.given is not None and self.about == "joint" and not self.field.is_nothing:
+            self.given = self._feeling(self.given)
         # Counts of how the crowd moves [M, K, K, W]: those held beforehand, and what is learned.
         held = (crowd.persistence(theta, config.stay).float() * config.prior).unsqueeze(-1).repeat(1, 1, worlds)
         self.register_buffer("held", held, persistent=False)
@@ -180,6 +200,17 @@ class MeanFieldInference(Agent):
                 f"Shares of {self.field_size} classes are too many to believe in: feel 'actions' instead."
             )
         return crowd.simplex(self.field_size, self.config.points)
+
+    def _feeling(self, given: GenerativeModel) -> GenerativeModel:
+        """The given model with one modality more: what is felt of the crowd, as which of its points it looks like."""
+        last = len(given.sizes) - 1
+        return replace(
+            given,
+            A=(*given.A, self.felt),
+            C=(*given.C, torch.zeros(len(self.felt))),
+            A_factors=(*given.A_factors, (last,)),
+            modalities=(*given.modalities, "felt"),
+        )
 
     def _kappa(self, spec: Spec) -> float:
         """How many peers what is felt counts for."""
@@ -316,8 +347,13 @@ class MeanFieldInference(Agent):
             told_of_world = torch.where(self.by_mind(fresh.expand(-1, self.num_slots, 1)), 0.0, told_of_world)
             by_mind[self.world] = torch.softmax(by_mind[self.world].clamp(min=1e-30).log() + told_of_world, -1)
         obs = timestep.obs[:, self.slots]
-        seen = senses.outcomes(model, self.spec.observation_space, obs)
-        seen = self.by_mind(seen) if isinstance(seen, Tensor) else tuple(self.by_mind(x) for x in seen)
+        seen = senses.outcomes(self.shown, self.spec.observation_space, obs)
+        if isinstance(seen, Tensor):
+            extra = len(model.A) - len(self.shown.A)  # what is felt has been believed already
+            seen = self.by_mind(torch.nn.functional.pad(seen, (0, extra), value=-1))
+        else:
+            seen = tuple(self.by_mind(x) for x in seen)
+            seen += tuple(seen[0].new_ones(a.shape[0]) for a in model.A[len(seen) :])
         found = filtering.update(model, by_mind, seen, "exact", check=False, terms=False).factors
         return [self.by_copy(x, copies) for x in found]
 
@@ -345,12 +381,16 @@ class MeanFieldInference(Agent):
             # What will be paid is decided by the crowd as it will be.
             later = self._later(q)
             found = reward_modality.worth(
-                self.rewards, own[0].squeeze(-1).long(), later, config.curiosity > 0, config.novelty > 0
-            )
-            return -(found.reward + config.curiosity * found.of_crowd + config.novelty * found.of_payoffs)
-        objective = Objective(
-            "per_modality" if config.curiosity else "none", state_weight=config.curiosity, normalise=False
-        )
+                self.rewards, own[0].squeeze(-1).long(), later, self.about != "none", config.novelty != 0,
+                self.felt if self.about == "joint" else None,
+            )  # fmt: skip
+            nat = self.temperature
+            curiosity = nat if config.curiosity is None else config.curiosity
+            novelty = nat if config.novelty is None else config.novelty
+            return -(found.reward + curiosity * found.of_crowd + novelty * found.of_payoffs)
+        assert self.about != "auto"
+        weight = 1.0 if config.curiosity is None else config.curiosity
+        objective = Objective(self.about, state_weight=weight, normalise=False)
         temperature = self.temperature
         gamma = 1 / temperature.clamp(min=1e-6) if isinstance(temperature, Tensor) else 1 / max(temperature, 1e-6)
         believed = [*own, q]

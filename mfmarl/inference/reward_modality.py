@@ -117,11 +117,14 @@ class Worth(NamedTuple):
     of_payoffs: Tensor
 
 
-def worth(rewards: Rewards, context: Tensor, crowd: Tensor, of_crowd: bool, of_payoffs: bool) -> Worth:
+def worth(
+    rewards: Rewards, context: Tensor, crowd: Tensor, of_crowd: bool, of_payoffs: bool, felt: Tensor | None = None
+) -> Worth:
     """What each action is worth in contexts int64 [M, B] and crowds believed to be [M, B, K].
 
-    `of_crowd`: I(reward; m | action), per agent; `of_payoffs`: I(level; payoffs | m, action) under the counts, exact.
-    What does not count is 0.
+    `of_crowd`: I(reward; m | action). With `felt` [J, K], the chances of what will be felt of a crowd whatever one does,
+    only what the reward tells beyond that counts: I(reward; m | action, felt). `of_payoffs`: I(level; payoffs | m, action)
+    under the counts, exact. What does not count is 0.
     """
     alpha = rewards.counts()
     likelihood = alpha / alpha.sum(3, keepdim=True)
@@ -130,7 +133,16 @@ def worth(rewards: Rewards, context: Tensor, crowd: Tensor, of_crowd: bool, of_p
     told = torch.zeros_like(expected)
     if of_crowd and crowd.shape[-1] > 1:
         entropy = -torch.special.xlogy(likelihood, likelihood).sum(3)
-        told = _entropy_of_levels(likelihood, context, crowd) - _expected(entropy, context, crowd)
+        if felt is None:
+            shown = _entropy_of_levels(likelihood, context, crowd)
+        else:
+            joint = crowd.unsqueeze(-2) * felt  # [M, B, J, K]
+            chance = joint.sum(-1)
+            after = (joint / chance.clamp(min=1e-30).unsqueeze(-1)).flatten(1, 2)
+            every = context.repeat_interleave(len(felt), 1)
+            each = _entropy_of_levels(likelihood, every, after).unflatten(1, (-1, len(felt)))
+            shown = (chance.unsqueeze(-1) * each).sum(2)
+        told = shown - _expected(entropy, context, crowd)
     new = torch.zeros_like(expected)
     if of_payoffs:
         new = _expected(dirichlet.information(alpha, 3), context, crowd)
