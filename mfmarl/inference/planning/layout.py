@@ -149,6 +149,8 @@ def _wide(x: Tensor, core: int, axes: int) -> Tensor:
 def map_counts(model: GenerativeModel, counts: Any, change: Any) -> Any:
     """Dirichlet counts with every table changed by `change(table, axes of its own)`."""
     other = copy.copy(counts)
+    if hasattr(counts, "_memo"):
+        object.__setattr__(other, "_memo", {})  # what was found for tables of one shape does not serve another
     for name, cores in _cores(model).items():
         tables = getattr(counts, name, None)
         if tables is None:

@@ -15,9 +15,9 @@ budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, Plan, Terms
 from mfmarl.inference.planning import closed_form
 from mfmarl.inference.planning.inductive import Inductive
-from mfmarl.inference.planning.layout import Layout, arrange, lifted, lifted_counts
+from mfmarl.inference.planning.layout import Layout, arrange, lifted, lifted_counts, map_counts, with_tables
 from mfmarl.inference.policies import sharpened
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ _CACHE = 1 << 21  # bytes of a piece's last level: about the second-level cache 
 _DEAR = 2048  # bytes of a plan from which it pays to look for others that are the same
 _FEW = 64  # agents
 
+_Worth: TypeAlias = "_Tree | closed_form.ClosedForm"
 How = Literal["auto", "tree", "closed_form"]
 Columns = list[Tensor]
 
@@ -113,70 +114,109 @@ def plan(
     precise = _rows(gamma, whole, layout) if isinstance(gamma, Tensor) else gamma
     if not (bool((precise > 0).all()) if isinstance(precise, Tensor) else precise > 0):
         raise ConfigError("Precision gamma must be positive: the value of an action has no meaning without it.")
-    worth: _Tree | closed_form.ClosedForm
     closed = None
     if how != "tree":
         closed = closed_form.of(model, objective, depth, t, counts is not None or inductive is not None, how != "auto")
-    worth = closed or _Tree(layout, depth, objective, t, inductive, budget)
+
+    def worth_to(part: Layout) -> _Worth:
+        return closed or _Tree(part, depth, objective, t, budget)
+
     weights = inductive.weights(believed) if inductive is not None else None
     prices = None if weights is None else tuple(_rows(w, whole, layout, 1) for w in weights)
-    same_for_all = weights is None and restrictions.legal is None and not isinstance(precise, Tensor)
-    found = _different(layout) if merge and same_for_all and worth.bytes_per_row() >= _DEAR else None
-    if found is None:
-        return _by_pieces(layout, worth, depth, precise, restrictions, prices, objective, t, details, budget)
-    first, which = found
-    few = _by_pieces(layout.take(first), worth, depth, precise, restrictions, None, objective, t, details, budget)
+    ask = _Question(depth, objective, t, precise, restrictions, prices)
+    each = worth_to(some_minds(layout, slice(0, 1))).bytes_per_row() + 4 * U**depth * size
+    alike = weights is None and restrictions.legal is None and not isinstance(precise, Tensor)
+    found = _different(layout) if merge and alike and each >= _DEAR else None
+    one = layout if found is None else layout.take(found[0])
+    value, policies, terms = _planned(one, worth_to, ask, details, each, budget)
+    if bool(value.isnan().any()):
+        raise NumericFault("Values of actions are NaN: beliefs or tables of the model hold NaN, or nothing is allowed.")
 
     def back(x: Tensor) -> Tensor:
-        return layout.back(x[:, which])
+        return layout.back(x if found is None else x[:, found[1]])
 
-    terms = None if few.terms is None else Terms(*map(back, few.terms))
-    return Plan(back(few.value), None if few.policies is None else back(few.policies), terms)
+    return Plan(
+        back(value),
+        None if policies is None else back(policies.unflatten(-1, (U,) * depth)),
+        None if terms is None else Terms(*map(back, terms)),
+    )
 
 
-def _by_pieces(
-    layout: Layout,
-    worth: _Tree | closed_form.ClosedForm,
-    depth: int,
-    gamma: float | Tensor,
-    restrictions: _Restrictions,
-    prices: tuple[Tensor, ...] | None,
-    objective: Objective,
-    t: int,
-    details: bool,
-    budget: int,
-) -> Plan:
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every agent."""
+
+    depth: int
+    objective: Objective
+    t: int
+    gamma: float | Tensor
+    """A number or [M, R]."""
+    restrictions: _Restrictions
+    prices: tuple[Tensor, ...] | None
+    """Of a goal, [M, R, S_f]."""
+
+    def of(self, minds: slice, rows: slice) -> _Question:
+        gamma = self.gamma[minds, rows] if isinstance(self.gamma, Tensor) else self.gamma
+        prices = None if self.prices is None else tuple(w[minds, rows] for w in self.prices)
+        return replace(self, gamma=gamma, restrictions=self.restrictions.of_some(minds, rows), prices=prices)
+
+
+def _planned(
+    layout: Layout, worth_to: Callable[[Layout], _Worth], ask: _Question, details: bool, each: int, budget: int
+) -> tuple[Tensor, Tensor | None, list[Tensor] | None]:
+    """g [M, R, U], log Q(pi) [M, R, U^L] and the first terms [M, R, U], piece by piece; a row takes `each` bytes."""
     U, minds, rows = layout.model.num_actions, layout.minds, layout.rows
     like = layout.believed[0]
     value = like.new_empty(minds, rows, U)
-    policies = like.new_empty(minds, rows, U**depth) if details else None
+    policies = like.new_empty(minds, rows, U**ask.depth) if details else None
     terms = [like.new_empty(minds, rows, U) for _ in Terms._fields] if details else None
-    each = worth.bytes_per_row() + 4 * U**depth * like.element_size()
-    at_once = max(1, min(budget, max(_CACHE, 64 * each)) // (each * minds))
-    for start in range(0, rows, at_once):
-        piece = slice(start, min(start + at_once, rows))
-        beliefs = [q[:, piece] for q in layout.believed]
-        own = None if prices is None else tuple(w[:, piece] for w in prices)
-        g = worth.values(beliefs, own)
-        precise = gamma[:, piece] if isinstance(gamma, Tensor) else gamma
-        _settle(
-            g,
-            precise,
-            restrictions.prior(piece, g),
-            U,
-            value[:, piece],
-            None if policies is None else policies[:, piece],
-        )
-        if terms is not None:
-            for whole, part in zip(terms, first_terms(layout, piece, objective, t), strict=True):
-                whole[:, piece] = part
-    if bool(value.isnan().any()):
-        raise NumericFault("Values of actions are NaN: beliefs or tables of the model hold NaN, or nothing is allowed.")
-    return Plan(
-        layout.back(value),
-        None if policies is None else layout.back(policies.unflatten(-1, (U,) * depth)),
-        None if terms is None else Terms(*(layout.back(x) for x in terms)),
+    at_once = max(1, min(budget, max(_CACHE, _FEW * each)) // each)  # rows of all minds
+    several = min(minds, max(1, at_once // rows))
+    for mind in range(0, minds, several):
+        own = slice(mind, min(mind + several, minds))
+        part = layout if several == minds else some_minds(layout, own)
+        worth = worth_to(part)
+        step = max(1, at_once // part.minds)
+        for start in range(0, rows, step):
+            piece = slice(start, min(start + step, rows))
+            asked = ask.of(own, piece)
+            g = worth.values([q[:, piece] for q in part.believed], asked.prices)
+            _settle(
+                g,
+                asked.gamma,
+                asked.restrictions.prior(g),
+                U,
+                value[own, piece],
+                None if policies is None else policies[own, piece],
+            )
+            if terms is not None:
+                for kept, found in zip(terms, first_terms(part, piece, ask.objective, ask.t), strict=True):
+                    kept[own, piece] = found
+    return value, policies, terms
+
+
+def some_minds(layout: Layout, which: slice) -> Layout:
+    """Some of the minds, with all of their rows."""
+    if layout.minds == 1:
+        return layout
+    model = layout.model
+
+    def own(x: Tensor, core: int) -> Tensor:
+        return x[which] if x.ndim > core else x
+
+    cut = with_tables(
+        model,
+        A=tuple(own(a, 1 + len(pa)) for a, pa in zip(model.A, model.A_factors, strict=True)),
+        B=tuple(
+            own(b, 1 + len(pa) + len(u)) for b, pa, u in zip(model.B, model.B_factors, model.B_controls, strict=True)
+        ),
+        C=tuple(own(c, 2 if model.timed else 1) for c in model.C),
+        D=tuple(own(d, 1) for d in model.D),
+        E=None if model.E is None else own(model.E, 1),
     )
+    counts = None if layout.counts is None else map_counts(model, layout.counts, own)
+    believed = tuple(q[which] for q in layout.believed)
+    return Layout(cut, believed, layout.gamma, counts, tuple(believed[0].shape[:2]))
 
 
 def _different(layout: Layout) -> tuple[Tensor, Tensor] | None:
@@ -280,9 +320,7 @@ def _moved(q: Columns, moves: list[_Move], parents: Sequence[Sequence[int]], U: 
 class _Tree:
     """Values of all policies by a tree of prefixes."""
 
-    def __init__(
-        self, layout: Layout, depth: int, objective: Objective, t: int, inductive: Inductive | None, budget: int
-    ) -> None:
+    def __init__(self, layout: Layout, depth: int, objective: Objective, t: int, budget: int) -> None:
         self.model = lifted(layout.model, 2)
         self.counts = lifted_counts(layout.model, layout.counts, 2)
         self.depth, self.objective, self.budget = depth, objective, budget
@@ -292,7 +330,7 @@ class _Tree:
         showing = [ways_of_showing(self.model, objective, time) for time in times]
         self.showing = showing if self.model.timed else showing * depth
         self.moves = _moves(self.model)
-        self.leaf = self._short_cut() if inductive is None else None
+        self.leaf = self._short_cut()
         self.size = torch.finfo(self.model.dtype).bits // 8
 
     def _short_cut(self) -> Tensor | None:
@@ -345,7 +383,7 @@ class _Tree:
         return total
 
     def _step(self, q: Columns, level: int, prices: tuple[Tensor, ...] | None) -> tuple[Columns, Tensor]:
-        if self.leaf is not None and level == self.depth - 1:
+        if self.leaf is not None and prices is None and level == self.depth - 1:
             x = (q[0] @ self.leaf).unflatten(-1, (self.U, -1))
             g = x[..., 0]
             if x.shape[-1] > 1:
@@ -412,15 +450,22 @@ class _Restrictions:
             rows = _rows(torch.where(legal, 0.0, -math.inf).to(layout.believed[0]), layout.batch, layout, 1)
         return cls(shared, rows, depth, legal_at == "all")
 
-    def prior(self, piece: slice, like: Tensor) -> Tensor | None:
+    def of_some(self, minds: slice, rows: slice) -> _Restrictions:
+        shared = self.shared
+        if shared is not None and shared.ndim > 2:
+            shared = shared[minds]
+        legal = None if self.legal is None else self.legal[minds, rows]
+        return _Restrictions(shared, legal, self.depth, self.everywhere)
+
+    def prior(self, like: Tensor) -> Tensor | None:
         """[M, R, U^L] (or what broadcasts against it), None: all policies alike."""
         if self.legal is None:
             return self.shared
-        legal = self.legal[:, piece]
-        U = legal.shape[-1]
-        wide = (
-            _at_every_step(legal, self.depth) if self.everywhere else legal.repeat_interleave(like.shape[-1] // U, -1)
-        )
+        U = self.legal.shape[-1]
+        if self.everywhere:
+            wide = _at_every_step(self.legal, self.depth)
+        else:
+            wide = self.legal.repeat_interleave(like.shape[-1] // U, -1)
         return wide if self.shared is None else wide + self.shared
 
 

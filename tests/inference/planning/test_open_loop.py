@@ -252,6 +252,49 @@ def test_pieces_and_branches_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(whole.value, parts.value, **EXACT)
 
 
+def test_minds_are_planned_for_a_few_at_a_time() -> None:
+    model = entwined(16, (5, 1))
+    U = model.num_actions
+    model = replace(model, E=columns(26, 5, 1, U, axis=-1))
+    believed = beliefs(17, (5, 3), model.sizes)
+    gamma = 1 + columns(27, 5, 3)
+    legal = columns(28, 5, 3, U) > 0.05
+    legal[..., 2] = True
+    goals = inductive(model, [None, torch.tensor([0.0, 0.0, 1.0]).double(), None], 3, threshold=0.5)
+    counts = begin(model, "AB", 5.0)
+    objective = Objective(parameter_information="pymdp")
+    plans = [
+        plan(model, believed, 2, gamma, objective, counts, goals, budget=budget, legal=legal, legal_at="all")
+        for budget in (1 << 28, 24 * U**2)
+    ]
+    alone = plan(
+        replace(model, A=tuple(x[3, 0] for x in model.A), B=tuple(x[3, 0] for x in model.B),
+                C=tuple(x[3, 0] for x in model.C), E=None if model.E is None else model.E[3, 0]),
+        tuple(q[3] for q in believed), 2, gamma[3], objective, counts.map(lambda x: x[3, 0]),
+        goals._replace(reachable=tuple(x[3, 0] if x.ndim > 2 else x for x in goals.reachable)),
+        legal=legal[3], legal_at="all",
+    )  # fmt: skip
+    for found in plans:
+        assert torch.allclose(found.value[3], alone.value, **EXACT)
+        assert torch.allclose(logs(found, 2)[3].exp(), logs(alone).exp(), **EXACT)
+        assert found.terms is not None and alone.terms is not None
+        assert torch.allclose(found.terms.parameter_information[3], alone.terms.parameter_information, **EXACT)
+    assert torch.allclose(plans[0].value, plans[1].value, **EXACT)
+
+
+def test_what_was_found_for_counts_of_one_shape_does_not_serve_another() -> None:
+    model = entwined(17, (3, 1))
+    counts = begin(model, "AB", 5.0)
+    believed = beliefs(18, (3, 4), model.sizes)
+    action = torch.zeros(3, 4, dtype=torch.int64)
+    objective = Objective(parameter_information="exact")
+    before = of_beliefs(model, believed, 0, objective, begin(model, "AB", 5.0), believed, action)
+    plan(model, believed, 2, 1.0, objective, counts)
+    after = of_beliefs(model, believed, 0, objective, counts, believed, action)
+    assert after.parameter_information.shape == (3, 4)
+    assert torch.equal(after.parameter_information, before.parameter_information)
+
+
 def test_plans_beyond_the_budget_are_refused_before_they_are_made() -> None:
     model = t_maze()
     start = tuple(d.unsqueeze(0) for d in model.D)
