@@ -97,7 +97,7 @@ class DeepActiveInferenceConfig(LearnerConfig):
     """Transitions gathered, per mind, before learning begins; until then actions are uniform."""
     learn_every: Positive = 1
     """Environment steps between updates."""
-    updates: Positive = 1
+    updates: Positive = 2
     """Updates each time."""
     habit_rows: Positive = 8
     """States of each update for which a plan is made, for the habit to learn from."""
@@ -275,7 +275,7 @@ class DeepActiveInference(Agent):
         return torch.cat(parts, 1)
 
     def _at_once(self, rows: int, imagined: int) -> list[slice]:
-        widest = max(2 * self.ensemble.columns + 2, *self.config.hidden, 1)
+        widest = max(2 * self.ensemble.columns + 3, *self.config.hidden, 1)
         step = max(1, _AT_ONCE // (self.minds * self.replicas * imagined * widest))
         return [slice(start, start + step) for start in range(0, max(rows, 1), step)]
 
@@ -293,18 +293,18 @@ class DeepActiveInference(Agent):
         loss, numbers = self.ensemble.loss(*own)
         total = loss.mean(-1).sum()
         finite(total, "the ensemble of deep active inference")
-        pace = self.pace()
-        set_pace(self.optimiser, self.rate * pace, config, self.progress)
+        # Beliefs about the world go on being learned at full pace: only who acts on them has to come to rest.
+        set_pace(self.optimiser, self.rate, config, self.progress)
         minds = self.minds * self.replicas
         norm = descend(total, self.weights, self.optimiser, minds, config.gradient_clip)
         with torch.no_grad():
             found = self.ensemble(own[0][:, :1], own[1][:, :1])
-            told = parameter_information(found.change.movedim(1, 2), found.log_variance.movedim(1, 2))
+            told = parameter_information(*(x.movedim(1, 2) for x in found.outcome))
         numbers |= {"loss": total.detach() / minds, "gradient_norm": norm.mean(), "information": told.mean()}
         if self.by_habit:
             rows = slice(0, config.habit_rows)
             few = Transition(**{n: None if x is None else x[:, rows] for n, x in columns.items()})  # type: ignore[arg-type]
-            set_pace(self.habit_optimiser, self.rate * pace, config, self.progress)
+            set_pace(self.habit_optimiser, self.rate * self.pace(), config, self.progress)
             numbers |= self._learn_habit(few, state[:, rows])
         return numbers
 

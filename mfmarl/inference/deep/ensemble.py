@@ -5,7 +5,7 @@ $$ p_k(s' \mid s, a) = N\big(s' ;\, s + \Delta\, \mu_k(s, a),\ \mathrm{diag}(\De
    + \tfrac12 (\rho - \hat\rho_k)^2 - \ln p_k(e) $$
 
 delta = (s' - s)/Delta is the change in units of its own size, rho the reward likewise, e whether the step ended the
-agent's episode. Members begin with other weights and learn from other draws of what is remembered, each by maximum
+agent's episode. The reward's noise is learned as well, but does not weigh its mean: a reward that is rare would pass for noise. Members begin with other weights and learn from other draws of what is remembered, each by maximum
 likelihood: their disagreement is what is not known about the dynamics (Lakshminarayanan et al. 2017, arXiv 1612.01474;
 Chua et al. 2018, arXiv 1805.12114; as active inference's beliefs over parameters: Tschantz et al. 2020, arXiv 2002.12636).
 Every mind has an ensemble of its own: M minds of K members are one batched product.
@@ -36,6 +36,7 @@ class Prediction(NamedTuple):
     change: Tensor  # [M, K, B, S], the mean change of the state in units of its size
     log_variance: Tensor  # [M, K, B, S], in the same units
     reward: Tensor  # [M, K, B], the mean
+    outcome: tuple[Tensor, Tensor]  # mean and log-variance [M, K, B, S + 1] of all that is seen: changes and reward
     ending: Tensor  # [M, K, B], the logit of the episode's end
 
 
@@ -68,7 +69,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.columns, self.members, self.minds = columns, members, minds
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for layer, (inputs, outputs) in enumerate(pairwise((columns + actions, *hidden, 2 * columns + 2))):
+        for layer, (inputs, outputs) in enumerate(pairwise((columns + actions, *hidden, 2 * columns + 3))):
             generator = random.generator(key.fold(layer))
             bound = 1 / math.sqrt(inputs)
             for store, rows in ((self.weights, inputs), (self.biases, 1)):
@@ -85,7 +86,7 @@ class Ensemble(nn.Module):
         self.register_buffer("high", high, persistent=False)
 
     def _run(self, state: Tensor, action: Tensor) -> Tensor:
-        """[M, K, B, S] (or [M, 1, B, S]) and actions likewise -> [M, K, B, 2 S + 2]."""
+        """[M, K, B, S] (or [M, 1, B, S]) and actions likewise -> [M, K, B, 2 S + 3]."""
         x = (state - self.centre.unsqueeze(1)) / self.spread.unsqueeze(1)
         x = torch.cat([x, action.expand(-1, x.shape[1], -1, -1)], -1)
         x = x.clamp(-2 * _FAR, 2 * _FAR).expand(-1, self.members, -1, -1).flatten(0, 1)
@@ -97,12 +98,12 @@ class Ensemble(nn.Module):
 
     def forward(self, state: Tensor, action: Tensor) -> Prediction:
         """What follows: `state` [M, K, B, S], every member its own, or [M, 1, B, S], the same for all; `action` likewise, or the same."""
-        change, spread, rest = self._run(state, action).split((self.columns, self.columns, 2), -1)
+        mean, spread, ending = self._run(state, action).split((self.columns + 1, self.columns + 1, 1), -1)
         # Bounded softly on both sides: gradients do not stop at a bound (Chua et al. 2018, appendix A.1).
         log_variance = _MOST - nn.functional.softplus(_MOST - spread)
         log_variance = _LEAST + nn.functional.softplus(log_variance - _LEAST)
-        reward = self.reward_centre.unsqueeze(1) + self.reward_spread.unsqueeze(1) * rest[..., 0]
-        return Prediction(change, log_variance, reward, rest[..., 1])
+        reward = self.reward_centre.unsqueeze(1) + self.reward_spread.unsqueeze(1) * mean[..., -1]
+        return Prediction(mean[..., :-1], log_variance[..., :-1], reward, (mean, log_variance), ending.squeeze(-1))
 
     def follow(self, state: Tensor, prediction: Prediction) -> Tensor:
         """The mean of the next state of each member, [M, K, B, S], within what can be."""
@@ -143,7 +144,10 @@ class Ensemble(nn.Module):
         error = (change - found.change).square()
         dynamics = 0.5 * (error * torch.exp(-found.log_variance) + found.log_variance).sum(-1)
         dynamics = torch.where(ended, torch.zeros_like(dynamics), dynamics)
-        pay = 0.5 * ((reward - found.reward) / self.reward_spread.unsqueeze(1)).square()
+        means, spreads = found.outcome
+        missed = (reward - self.reward_centre.unsqueeze(1)) / self.reward_spread.unsqueeze(1) - means[..., -1]
+        noise = spreads[..., -1]
+        pay = 0.5 * (missed.square() + missed.detach().square() * torch.exp(-noise) + noise)
         end = nn.functional.binary_cross_entropy_with_logits(found.ending, ended.to(error.dtype), reduction="none")
         parts = {
             "prediction_error": error.detach().mean().sqrt(),

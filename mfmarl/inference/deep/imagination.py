@@ -5,7 +5,8 @@ $$ -G(a_{1:H}) = \sum_{\tau=1}^H \gamma^{\tau-1}\, \tfrac1K \sum_k w_{k,\tau}
    w_{k,\tau} = \prod_{t < \tau} (1 - e_{k,t}) $$
 
 Tschantz et al. 2020, arXiv 2002.12636, equations 6 to 9: the free energy of the expected future, extrinsic value plus the
-information that a step gives about the dynamics, without the ambiguity that Gaussian members of equal noise share. Each
+information that a step's outcome (what is seen, and what is paid)
+gives about them, without the ambiguity that Gaussian members of equal noise share. Each
 member follows its own mean from the present state, so disagreement adds up along a plan. e is the chance that the episode
 ends, after which nothing is earned or learned.
 """
@@ -48,7 +49,7 @@ def log_preference(state: Tensor, goal: Tensor, width: Tensor) -> Tensor:
 def worth(ensemble: Ensemble, state: Tensor, actions: Tensor, aim: Aim, ids: Tensor, key: Key) -> Tensor:
     """-G [M, B, C] of sequences [M, B, C, H, D] from states [M, B, S]; `ids` [M, B] name the rows, for noise."""
     minds, rows, candidates, horizon = actions.shape[:4]
-    members, columns = ensemble.members, ensemble.columns
+    members, columns = ensemble.members, ensemble.columns + 1  # the reward is an outcome as well
     steps = actions.flatten(1, 2)
     here = state.unsqueeze(2).expand(-1, -1, candidates, -1).flatten(1, 2).unsqueeze(1)
     goal, width = (torch.tensor(x, dtype=state.dtype, device=state.device) for x in (aim.goal, aim.width))
@@ -63,8 +64,8 @@ def worth(ensemble: Ensemble, state: Tensor, actions: Tensor, aim: Aim, ids: Ten
             if aim.how == "neighbours":
                 drawn = random.normal(key.fold(t), ids, candidates * members * columns)
                 noise = drawn.view(minds, rows * candidates, members, columns)
-            gaussians = found.change.movedim(1, 2), found.log_variance.movedim(1, 2)
-            value = value + aim.information * parameter_information(*gaussians, aim.how, noise).unsqueeze(1)
+            mean, log_variance = (x.movedim(1, 2) for x in found.outcome)
+            value = value + aim.information * parameter_information(mean, log_variance, aim.how, noise).unsqueeze(1)
         total += aim.discount**t * (going * value).mean(1)
         going = going * torch.sigmoid(-found.ending)
         here = following

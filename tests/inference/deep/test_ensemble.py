@@ -44,8 +44,8 @@ def test_every_member_of_every_mind_is_its_own_network() -> None:
                 x = x @ weight[m, k] + bias[m, k]
                 x = torch.nn.functional.silu(x) if layer < 2 else x
             torch.testing.assert_close(found.change[m, k], x[:, :2])
-            torch.testing.assert_close(found.ending[m, k], x[:, 5])
-            reward = ensemble.reward_centre[m] + ensemble.reward_spread[m] * x[:, 4]
+            torch.testing.assert_close(found.ending[m, k], x[:, 6])
+            reward = ensemble.reward_centre[m] + ensemble.reward_spread[m] * x[:, 2]
             torch.testing.assert_close(found.reward[m, k], reward)
     assert bool((found.log_variance > -8).all() & (found.log_variance < 1.001).all())
 
@@ -57,7 +57,7 @@ def world(state: Tensor, action: Tensor, noise: Tensor) -> Tensor:
     return torch.stack([position + 0.2 * speed, pushed], -1)
 
 
-def trained(minds: int = 1, steps: int = 500) -> Ensemble:
+def trained(minds: int = 1, steps: int = 400) -> Ensemble:
     ensemble = made(minds, members=4, hidden=(24,))
     optimiser = torch.optim.Adam(ensemble.parameters(), 5e-3)
     for step in range(steps):
@@ -94,7 +94,7 @@ def test_it_learns_means_noise_rewards_and_ends_by_maximum_likelihood() -> None:
 
         def told(state: Tensor) -> float:
             one = ensemble(state, action)
-            return float(parameter_information(one.change.movedim(1, 2), one.log_variance.movedim(1, 2)).mean())
+            return float(parameter_information(*(x.movedim(1, 2) for x in one.outcome)).mean())
 
         assert told(state * 4 + 6) > 5 * told(state)
 
@@ -156,7 +156,7 @@ def test_what_a_plan_is_worth_is_the_sum_of_what_each_step_is() -> None:
                 for t in range(5):
                     step = ensemble(here, actions[:, row, candidate, t].view(MINDS, 1, 1, 1))
                     here = ensemble.follow(here, step)
-                    told = parameter_information(step.change[:, :, 0], step.log_variance[:, :, 0])
+                    told = parameter_information(*(x[:, :, 0] for x in step.outcome))
                     met = -0.5 * ((here[:, :, 0, 0] - 0.5) / 0.2) ** 2 if aim.goal else step.reward[:, :, 0]
                     total = total + aim.discount**t * (going * (met + aim.information * told.unsqueeze(1))).mean(1)
                     going = going * (1 - torch.sigmoid(step.ending[:, :, 0]))
