@@ -32,6 +32,8 @@ from mfmarl.inference.model import GenerativeModel
 Rule = Literal["variational", "marginal"]
 Schedule = Literal["sequential", "parallel"]
 
+_CACHED = 1 << 18  # numbers that stay in the cache through a sweep
+
 
 class Window(NamedTuple):
     """What is believed of all times of a window."""
@@ -101,28 +103,73 @@ def infer(
         raise ConfigError(f"{times} observations have one action less between them, not {len(actions)}.")
     if check and actions.numel() and not (int(actions.min()) >= -1 and int(actions.max()) < model.num_actions):
         raise ConfigError(f"An action lies outside 0..{model.num_actions - 1} (-1: a new episode).")
-    problem = _Problem(model, observations, actions, first, soft, floor, check)
-    q = problem.start()
-    if schedule == "parallel":
-        for _ in range(count):
-            q = [problem.moved(q, f, rule, step) for f in range(len(q))]
-        return problem.window(q, terms)
     if tolerance is None:
         tolerance = 1e-12 if model.dtype == torch.float64 else 1e-6
+
+    def of(observations: Seen, actions: Tensor, first: Sequence[Tensor] | None) -> Window:
+        problem = _Problem(model, observations, actions, first, soft, floor, check)
+        q = problem.start()
+        if schedule == "parallel":
+            for _ in range(count):
+                q = [problem.moved(q, f, rule, step) for f in range(len(q))]
+        else:
+            _descend(problem, q, rule, count, step, tolerance)
+        return problem.window(q, terms)
+
+    length = _piece(model, observations, actions, first)
+    if not length:
+        return of(observations, actions, first)
+    # So many windows at a time stay in the cache.
+    several = [observations] if isinstance(observations, Tensor) else list(observations)
+    begin = [] if first is None else list(first)
+    pieces = zip(
+        *[x.split(length, 1) for x in several], actions.split(length, 1), *[x.split(length) for x in begin], strict=True
+    )
+    parts = []
+    for piece in pieces:
+        shown, rest = piece[: len(several)], piece[len(several) :]
+        parts.append(of(shown[0] if isinstance(observations, Tensor) else shown, rest[0], rest[1:] or None))
+    return Window(
+        tuple(torch.cat(x, 1) for x in zip(*[part.factors for part in parts], strict=True)),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in Window._fields[1:]),
+    )
+
+
+def _descend(problem: _Problem, q: list[Tensor], rule: str, count: int, step: float, tolerance: float) -> None:
+    """Sweeps over beliefs, in place, each window until its own free energy has settled."""
     last = None
-    running = torch.ones(problem.batch, dtype=torch.bool, device=model.device)
-    odd = (torch.arange(times, device=model.device) % 2 == 1).reshape(-1, *[1] * len(problem.batch))
+    running = torch.ones(problem.batch, dtype=torch.bool, device=problem.model.device)
+    odd = torch.arange(problem.times, device=problem.model.device) % 2 == 1
+    odd = odd.reshape(-1, *[1] * len(problem.batch))
     for _ in range(count):
         for f in range(len(q)):
-            for here in (~odd, odd) if times > 1 else (~odd,):
-                q[f] = torch.where((here & running).unsqueeze(-1), problem.moved(q, f, rule, step), q[f])
+            for here in (~odd, odd) if problem.times > 1 else (~odd,):
+                q[f] = torch.where(here & running, problem.moved(q, f, rule, step), q[f])
         value = problem.cost(q)
         if last is not None:
             running = running & ((last - value).abs() > tolerance * (1 + value.abs()))
             if not bool(running.any()):
                 break
         last = value
-    return problem.window(q, terms)
+
+
+def _piece(model: GenerativeModel, observations: Seen, actions: Tensor, first: Sequence[Tensor] | None) -> int:
+    """Windows that are taken at a time: 0 where all are."""
+    several = [observations] if isinstance(observations, Tensor) else list(observations)
+    batch = actions.shape[1:]
+    own = any(a.ndim > 1 + len(parents) for a, parents in zip(model.A, model.A_factors, strict=True)) or any(
+        b.ndim > 1 + len(parents) + len(controls)
+        for b, parents, controls in zip(model.B, model.B_factors, model.B_controls, strict=True)
+    )
+    if len(batch) != 1 or own or model.device.type != "cpu" or any(x.shape[1:-1] != batch for x in several):
+        return 0
+    if any(q.shape[:-1] != batch for q in first or ()):
+        return 0
+    largest = max(
+        model.sizes[f] * math.prod(model.sizes[g] for g in parents) for f, parents in enumerate(model.B_factors)
+    )
+    length = max(_CACHED // (largest * len(several[0])), 64)
+    return length if batch[0] >= 2 * length else 0
 
 
 # --------------------------------------------------------------------------------------------- a window that moves
@@ -193,7 +240,8 @@ def infer_lag(
 
 
 class _Problem:
-    """What a window's messages are made of: looked up once."""
+    """What a window's messages are made of, looked up once. States come in front here, then times, then agents: sums over
+    few states are done side by side for all of these."""
 
     def __init__(
         self,
@@ -207,60 +255,65 @@ class _Problem:
     ) -> None:
         self.model = model
         self.least = torch.finfo(model.dtype).tiny if floor is None else floor
-        self.likelihoods = filtering.log_likelihoods(model, observations, soft, floor, check=check)
+        logs = filtering.log_likelihoods(model, observations, soft, floor, check=check)
         begin = tuple(model.D if first is None else first)
-        self.times = self.likelihoods[0].shape[0]
+        self.times = logs[0].shape[0]
+        taken = actions.clamp(min=0)
+        tables = [model.of_action(f, taken) for f in range(len(model.sizes))]
+        cores = [1 + len(own) for own in model.B_factors]
         self.batch = torch.broadcast_shapes(
             actions.shape[1:],
             *[d.shape[:-1] for d in (*model.D, *begin)],
-            *[b.shape[: b.ndim - 1 - len(own) - len(ctl)] for b, own, ctl in zip(model.B, model.B_factors, model.B_controls, strict=True)],
-            *[x.shape[1 : x.ndim - len(own)] for x, own in zip(self.likelihoods, model.A_factors, strict=True)],
-        )  # fmt: skip
+            *[x.shape[1 : x.ndim - core] for x, core in zip(tables, cores, strict=True)],
+            *[x.shape[1 : x.ndim - len(own)] for x, own in zip(logs, model.A_factors, strict=True)],
+        )
+        #: ln A(o_t | s) [S_pa, ..., T, *b].
+        self.likelihoods = [
+            self.in_front(x, len(own), self.times) for x, own in zip(logs, model.A_factors, strict=True)
+        ]
+        #: B by the actions taken, [S', S_pa, ..., T - 1, *b].
+        self.tables = [self.in_front(x, core, self.times - 1) for x, core in zip(tables, cores, strict=True)]
+        self.log_tables = [x.clamp(min=self.least).log() for x in self.tables]
         #: Where an episode begins, [T, *b]: at the first time, and behind an action -1.
         opening = torch.ones(1, *self.batch, dtype=torch.bool, device=model.device)
         self.opening = torch.cat((opening, (actions < 0).expand(self.times - 1, *self.batch)))
-        # Tables by action [T - 1, *b, S', S_pa, ...]: axes of the model's own broadcast against those of agents.
-        taken = actions.clamp(min=0)
-        self.tables = [model.of_action(f, taken) for f in range(len(model.sizes))]
-        self.log_tables = [x.clamp(min=self.least).log() for x in self.tables]
-        #: ln D [T, *b, S_f], and of the first time what is expected of it.
-        self.priors = [
-            torch.cat(
-                (b.expand(1, *self.batch, b.shape[-1]), d.expand(self.times - 1, *self.batch, d.shape[-1]))
-            ).clamp(min=self.least).log()
-            for b, d in zip(begin, model.D, strict=True)
-        ]  # fmt: skip
+        #: ln D [S_f, T, *b], and of the first time what is expected of it.
+        self.priors = []
+        for b, d in zip(begin, model.D, strict=True):
+            size = d.shape[-1]
+            both = b.expand(1, *self.batch, size), d.expand(self.times - 1, *self.batch, size)
+            self.priors.append(self.in_front(torch.cat(both).clamp(min=self.least).log(), 1, self.times))
+
+    def in_front(self, x: Tensor, core: int, times: int) -> Tensor:
+        """[T, *p, core axes] as [core axes, T, *b]."""
+        states = x.shape[x.ndim - core :]
+        x = x.expand(times, *self.batch, *states)
+        return x.permute(*range(x.ndim - core, x.ndim), *range(x.ndim - core)).contiguous()
 
     def start(self) -> list[Tensor]:
-        return [
-            torch.full((self.times, *self.batch, size), 1 / size, dtype=self.model.dtype, device=self.model.device)
-            for size in self.model.sizes
-        ]
+        return [torch.full_like(x, 1 / len(x)) for x in self.priors]
 
     def moved(self, q: list[Tensor], f: int, rule: str, step: float) -> Tensor:
         """Factor f's beliefs at all times, from the others' messages."""
-        total = self.seen(q, f) + self.from_past(q, f, rule) + self.from_future(q, f, rule)
+        total = self.from_past(q, f, rule)
+        total[:, :-1] += self.from_future(q, f, rule)
+        for own, x in zip(self.model.A_factors, self.likelihoods, strict=True):
+            if f in own:
+                total += _averaged(x, [q[g] for g in own], own.index(f), 0)
         if step < 1:
             old = q[f].clamp(min=self.least).log()
             total = old + step * (total - old)
-        return torch.softmax(total, -1)
-
-    def seen(self, q: list[Tensor], f: int) -> Tensor:
-        total = torch.zeros_like(q[f])
-        for own, x in zip(self.model.A_factors, self.likelihoods, strict=True):
-            if f in own:
-                total = total + _kept(x, [q[g] for g in own], own.index(f))
-        return total
+        return torch.softmax(total, 0)
 
     def from_past(self, q: list[Tensor], f: int, rule: str) -> Tensor:
-        before = [q[g][:-1] for g in self.model.B_factors[f]]
+        before = [q[g][:, :-1] for g in self.model.B_factors[f]]
         if rule == "variational":
-            message = _behind(self.log_tables[f], before)
+            message = _averaged(self.log_tables[f], before, None, 1)
         else:
-            message = _behind(self.tables[f], before).clamp(min=self.least).log()
-        message = torch.cat((torch.zeros_like(q[f][:1]), message))
-        message = torch.where(self.opening.unsqueeze(-1), self.priors[f], message)
-        return message if rule == "variational" else message * self.half().unsqueeze(-1)
+            message = _averaged(self.tables[f], before, None, 1).clamp(min=self.least).log()
+        message = torch.where(self.opening[1:], self.priors[f][:, 1:], message)
+        message = torch.cat((self.priors[f][:, :1], message), 1)
+        return message if rule == "variational" else message * self.half()
 
     def half(self) -> Tensor:
         """The weight of marginal messages from the past [T, *b]: half where there is one from the future as well."""
@@ -268,30 +321,33 @@ class _Problem:
         return torch.where(torch.cat((self.opening[1:], ends)), 1.0, 0.5).to(self.model.dtype)
 
     def from_future(self, q: list[Tensor], f: int, rule: str) -> Tensor:
-        total = torch.zeros_like(q[f][1:])
+        """[S_f, T - 1, *b]: nothing tells the last time of what comes after it."""
+        total = torch.zeros_like(q[f][:, 1:])
         for child, own in enumerate(self.model.B_factors):
             if f not in own:
                 continue
-            others = [q[g][:-1] for g in own]
+            before, after = [q[g][:, :-1] for g in own], q[child][:, 1:].unsqueeze(1)
             if rule == "variational":
-                part = _kept_pair(self.log_tables[child], q[child][1:], others, own.index(f))
+                part = (_averaged(self.log_tables[child], before, own.index(f), 1) * after).sum(0)
             else:
-                table = _pair(self.tables[child], others, own.index(f))
-                normal = table / table.sum(-1, keepdim=True).clamp(min=self.least)
-                part = 0.5 * (normal * q[child][1:].unsqueeze(-1)).sum(-2).clamp(min=self.least).log()
+                table = _averaged(self.tables[child], before, own.index(f), 1)
+                normal = table / table.sum(1, keepdim=True).clamp(min=self.least)
+                part = 0.5 * (normal * after).sum(0).clamp(min=self.least).log()
             total = total + part
-        total = total.masked_fill(self.opening[1:].unsqueeze(-1), 0.0)
-        return torch.cat((total, torch.zeros_like(q[f][:1])))
+        return total.masked_fill(self.opening[1:], 0.0)
 
     def accuracy(self, q: list[Tensor]) -> Tensor:
         parts = [
-            _behind(x, [q[g] for g in own], 0) for own, x in zip(self.model.A_factors, self.likelihoods, strict=True)
+            _averaged(x, [q[g] for g in own], None, 0)
+            for own, x in zip(self.model.A_factors, self.likelihoods, strict=True)
         ]
-        return sum_of([x.sum(0) for x in parts])
+        return sum_of(parts).sum(0)
 
     def complexity(self, q: list[Tensor]) -> Tensor:
-        parts = [(torch.xlogy(x, x) - x * self.from_past(q, f, "variational")).sum((0, -1)) for f, x in enumerate(q)]
-        return sum_of(parts)
+        tiny = torch.finfo(self.model.dtype).tiny
+        return sum_of(
+            [(x * (x.clamp(min=tiny).log() - self.from_past(q, f, "variational"))).sum((0, 1)) for f, x in enumerate(q)]
+        )
 
     def cost(self, q: list[Tensor]) -> Tensor:
         return self.complexity(q) - self.accuracy(q)
@@ -299,31 +355,17 @@ class _Problem:
     def window(self, q: list[Tensor], terms: bool) -> Window:
         complexity, accuracy = self.complexity(q), self.accuracy(q)
         absent = complexity.new_full((), math.nan).expand(complexity.shape)
-        return Window(tuple(q), complexity - accuracy, *((complexity, accuracy) if terms else (absent, absent)))
+        shown = (complexity, accuracy) if terms else (absent, absent)
+        return Window(tuple(x.movedim(0, -1) for x in q), complexity - accuracy, *shown)
 
 
-def _behind(table: Tensor, weights: Sequence[Tensor], head: int = 1) -> Tensor:
-    """The average over weights [*b, S_i] of a table [*b, head axes, S_1, ..., S_k]: head axes stay."""
-    for before in reversed(range(len(weights))):
-        w = weights[before]
-        table = (table * w.reshape(*w.shape[:-1], *[1] * (head + before), w.shape[-1])).sum(-1)
+def _averaged(table: Tensor, weights: Sequence[Tensor], keep: int | None, head: int) -> Tensor:
+    """The average over weights [S_i, ...] of a table [head axes, S_1, ..., S_k, ...]: head axes stay, and the keep-th."""
+    axis = head
+    for i, w in enumerate(weights):
+        if i == keep:
+            axis += 1
+            continue
+        rest = len(weights) - i - 1
+        table = (table * w.reshape(len(w), *[1] * rest, *w.shape[1:])).sum(axis)
     return table
-
-
-def _kept(table: Tensor, weights: Sequence[Tensor], keep: int, head: int = 0) -> Tensor:
-    """The same but for the keep-th axis of states, which stays: [*b, head axes, S_keep]."""
-    table = _behind(table, weights[keep + 1 :], head + keep + 1)
-    for before in reversed(range(keep)):
-        w = weights[before]
-        table = (table * w.reshape(*w.shape[:-1], *[1] * (head + before), w.shape[-1], 1)).sum(-2)
-    return table
-
-
-def _pair(table: Tensor, parents: Sequence[Tensor], keep: int) -> Tensor:
-    """[*b, S', S_keep] of a table of next states and parents [*b, S', S_pa, ...], averaged over the other parents."""
-    return _kept(table, parents, keep, 1)
-
-
-def _kept_pair(table: Tensor, after: Tensor, parents: Sequence[Tensor], keep: int) -> Tensor:
-    """[*b, S_keep]: averaged over next states too."""
-    return (_pair(table, parents, keep) * after.unsqueeze(-1)).sum(-2)

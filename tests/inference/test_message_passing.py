@@ -12,7 +12,7 @@ from torch import Tensor
 from mfmarl.errors import ConfigError
 from mfmarl.inference import filtering, message_passing, smoothing
 from mfmarl.inference.model import GenerativeModel
-from tests.inference.test_model import tangled
+from tests.inference.test_model import columns, tangled
 from tests.inference.test_smoothing import chain, histories, row, shown
 
 
@@ -201,3 +201,18 @@ def test_options_that_there_are_not_are_refused() -> None:
         message_passing.begin(world, 0, (2,))
     with pytest.raises(ConfigError, match=r"step=0"):
         message_passing.infer(world, seen, actions, step=0.0)
+
+
+@pytest.mark.parametrize("rule", ["variational", "marginal"])
+def test_a_crowd_of_windows_is_inferred_as_its_parts_are(rule: message_passing.Rule) -> None:
+    count = 12_000
+    world = tangled(4)
+    seen, actions = shown(world, (count,), times=3)
+    first = (columns(70, count, 2, axis=1), columns(71, count, 3, axis=1))
+    whole = message_passing.infer(world, seen, actions, rule, first=first)
+    for here in (slice(0, 20), slice(4_840, 4_880), slice(11_980, 12_000)):
+        part = message_passing.infer(world, seen[:, here], actions[:, here], rule, first=[q[here] for q in first])
+        for f in range(2):
+            assert torch.allclose(whole.factors[f][:, here], part.factors[f], atol=1e-12, rtol=0)
+        for name in ("free_energy", "complexity", "accuracy"):
+            assert torch.allclose(getattr(whole, name)[here], getattr(part, name), atol=1e-11, rtol=0)

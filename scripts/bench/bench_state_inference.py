@@ -1,0 +1,255 @@
+"""What an agent's belief update costs, beside pymdp's, in CPU-nanoseconds of one core.
+
+    python scripts/bench/bench_state_inference.py [t_maze|grid|factors ...] [--agents 16384] [--rounds 5] [--json]
+
+Each update is of all agents at once, from beliefs of their own, single precision, one thread, the least of the rounds.
+"shared": all agents have the same tables; "own": each its own, with a tenth of the agents. pymdp (jitted, JAX) answers
+from an interpreter of its own (`make peers`, or MFMARL_PEERS names one): with and without compilation, which is shared
+out over the agents. Beliefs of the two are compared before times are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor
+
+from mfmarl import random
+from mfmarl.envs.t_maze import TMaze
+from mfmarl.inference import filtering, message_passing, smoothing
+from mfmarl.inference.model import GenerativeModel
+from mfmarl.random import Key
+
+WINDOW = 8
+
+
+def columns(seed: int, *shape: int) -> Tensor:
+    x = random.exponential(Key.of(seed), torch.arange(int(torch.tensor(shape).prod())).reshape(shape))
+    return x / x.sum(0)
+
+
+def grid() -> GenerativeModel:
+    """49 places that show themselves, one in ten times another one."""
+    shown = 0.9 * torch.eye(49) + 0.1 / 49
+    return GenerativeModel(A=(shown,), B=(columns(1, 49, 49, 5),), C=(torch.zeros(49),), D=(torch.full((49,), 1 / 49),))
+
+
+def factors() -> GenerativeModel:
+    """Three factors of 3, 2 and 4 states, four modalities of one to three of them."""
+    return GenerativeModel(
+        A=(columns(0, 4, 3, 2), columns(1, 3, 4), columns(2, 5, 3, 2, 4), columns(3, 2, 2)),
+        B=(columns(4, 3, 3, 2), columns(5, 2, 2, 2), columns(6, 4, 4, 3)),
+        C=tuple(torch.zeros(n) for n in (4, 3, 5, 2)),
+        D=(columns(7, 3), columns(8, 2), columns(9, 4)),
+        A_factors=((0, 1), (2,), (0, 1, 2), (1,)),
+        B_controls=((0,), (0,), (1,)),
+    )
+
+
+WORLDS: dict[str, Callable[[], GenerativeModel]] = {
+    "t_maze": lambda: TMaze().generative_model().to(dtype=torch.float32),
+    "grid": grid,
+    "factors": factors,
+}
+
+
+def lived(model: GenerativeModel, agents: int, times: int = 1) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Beliefs of agents' own [n, S_f], and what those see [T, n, M] and do [T - 1, n] who live in the model."""
+    ids, key = torch.arange(agents), Key.of(5)
+
+    def pick(p: Tensor, *what: str | int) -> Tensor:
+        return (p.cumsum(-1) < random.uniform(key.fold(*what), ids).unsqueeze(-1) * p.sum(-1, keepdim=True)).sum(-1)
+
+    state = [pick(d.expand(agents, -1), "begin", f) for f, d in enumerate(model.D)]
+    expected = []
+    for f, size in enumerate(model.sizes):
+        noise = random.exponential(key.fold("doubt", f), ids, size)
+        expected.append(noise / noise.sum(-1, keepdim=True))
+    actions = random.integers(key.fold("act"), ids, model.num_actions, max(times - 1, 1)).T[: times - 1]
+    seen = []
+    for t in range(times):
+        if t:
+            tables = [model.of_action(f, actions[t - 1]).movedim(1, -1) for f in range(len(state))]
+            rows = [x[(ids, *[state[g] for g in own])] for x, own in zip(tables, model.B_factors, strict=True)]
+            state = [pick(x, "move", t, f) for f, x in enumerate(rows)]
+        shown = [
+            pick(a.movedim(0, -1)[tuple(state[f] for f in own)], "see", t, m)
+            for m, (a, own) in enumerate(zip(model.A, model.A_factors, strict=True))
+        ]
+        seen.append(torch.stack(shown, -1))
+    return expected, torch.stack(seen), actions
+
+
+def timed(run: Callable[[], Any], rounds: int) -> float:
+    run()
+    spent = []
+    for _ in range(rounds):
+        started = time.process_time()
+        run()
+        spent.append(time.process_time() - started)
+    return min(spent)
+
+
+class Peer:
+    """pymdp's interpreter, which answers one request a line; none of it: None."""
+
+    def __init__(self) -> None:
+        said = os.environ.get("MFMARL_PEERS")
+        python = Path(said) if said else Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
+        self.process: subprocess.Popen[str] | None = None
+        if python.exists():
+            script = str(Path(__file__).with_name("peer_state_inference.py"))
+            self.process = subprocess.Popen(
+                [str(python), script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+
+    def ask(self, **request: Any) -> dict[str, Any] | None:
+        if self.process is None or self.process.stdin is None or self.process.stdout is None:
+            return None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("ANSWER "):
+                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
+                return answer
+        raise SystemExit("pymdp gave up.")
+
+
+def theirs(
+    model: GenerativeModel, expected: list[Tensor], seen: Tensor, peer: Peer, rounds: int
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    single = len(model.sizes) == 1
+    for tables in ("shared", "agent"):
+        if peer.process is None:
+            break
+        count = len(seen) if tables == "shared" else len(seen) // 10
+        # A modality that is seen for certain has zeros; pymdp's floor makes no difference to single precision.
+        found = peer.ask(
+            A=[a.tolist() for a in model.A],
+            B=[(b if own else b.unsqueeze(-1)).tolist() for b, own in zip(model.B, model.B_controls, strict=True)],
+            D=[d.tolist() for d in model.D],
+            A_factors=model.A_factors,
+            B_factors=model.B_factors,
+            expected=[q[:count].tolist() for q in expected],
+            seen=seen[:count].tolist(),
+            method="exact" if single else "fpi",
+            sweeps=16,
+            tables=tables,
+            rounds=rounds,
+        )
+        assert found is not None
+        step = filtering.update(
+            model, [q[:100] for q in expected], seen[:100], "exact" if single else "parallel", floor=2.220446e-16
+        )
+        for q, other in zip(step.factors, found["beliefs"], strict=True):
+            assert torch.allclose(q, torch.tensor(other), atol=1e-4), "pymdp believes something else"
+        how = "exact" if single else "16 parallel sweeps"
+        own = "shared" if tables == "shared" else "own"
+        for name, said in (("warm", ""), ("first", ", with compilation")):
+            rows.append({"who": "pymdp", "what": how + said, "tables": own, "ns": found[name] / count * 1e9})
+    return rows
+
+
+def ours(model: GenerativeModel, agents: int, rounds: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+
+    def row(what: str, tables: str, run: Callable[[], Any], count: int) -> None:
+        rows.append({"who": "mfmarl", "what": what, "tables": tables, "ns": timed(run, rounds) / count * 1e9})
+
+    few = agents // 10
+    apart = model.map(lambda x: x.expand(few, *x.shape).contiguous())
+    for tables, own, count in (("shared", model, agents), ("own", apart, few)):
+        expected, seen, _ = lived(model, count)
+        joint = own.joint()
+        whole = expected[0]
+        for q in expected[1:]:
+            whole = (whole.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2)
+        action = random.integers(Key.of(8), torch.arange(count), model.num_actions)
+
+        def update(
+            what: str,
+            of: GenerativeModel,
+            q: list[Tensor],
+            method: filtering.Method,
+            tables: str = tables,
+            count: int = count,
+            seen: Tensor = seen,
+        ) -> None:
+            def run() -> Any:
+                return filtering.update(of, q, seen[0], method, check=False, terms=False)
+
+            row(what, tables, run, count)
+
+        update("exact, joint states", joint, [whole], "exact")
+        if len(model.sizes) > 1:
+            update("exact, factors", own, expected, "exact")
+            update("sequential", own, expected, "sequential")
+            update("16 parallel sweeps", own, expected, "parallel")
+        row(
+            "prediction", tables, lambda own=own, q=expected, a=action: filtering.predict(own, q, a, check=False), count
+        )
+    count = agents // 4
+    _, seen, actions = lived(model, count, WINDOW)
+    joint = model.joint()
+    per = count * WINDOW
+    row(
+        f"smoothing of {WINDOW} steps, per step",
+        "shared",
+        lambda: smoothing.smooth(joint, seen, actions, pairs=False, check=False),
+        per,
+    )
+    for rule in ("variational", "marginal"):
+        row(
+            f"{rule} messages over {WINDOW} steps, 16 parallel sweeps, per step",
+            "shared",
+            lambda rule=rule: message_passing.infer(
+                model, seen, actions, rule, schedule="parallel", check=False, terms=False
+            ),
+            per,
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("worlds", nargs="*", default=list(WORLDS), help=f"some of {', '.join(WORLDS)}")
+    parser.add_argument("--agents", type=int, default=16_384)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args()
+    if unknown := set(options.worlds) - set(WORLDS):
+        parser.error(f"no world {sorted(unknown)}: some of {', '.join(WORLDS)}")
+    torch.set_num_threads(1)
+    peer = Peer()
+    for name in options.worlds:
+        model = WORLDS[name]()
+        expected, seen, _ = lived(model, options.agents)
+        rows = theirs(model, expected, seen[0], peer, options.rounds) + ours(model, options.agents, options.rounds)
+        for found in rows:
+            if options.json:
+                print(json.dumps({"world": name, "agents": options.agents, **found}), flush=True)
+            else:
+                print(
+                    f"{name:8} {found['who']:7} {found['tables']:7} {found['ns']:10.0f} ns  {found['what']}", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
