@@ -23,7 +23,7 @@ UP, DOWN, LEFT, RIGHT, STAY = range(5)
     [
         {"rows": 3, "columns": 3, "first_cue": 1, "second_cues": (3, 4), "baits": (7, 8)},
         {
-            "rows": 3, "columns": 3, "first_cue": 0, "second_cues": (1, 3, 4), "baits": (2, 5, 6),
+            "rows": 3, "columns": 3, "first_cue": 0, "second_cues": (0, 3, 4), "baits": (2, 5, 6),
             "cue_reliability": 0.7, "absorbing": False, "cheese": 1.0, "shock": -0.5, "start": 4,
         },
         {"rows": 1, "columns": 4, "first_cue": 1, "second_cues": (0,), "baits": (2, 3), "absorbing": False},
