@@ -139,10 +139,10 @@ def test_the_pruned_tree_is_pymdps() -> None:
     tmaze = maze()
     middle = (tmaze.D[0].expand(3, -1), torch.tensor([[0.5, 0.5], [0.8, 0.2], [0.99, 0.01]], dtype=torch.float64))
     settings: list[tuple[GenerativeModel, tuple[Tensor, ...], int, float, Thresholds, int]] = [
-        (wanted, beliefs(6, (3,), one.sizes), 3, 1.5, Thresholds(), 800),
-        (wanted, beliefs(7, (3,), one.sizes), 3, 0.6, Thresholds(0.2, 0.1, -1.0, 64.0), 800),
-        (tmaze, middle, 4, 2.0, Thresholds(entropy=0.05), 800),
-        (tmaze, middle, 3, 1.0, Thresholds(), 800),
+        (wanted, beliefs(6, (3,), one.sizes), 2, 1.5, Thresholds(), 300),
+        (wanted, beliefs(7, (3,), one.sizes), 2, 0.6, Thresholds(0.2, 0.1, -1.0, 64.0), 300),
+        (tmaze, middle, 3, 2.0, Thresholds(entropy=0.05), 400),
+        (tmaze, middle, 3, 1.0, Thresholds(), 400),
     ]
     given = [
         case(

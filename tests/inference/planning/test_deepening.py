@@ -28,7 +28,7 @@ def test_who_has_decided_plans_no_further() -> None:
     """Of each agent by itself: the depth that it has reached is where its first action's entropy fell to the threshold."""
     model = random_model(5, sharp=3.0)
     q = beliefs(6, (8,), model.sizes)
-    gamma, entropy = 3.0, 0.5
+    gamma, entropy = 10.0, 0.5
     whole = [plan(model, q, d, gamma, thresholds=WHOLE).value for d in (1, 2, 3)]
     found = plan(model, q, 3, gamma, thresholds=Thresholds(0.0, 0.0, entropy)).value
     stopped = [torch.special.entr(torch.softmax(gamma * v, -1)).sum(-1) <= entropy for v in whole[:2]]
@@ -42,10 +42,10 @@ def test_who_has_decided_plans_no_further() -> None:
 def test_an_unlikely_action_costs_the_penalty() -> None:
     model = random_model(7, controls=3, sharp=3.0)
     q = beliefs(8, (6,), model.sizes)
-    near = plan(model, q, 1, 4.0, thresholds=WHOLE).value
-    unlikely = torch.softmax(4.0 * near, -1) <= 0.2
+    near = plan(model, q, 1, 10.0, thresholds=WHOLE).value
+    unlikely = torch.softmax(10.0 * near, -1) <= 0.2
     assert bool(unlikely.any()) and not bool(unlikely.all())
-    found = plan(model, q, 1, 4.0, thresholds=Thresholds(0.2, 0.0, -1.0, 30.0)).value
+    found = plan(model, q, 1, 10.0, thresholds=Thresholds(0.2, 0.0, -1.0, 30.0)).value
     assert bool((found[unlikely] == -30).all())
     assert torch.equal(found[~unlikely], near[~unlikely])
 
@@ -56,7 +56,7 @@ def test_an_agent_does_not_know_of_the_others() -> None:
     gamma = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64)
     drop = Thresholds(1 / 8, 1 / 8, 0.1, 50.0)
     together = plan(models, q, 4, gamma, thresholds=drop).value
-    in_parts = plan(models, q, 4, gamma, thresholds=drop, budget=60_000).value
+    in_parts = plan(models, q, 4, gamma, thresholds=drop, budget=3_000_000).value
     assert torch.allclose(together, in_parts, rtol=0, atol=1e-12)
     for i in range(3):
         one = models.map(lambda x, i=i: x[i, 0])  # type: ignore[misc]
