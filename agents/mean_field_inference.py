@@ -125,6 +125,9 @@ class MeanFieldInference(Agent):
         if self.given is not None:
             self.given = self.given.to(dtype=torch.float32)
             senses.check(self.given, spec.observation_space)
+            # How persistent the crowd is, is this agent's belief.
+            stays = crowd.persistence(theta, config.stay).float()
+            self.given = self.given.trusted(B=(*self.given.B[:-1], stays))
             self.shown = self.given
         elif config.model == "given":
             raise ConfigError(
