@@ -14,7 +14,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.inference import counts as learning
-from mfmarl.inference import dirichlet, reduction
+from mfmarl.inference import dirichlet, filtering, reduction
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
 from tests.inference.test_model import columns, tangled
@@ -188,6 +188,26 @@ def test_models_are_as_probable_as_their_evidence_and_prior() -> None:
     torch.testing.assert_close(found, wanted / wanted.sum(-1, keepdim=True))
     with pytest.raises(NumericFault, match="impossible in each"):
         reduction.probabilities(torch.tensor([[0.0, 1.0], [-math.inf, -math.inf]]))
+
+
+def test_free_energies_of_exact_filters_say_which_model_it_was() -> None:
+    """p(model | o_1 ... o_T) by all histories of hidden states, and by -F added up in time."""
+    models = [tangled(seed).joint() for seed in (0, 100, 200)]
+    seen = torch.stack([random.integers(Key.of(m), torch.arange(4).view(4, 1), n) for m, n in enumerate((4, 2, 3))], -1)
+    action = random.integers(Key.of(9), torch.arange(3).view(3, 1), 6)
+    likely = []
+    for model in models:
+        total = 0.0
+        for path in itertools.product(range(6), repeat=4):
+            p = float(model.D[0][path[0]])
+            for t, s in enumerate(path):
+                p *= math.prod(float(a[seen[t, 0, m], s]) for m, a in enumerate(model.A))
+                p *= float(model.B[0][s, path[t - 1], action[t - 1, 0]]) if t else 1.0
+            total += p
+        likely.append(total)
+    evidence = torch.stack([-filtering.follow(m, seen, action)[1].sum(0) for m in models], -1)
+    wanted = torch.tensor([likely], dtype=torch.float64)
+    torch.testing.assert_close(reduction.probabilities(evidence), wanted / wanted.sum(), rtol=0, atol=1e-12)
 
 
 def test_frequencies_of_kinds_come_out_of_a_mixed_population() -> None:
