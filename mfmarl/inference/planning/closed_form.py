@@ -13,6 +13,7 @@ long as the model is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -32,6 +33,8 @@ from mfmarl.inference.objective import Objective
 
 _POLICIES = 4096  # more are the tree's
 _STATES = 1024
+_LOGARITHM = 10  # multiplications that p ln p takes the time of
+_WORTH = 2.5  # times the tree's work, done in fewer and larger products (measured)
 _NUMBERS = 1 << 23  # of the tables of a level, while they are found
 _KEPT: WeakKeyDictionary[GenerativeModel, dict[tuple[Objective, int, int], ClosedForm]] = WeakKeyDictionary()
 
@@ -45,6 +48,8 @@ class ClosedForm:
     meetings: Tensor | None
     """-weight N [K, U^L]; None: no entropy counts."""
     policies: int
+    pays: bool = True
+    """Whether it takes less work than the tree: not where few nodes lead alike."""
 
     def bytes_per_row(self) -> int:
         return int(2 * sum(self.first.shape) * self.first.element_size())
@@ -77,7 +82,8 @@ def of(
     key = (objective, depth, time)
     if key not in kept:
         kept[key] = _found(model, objective, depth, time)
-    return kept[key]
+    form = kept[key]
+    return form if wanted or form.pays else None
 
 
 def _hindrance(model: GenerativeModel, objective: Objective, depth: int, hindered: bool) -> str:
@@ -166,7 +172,27 @@ def _found(model: GenerativeModel, objective: Objective, depth: int, t: int) -> 
         meetings += nodes_met.T.repeat_interleave(U ** (depth - 1 - level), 1)
         start += size
     first = torch.cat([linear, kinds[~certain]]).T
-    return ClosedForm(first.to(model.dtype).contiguous(), (-weight * meetings).to(model.dtype), U**depth)
+    work = first.numel() + meetings.numel() + _LOGARITHM * len(meetings)
+    return ClosedForm(
+        first.to(model.dtype).contiguous(),
+        (-weight * meetings).to(model.dtype),
+        U**depth,
+        work <= _WORTH * _work_of_tree(model, depth, len(shows)),
+    )
+
+
+def _work_of_tree(model: GenerativeModel, depth: int, outcomes: int) -> int:
+    """Multiplications of the tree for one agent, about: those of its last level, and the logarithms."""
+    nodes = model.num_actions**depth
+    if len(model.sizes) == 1:
+        each = model.num_states * outcomes
+    else:
+        each = sum(size * size for size in model.sizes)
+        each += sum(
+            size * math.prod(model.sizes[f] for f in own)
+            for size, own in zip(model.outcomes, model.A_factors, strict=True)
+        )
+    return nodes * (each + _LOGARITHM * outcomes)
 
 
 def _distinct(rows: Tensor, grain: float) -> tuple[Tensor, Tensor]:

@@ -327,9 +327,21 @@ def test_a_closed_form_keeps_one_of_what_leads_alike() -> None:
     assert closed_form.of(model, Objective(), 2) is not form
 
 
+def test_a_closed_form_of_which_little_leads_alike_is_left_to_the_tree() -> None:
+    B = columns(40, 12, 12, 3)
+    model = GenerativeModel(
+        A=(columns(41, 9, 12),), B=(B,), C=(columns(42, 9).log(),), D=(torch.full((12,), 1 / 12).double(),)
+    )
+    assert closed_form.of(model, Objective(), 4) is None
+    made = closed_form.of(model, Objective(), 4, wanted=True)
+    assert made is not None and made.meetings is not None and made.meetings.shape == (9 * (3 + 9 + 27 + 81), 81)
+    assert closed_form.of(model, Objective("none"), 4) is not None  # what is linear is one product
+    assert closed_form.of(grid(5, slip=0.1), Objective(), 3) is not None
+
+
 def test_what_is_kept_for_a_model_goes_with_it() -> None:
     model = grid(3)
-    form = weakref.ref(closed_form.of(model, Objective(), 2))
+    form = weakref.ref(closed_form.of(model, Objective(), 2, wanted=True))
     assert form() is not None
     del model
     gc.collect()
@@ -410,9 +422,9 @@ def test_agents_that_believe_the_same_plan_once(monkeypatch: pytest.MonkeyPatch)
         return values(self, believed, prices)
 
     monkeypatch.setattr(closed_form.ClosedForm, "values", counted)
-    merged = plan(model, (few[which].view(5, 100, 9),), 3, 2.0)
+    merged = plan(model, (few[which].view(5, 100, 9),), 3, 2.0, how="closed_form")
     assert sum(planned) == len(which.unique()) == 4
-    each = plan(model, (few[which].view(5, 100, 9),), 3, 2.0, merge=False)
+    each = plan(model, (few[which].view(5, 100, 9),), 3, 2.0, how="closed_form", merge=False)
     assert sum(planned) == 504
     assert torch.allclose(merged.value, each.value, atol=1e-13, rtol=0)
     assert torch.allclose(logs(merged, 2), logs(each, 2), atol=1e-13, rtol=0)
@@ -425,5 +437,5 @@ def test_agents_that_believe_the_same_plan_once(monkeypatch: pytest.MonkeyPatch)
     close[::2, 0] += 1e-15
     for beliefs_ in (others, close):
         planned.clear()
-        plan(model, (beliefs_,), 3, 2.0)
+        plan(model, (beliefs_,), 3, 2.0, how="closed_form")
         assert sum(planned) == 500
