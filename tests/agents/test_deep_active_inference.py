@@ -29,6 +29,9 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+CELLS = torch.arange(3).unsqueeze(0)
+
+
 def ran(rules: Any, options: dict[str, Any], steps: int, **run: Any) -> Training:
     settings = {"steps": steps, "report_every": steps, **run}
     training = train(rules, NAME, {**SMALL, **options}, evaluate=False, **settings)
@@ -74,24 +77,19 @@ def test_planning_at_every_step_is_the_same_law_without_a_habit() -> None:
 
 @pytest.mark.parametrize("acts", ["habit", "plan"])
 def test_it_goes_where_pay_is_three_steps_away(acts: str) -> None:
-    """Three cells; waiting costs .1, leaving the last pays 1: a plan of three steps sees it, and the end after it."""
-    options = {"acts": acts, "temperature": "0.05", "information": 0.1, "learning_rate": 3e-3}
-    if acts == "plan":
-        options |= {"updates": 3}
-    training = ran(Corridor(16, horizon=12), options, 80 if acts == "habit" else 60)
+    """Three cells; waiting costs .3, leaving the last pays 1: a plan of three steps sees it, and the end after it."""
+    options = {"acts": acts, "temperature": "0.05", "information": 0.0, "learning_rate": 1e-2}
+    training = ran(Corridor(16, wait=-0.3, horizon=12), options, 80 if acts == "habit" else 60)
     agent = agent_of(training)
-    cells = torch.arange(3).unsqueeze(0)
-    p = gibbs.probabilities(agent.energy(cells, torch.zeros(1, 3, 0)).detach(), agent.temperature)
+    p = gibbs.probabilities(agent.energy(CELLS, torch.zeros(1, 3, 0)).detach(), agent.temperature)
     assert float(p[0, :, 1].min()) > 0.85
 
 
 def test_one_step_plans_do_not_see_what_is_three_steps_away() -> None:
     """The control of the test above: at horizon 1 the first cells have nothing to go on for."""
-    options = {"temperature": "0.5", "information": 0.0, "learning_rate": 3e-3, "horizon": 1}
-    training = ran(Corridor(16, wait=0.0, horizon=12), options, 80)
-    cells = torch.arange(3).unsqueeze(0)
-    agent = agent_of(training)
-    p = gibbs.probabilities(agent.energy(cells, torch.zeros(1, 3, 0)).detach(), agent.temperature)
+    options = {"temperature": "0.5", "information": 0.0, "learning_rate": 1e-2, "horizon": 1, "acts": "plan"}
+    agent = agent_of(ran(Corridor(16, wait=0.0, horizon=12), options, 60))
+    p = gibbs.probabilities(agent.energy(CELLS, torch.zeros(1, 3, 0)).detach(), agent.temperature)
     # exp(1/T)/(1 + exp(1/T)) = .881 where it pays.
     assert abs(float(p[0, 2, 1]) - 0.881) < 0.08
     assert abs(float(p[0, 0, 1]) - 0.5) < 0.12
@@ -100,26 +98,26 @@ def test_one_step_plans_do_not_see_what_is_three_steps_away() -> None:
 @pytest.mark.parametrize("acts", ["plan", "habit"])
 def test_in_a_box_it_finds_the_action_that_pays(acts: str) -> None:
     """r = -(a - target)^2 with the target seen, -3 to 3: uniform play gets -4, and the optimum is 0."""
-    options = {"acts": acts, "information": 0.1, "learning_rate": 3e-3, "horizon": 1, "candidates": 32}
-    training = ran(Aim(4), options, 150 if acts == "habit" else 120)
+    options = {"acts": acts, "information": 0.1, "learning_rate": 1e-2, "horizon": 1, "candidates": 32, "warm_up": 400}
+    training = ran(Aim(4), options, 150)
     rewards = []
-    for _ in range(20):
+    for _ in range(10):
         _, _, after, now = training.episode.play()
         rewards.append(float(after.reward.mean()))
         training.episode.go_on(after, now)
-    assert sum(rewards) / 20 > (-0.25 if acts == "plan" else -0.7)
+    assert sum(rewards) / 10 > (-0.2 if acts == "plan" else -0.7)
 
 
 def test_a_preferred_state_takes_the_place_of_reward() -> None:
     """Told to be at -.36, where the engine just holds against the slope, cars hold there, which nobody pays them for."""
     goal = {"goal": (-0.36, 0.0), "width": (0.05, 0.0), "information": 0.0, "horizon": 8, "candidates": 32}
-    training = ran(MountainCar(8, repeat=3, horizon=60), {**goal, "learning_rate": 3e-3}, 120, copies=1)
+    training = ran(MountainCar(4, repeat=3, horizon=60), {**goal, "learning_rate": 1e-2}, 80, copies=1)
     where = []
-    for _ in range(50):
+    for _ in range(40):
         _, _, after, now = training.episode.play()
         where.append(after.obs[..., 0].mean())
         training.episode.go_on(after, now)
-    assert float(torch.stack(where).mean()) > -0.43, "the bottom is at -.524"
+    assert float(torch.stack(where[10:]).mean()) > -0.43, "the bottom is at -.524"
 
 
 def test_information_is_worth_going_for() -> None:
@@ -158,7 +156,7 @@ def test_until_it_has_learned_it_acts_at_random() -> None:
 
 @pytest.mark.parametrize("options", [{"acts": "habit"}, {"acts": "plan", "how": "neighbours", "members": 5}])
 def test_it_resumes_bitwise_in_a_box_by_habit_and_by_neighbours(options: dict[str, Any], tmp_path: Path) -> None:
-    given = {**SMALL, "warm_up": 8, "capacity": 40, "batch_size": 8, **options}
+    given = {**SMALL, "warm_up": 8, "capacity": 40, "batch_size": 8, "updates": 1, **options}
 
     def begin() -> Training:
         return train(Aim(5, dims=2, horizon=7), NAME, given, evaluate=False, steps=20, report_every=5)
