@@ -15,17 +15,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.inference.counts import Counts, information_A, information_B
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, Terms
-
-if TYPE_CHECKING:
-    from mfmarl.inference.counts import Counts
 
 LARGEST_JOINT = 1 << 24
 """Numbers of the table of joint outcomes, given the states of their factors, that is built at most."""
@@ -95,15 +93,13 @@ def parameter_information(
         raise ConfigError(
             f"parameter_information={how!r} needs the counts of a model that is learned: pass counts, or 'none'."
         )
-    from mfmarl.inference import counts as learning
-
     total: Tensor | None = None
     if any(table is not None for table in counts.A or ()):
-        total = learning.information_A(model, counts, tuple(believed), how)
+        total = information_A(model, counts, tuple(believed), how)
     if any(table is not None for table in counts.B or ()):
         if before is None or action is None:
             raise ConfigError("The information on transitions B needs `before` and `action`: what the beliefs follow.")
-        moved = learning.information_B(model, counts, tuple(before), action, tuple(believed), how)
+        moved = information_B(model, counts, tuple(before), action, tuple(believed), how)
         total = moved if total is None else total + moved
     if total is None:
         raise ConfigError(f"parameter_information={how!r} needs counts of A or B: these counts learn neither.")

@@ -77,7 +77,8 @@ def precision(
 ) -> Precision:
     """SPM's posterior of gamma ~ Gamma(1, beta): b moves half way to beta - (Q - Q_0) . g, so many times.
 
-    values g and evidence F_pi are [*b, P], beta is a number or [*b], `start` [*b] the b to begin from (of the last step).
+    Values g and evidence F_pi are [*b, P], beta is a number or [*b], `start` [*b] the b to begin from (of the last step).
+    A constant added to g changes nothing: log Q(pi) of a plan at gamma = 1 without habits serves as g.
     Without evidence gamma is 1 / beta. Raises NumericFault where there is no positive fixed point.
     """
     first = torch.as_tensor(beta, dtype=value.dtype, device=value.device).expand(value.shape[:-1])
@@ -108,8 +109,8 @@ def older_precision(
 ) -> Precision:
     """The older form, of cpp-AIF: gamma = alpha / b, b <- keep b + (1 - keep) (beta - Q . g), Q = softmax(gamma g).
 
-    Not the same as `precision`: values g must lie below beta / (their weight), as negative ones do, and gamma grows as
-    they come near 0. Raises NumericFault where b does not stay positive.
+    Not the same as `precision`: it sees g itself, not what evidence adds to it, and needs Q . g < beta, as negative g
+    have it. How much of b is kept does not change where it ends. Raises NumericFault where b does not stay positive.
     """
     if not (alpha > 0 and beta > 0 and 0 <= keep < 1):
         raise ConfigError(f"alpha and beta must be positive and keep in [0, 1), not {alpha}, {beta} and {keep}.")

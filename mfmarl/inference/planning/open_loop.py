@@ -17,12 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.inference.counts import Counts
 from mfmarl.inference.expected_free_energy import (
     contract,
     flat_transition,
@@ -39,9 +40,6 @@ from mfmarl.inference.planning import closed_form
 from mfmarl.inference.planning.inductive import Inductive
 from mfmarl.inference.planning.layout import Layout, arrange, lifted, lifted_counts, map_counts, with_tables
 from mfmarl.inference.policies import sharpened
-
-if TYPE_CHECKING:
-    from mfmarl.inference.counts import Counts
 
 BUDGET = 1 << 28
 """Bytes of memory that a tree may take."""
