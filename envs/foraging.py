@@ -182,8 +182,12 @@ class Foraging(PopulationEnv):
             glimpse[:sites] = shown.unsqueeze(-1)
         stays = torch.full((sites, sites), self.move / (sites - 1), dtype=torch.float64).fill_diagonal_(1 - self.move)
         own = crowd.chooser(places)
+        food = torch.stack([1 - eaten, eaten])
+        parents: tuple[int, ...] = (0, 1, 2)
+        if self.company == "none":
+            food, parents = food[..., 0], (0, 1)  # the crowd does nothing to it
         return GenerativeModel(
-            A=(*own.A, torch.stack([1 - eaten, eaten]), glimpse),
+            A=(*own.A, food, glimpse),
             B=(stays, *own.B, crowd.persistence(theta)),
             C=(
                 torch.zeros(places, dtype=torch.float64),
@@ -195,7 +199,7 @@ class Foraging(PopulationEnv):
                 *own.D,
                 torch.full((len(theta),), 1 / len(theta), dtype=torch.float64),
             ),
-            A_factors=((1,), (0, 1, 2), (0, 1)),
+            A_factors=((1,), parents, (0, 1)),
             B_controls=((), (0,), ()),
             controls=(places,),
             modalities=("place", "food", "glimpse"),

@@ -136,12 +136,7 @@ def worth(
         if felt is None:
             shown = _entropy_of_levels(likelihood, context, crowd)
         else:
-            joint = crowd.unsqueeze(-2) * felt  # [M, B, J, K]
-            chance = joint.sum(-1)
-            after = (joint / chance.clamp(min=1e-30).unsqueeze(-1)).flatten(1, 2)
-            every = context.repeat_interleave(len(felt), 1)
-            each = _entropy_of_levels(likelihood, every, after).unflatten(1, (-1, len(felt)))
-            shown = (chance.unsqueeze(-1) * each).sum(2)
+            shown = _entropy_after(likelihood, context, crowd, felt)
         told = shown - _expected(entropy, context, crowd)
     new = torch.zeros_like(expected)
     if of_payoffs:
@@ -175,6 +170,26 @@ def _entropy_of_levels(likelihood: Tensor, context: Tensor, crowd: Tensor) -> Te
         table = _rows(likelihood, context[:, rows]).flatten(2, 3)
         shown = (table @ crowd[:, rows].unsqueeze(-1)).view(*table.shape[:2], actions, levels)
         found.append(-torch.special.xlogy(shown, shown).sum(-1))
+    return torch.cat(found, 1)
+
+
+def _entropy_after(likelihood: Tensor, context: Tensor, crowd: Tensor, felt: Tensor) -> Tensor:
+    """H of the levels that are expected once the crowd was felt, on average over what will be felt: nats [M, B, A]."""
+    _, contexts, actions, levels, crowds = likelihood.shape
+    at_once = max(1, _LARGEST // (actions * levels * (crowds + len(felt)) * len(likelihood)))
+    found = []
+    for start in range(0, context.shape[1], at_once):
+        rows = slice(start, start + at_once)
+        joint = crowd[:, rows].unsqueeze(-2) * felt  # [M, B, J, K]
+        chance = joint.sum(-1)
+        after = joint / chance.clamp(min=1e-30).unsqueeze(-1)
+        if contexts == 1:
+            shown = after.flatten(1, 2) @ likelihood[:, 0].flatten(1, 2).transpose(-1, -2)
+            shown = shown.unflatten(1, (-1, len(felt)))  # [M, B, J, A R]
+        else:
+            shown = after @ _rows(likelihood, context[:, rows]).flatten(2, 3).transpose(-1, -2)
+        each = -torch.special.xlogy(shown, shown).unflatten(-1, (actions, levels)).sum(-1)
+        found.append((chance.unsqueeze(-1) * each).sum(2))
     return torch.cat(found, 1)
 
 
