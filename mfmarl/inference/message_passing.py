@@ -32,6 +32,7 @@ from mfmarl.inference.model import GenerativeModel
 Rule = Literal["variational", "marginal"]
 Schedule = Literal["sequential", "parallel"]
 
+_MANY = 12  # states, from which on products of matrices are cheaper than sums side by side
 _CACHED = 1 << 18  # numbers that stay in the cache through a sweep
 
 
@@ -166,7 +167,8 @@ def _piece(model: GenerativeModel, observations: Seen, actions: Tensor, first: S
     if any(q.shape[:-1] != batch for q in first or ()):
         return 0
     largest = max(
-        model.sizes[f] * math.prod(model.sizes[g] for g in parents) for f, parents in enumerate(model.B_factors)
+        model.sizes[f] * (1 if _alone(model, f) else math.prod(model.sizes[g] for g in parents))
+        for f, parents in enumerate(model.B_factors)
     )
     length = max(_CACHED // (largest * len(several[0])), 64)
     return length if batch[0] >= 2 * length else 0
@@ -259,21 +261,30 @@ class _Problem:
         begin = tuple(model.D if first is None else first)
         self.times = logs[0].shape[0]
         taken = actions.clamp(min=0)
-        tables = [model.of_action(f, taken) for f in range(len(model.sizes))]
-        cores = [1 + len(own) for own in model.B_factors]
+        alone = [_alone(model, f) for f in range(len(model.sizes))]
+        # Where many states lead to many by tables that all share, nothing is looked up: see `_Moves`.
+        tables = [model.D[f] if alone[f] else model.of_action(f, taken) for f in range(len(alone))]
+        cores = [1 if here else 1 + len(own) for here, own in zip(alone, model.B_factors, strict=True)]
         self.batch = torch.broadcast_shapes(
             actions.shape[1:],
             *[d.shape[:-1] for d in (*model.D, *begin)],
-            *[x.shape[1 : x.ndim - core] for x, core in zip(tables, cores, strict=True)],
+            *[x.shape[1 : x.ndim - core] for x, core, a in zip(tables, cores, alone, strict=True) if not a],
             *[x.shape[1 : x.ndim - len(own)] for x, own in zip(logs, model.A_factors, strict=True)],
         )
         #: ln A(o_t | s) [S_pa, ..., T, *b].
         self.likelihoods = [
             self.in_front(x, len(own), self.times) for x, own in zip(logs, model.A_factors, strict=True)
         ]
-        #: B by the actions taken, [S', S_pa, ..., T - 1, *b].
-        self.tables = [self.in_front(x, core, self.times - 1) for x, core in zip(tables, cores, strict=True)]
-        self.log_tables = [x.clamp(min=self.least).log() for x in self.tables]
+        #: B by the actions taken, [S', S_pa, ..., T - 1, *b], but for the factors in `moves`.
+        self.tables = [
+            x if here else self.in_front(x, core, self.times - 1)
+            for x, core, here in zip(tables, cores, alone, strict=True)
+        ]
+        self.log_tables = [
+            x if here else x.clamp(min=self.least).log() for x, here in zip(self.tables, alone, strict=True)
+        ]
+        wide = taken.expand(self.times - 1, *self.batch)
+        self.moves = {f: _Moves.of(model, f, wide, self.least) for f, here in enumerate(alone) if here}
         #: Where an episode begins, [T, *b]: at the first time, and behind an action -1.
         opening = torch.ones(1, *self.batch, dtype=torch.bool, device=model.device)
         self.opening = torch.cat((opening, (actions < 0).expand(self.times - 1, *self.batch)))
@@ -307,7 +318,9 @@ class _Problem:
 
     def from_past(self, q: list[Tensor], f: int, rule: str) -> Tensor:
         before = [q[g][:, :-1] for g in self.model.B_factors[f]]
-        if rule == "variational":
+        if f in self.moves:
+            message = self.moves[f].forward(before[0], rule, self.least)
+        elif rule == "variational":
             message = _averaged(self.log_tables[f], before, None, 1)
         else:
             message = _averaged(self.tables[f], before, None, 1).clamp(min=self.least).log()
@@ -327,7 +340,9 @@ class _Problem:
             if f not in own:
                 continue
             before, after = [q[g][:, :-1] for g in own], q[child][:, 1:].unsqueeze(1)
-            if rule == "variational":
+            if child in self.moves:
+                part = self.moves[child].backward(after.squeeze(1), rule, self.least)
+            elif rule == "variational":
                 part = (_averaged(self.log_tables[child], before, own.index(f), 1) * after).sum(0)
             else:
                 table = _averaged(self.tables[child], before, own.index(f), 1)
@@ -357,6 +372,51 @@ class _Problem:
         absent = complexity.new_full((), math.nan).expand(complexity.shape)
         shown = (complexity, accuracy) if terms else (absent, absent)
         return Window(tuple(x.movedim(0, -1) for x in q), complexity - accuracy, *shown)
+
+
+class _Moves(NamedTuple):
+    """How a factor of many states moves by itself, by tables that all agents share: agents of one setting together are a
+    product of matrices."""
+
+    plain: Tensor
+    """B [V, S', S] by setting."""
+    logs: Tensor
+    normal: Tensor
+    """B normalised over where it leads from."""
+    groups: list[Tensor]
+    """Of every setting, the places in [T - 1, *b] that have it."""
+
+    @classmethod
+    def of(cls, model: GenerativeModel, f: int, actions: Tensor, least: float) -> _Moves:
+        table, setting = filtering.transitions(model, f, actions)
+        flat = torch.zeros_like(actions).reshape(-1) if setting is None else setting.reshape(-1)
+        return cls(
+            table,
+            table.clamp(min=least).log(),
+            table / table.sum(-1, keepdim=True).clamp(min=least),
+            [(flat == v).nonzero().squeeze(-1) for v in range(len(table))],
+        )
+
+    def forward(self, q: Tensor, rule: str, least: float) -> Tensor:
+        if rule == "variational":
+            return self.product(self.logs, q)
+        return self.product(self.plain, q).clamp(min=least).log()
+
+    def backward(self, q: Tensor, rule: str, least: float) -> Tensor:
+        if rule == "variational":
+            return self.product(self.logs.mT, q)
+        return 0.5 * self.product(self.normal.mT, q).clamp(min=least).log()
+
+    def product(self, tables: Tensor, x: Tensor) -> Tensor:
+        flat = x.reshape(len(x), -1)
+        out = torch.empty_like(flat)
+        for table, here in zip(tables, self.groups, strict=True):
+            out.index_copy_(1, here, table @ flat.index_select(1, here))
+        return out.view(x.shape)
+
+
+def _alone(model: GenerativeModel, f: int) -> bool:
+    return model.B_factors[f] == (f,) and model.sizes[f] >= _MANY and model.B[f].ndim == 2 + len(model.B_controls[f])
 
 
 def _averaged(table: Tensor, weights: Sequence[Tensor], keep: int | None, head: int) -> Tensor:

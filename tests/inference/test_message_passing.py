@@ -216,3 +216,16 @@ def test_a_crowd_of_windows_is_inferred_as_its_parts_are(rule: message_passing.R
             assert torch.allclose(whole.factors[f][:, here], part.factors[f], atol=1e-12, rtol=0)
         for name in ("free_energy", "complexity", "accuracy"):
             assert torch.allclose(getattr(whole, name)[here], getattr(part, name), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("rule", ["variational", "marginal"])
+def test_products_of_matrices_say_what_tables_of_each_one_say(rule: message_passing.Rule) -> None:
+    # From a dozen states on, tables that all agents share are not looked up for each: tables of their own are.
+    world = chain(15, seed=6)
+    seen, actions = shown(world, (4, 6), times=5)
+    actions[2, 1, 3] = -1
+    own = world.map(lambda x: x.expand(4, 1, *x.shape).contiguous())
+    for schedule in ("parallel", "sequential") if rule == "variational" else ("parallel",):
+        shared, apart = (message_passing.infer(w, seen, actions, rule, schedule=schedule) for w in (world, own))  # type: ignore[arg-type]
+        assert torch.allclose(shared.factors[0], apart.factors[0], atol=1e-10)
+        assert torch.allclose(shared.free_energy, apart.free_energy, atol=1e-10)
