@@ -88,7 +88,7 @@ def test_it_goes_where_pay_is_three_steps_away(acts: str) -> None:
 def test_one_step_plans_do_not_see_what_is_three_steps_away() -> None:
     """The control of the test above: at horizon 1 the first cells have nothing to go on for."""
     options = {"temperature": "0.5", "information": 0.0, "learning_rate": 1e-2, "horizon": 1, "acts": "plan"}
-    agent = agent_of(ran(Corridor(16, wait=0.0, horizon=12), options, 60))
+    agent = agent_of(ran(Corridor(16, wait=0.0, horizon=12), {**options, "hidden": (32,)}, 120))
     p = gibbs.probabilities(agent.energy(CELLS, torch.zeros(1, 3, 0)).detach(), agent.temperature)
     # exp(1/T)/(1 + exp(1/T)) = .881 where it pays.
     assert abs(float(p[0, 2, 1]) - 0.881) < 0.08
