@@ -51,9 +51,9 @@ class ActiveInferenceConfig(AgentConfig):
     """Its generative model: the environment's (empty), `learned` from observations and rewards alone, or a file's path."""
     inference: Literal["auto", "exact", "sequential", "damped", "parallel"] = "auto"
     """Beliefs over joint states (exact), or of independent factors by mean field; auto: exact up to 512 joint states."""
-    planning: Literal["open_loop", "sophisticated", "dynamic_programming", "search"] = "open_loop"
-    """How actions ahead are weighed: sequences of actions; sequences that heed what will be seen; values of states, for
-    many steps where states are seen; or by sampling."""
+    planning: Literal["open_loop", "sophisticated", "dynamic_programming", "search"] = "sophisticated"
+    """How actions ahead are weighed: sequences of actions; choices that heed what will be seen; values of states, for
+    many steps where states are seen; or by sampling, for many steps where they are not."""
     depth: Positive = 3
     """Actions ahead."""
     backup: Literal["free_energy", "expectation", "max"] = "free_energy"
@@ -140,7 +140,7 @@ class ActiveInference(Agent):
             given: GenerativeModel | None = None if spec.rules is None else spec.rules.generative_model(group)
             if given is None:
                 raise ConfigError(
-                    "This environment gives no generative model to act by: write --agent.model learned to learn one of its "
+                    "This environment gives no generative model to act by: write --model learned to learn one of its "
                     "observations and rewards, or the path of a model file."
                 )
             model = given
@@ -297,7 +297,7 @@ class ActiveInference(Agent):
         new = dirichlet.learn_A(base, new, self._seen(then[0]), before, config.rate, begun, check=False)
         new = dirichlet.learn_A(base, new, self._seen(now[0]), after, config.rate, weight, check=False)
         action = batch.action.clamp(min=0)
-        new = dirichlet.learn_B(base, new, before, action, after, config.rate, weight, check=False)
+        new = dirichlet.learn_B(base, new, before, action, after, config.rate, weight, joint=True, check=False)
         new = dirichlet.learn_D(base, new, before, config.rate, begun)
         new = dirichlet.learn_E(new, torch.where(weight > 0, action, -1), config.rate)
         for letter in new.learned:
@@ -333,8 +333,6 @@ class ActiveInference(Agent):
 class BeliefPlannerConfig(ActiveInferenceConfig):
     """Options of a planner over beliefs."""
 
-    planning: Literal["open_loop", "sophisticated", "dynamic_programming", "search"] = "sophisticated"
-    """How actions ahead are weighed."""
     backup: Literal["free_energy", "expectation", "max"] = "max"
     """What later choices are worth to earlier ones."""
     state_information: StateInformation = "none"

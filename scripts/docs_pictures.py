@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("tour", "games")
+PAGES = ("tour", "games", "active_inference")
 
 
 def blocks(page: Path) -> str:
