@@ -71,16 +71,16 @@ def of(
 
     `wanted`: raises ConfigError instead of None, and says why.
     """
-    why = _hindrance(model, objective, depth, hindered)
-    if why:
-        if wanted:
-            raise ConfigError(f"There is no closed form of these plans: {why}; use how='tree'.")
-        return None
     # Later times than the last one of timed preferences are alike.
     time = min(t, model.C[0].shape[-2]) if model.timed else 0
     kept = _KEPT.setdefault(model, {})
     key = (objective, depth, time)
-    if key not in kept:
+    if hindered or key not in kept:
+        why = _hindrance(model, objective, depth, hindered)
+        if why:
+            if wanted:
+                raise ConfigError(f"There is no closed form of these plans: {why}; use how='tree'.")
+            return None
         kept[key] = _found(model, objective, depth, time)
     form = kept[key]
     return form if wanted or form.pays else None

@@ -38,7 +38,15 @@ from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, Plan, Terms
 from mfmarl.inference.planning import closed_form
 from mfmarl.inference.planning.inductive import Inductive
-from mfmarl.inference.planning.layout import Layout, arrange, lifted, lifted_counts, map_counts, with_tables
+from mfmarl.inference.planning.layout import (
+    Layout,
+    arrange,
+    check_beliefs,
+    lifted,
+    lifted_counts,
+    map_counts,
+    with_tables,
+)
 from mfmarl.inference.policies import sharpened
 
 BUDGET = 1 << 28
@@ -101,7 +109,7 @@ def plan(
             f"Habits E are over {model.E.shape[-1]} policies: a plan of depth {depth} has habits over its {U} actions or "
             f"its {U**depth} policies."
         )
-    layout = arrange(model, believed, 1.0, counts)
+    layout = _arranged(model, believed, counts)
     whole = layout.batch
     if details and layout.minds * layout.rows * U**depth * size > 8 * budget:
         raise ConfigError(
@@ -138,6 +146,17 @@ def plan(
         None if policies is None else back(policies.unflatten(-1, (U,) * depth)),
         None if terms is None else Terms(*map(back, terms)),
     )
+
+
+def _arranged(model: GenerativeModel, believed: Sequence[Tensor], counts: Counts | None) -> Layout:
+    """`arrange`, by a shorter way where there is nothing to arrange: one model, beliefs of one shape."""
+    if counts is not None or not closed_form.shared(model) or len({q.shape[:-1] for q in believed}) != 1:
+        return arrange(model, believed, 1.0, counts)
+    if model.E is not None and model.E.ndim > 1:
+        return arrange(model, believed, 1.0, counts)
+    check_beliefs(model, believed)
+    batch = tuple(believed[0].shape[:-1])
+    return Layout(model, tuple(q.reshape(1, -1, q.shape[-1]) for q in believed), 1.0, None, batch)
 
 
 @dataclass(frozen=True)
