@@ -102,19 +102,19 @@ def update(
     length = _piece(model, expected, seen)
     if not length:
         return of(expected, seen, check)
-    several = isinstance(seen, Tensor)
+    batch = expected[0].shape[:-1]
     shown = [seen] if isinstance(seen, Tensor) else list(seen)
-    pieces = zip(*[x.split(length) for x in (*expected, *shown)], strict=True)
+    pieces = zip(*[x.flatten(0, -2).split(length) for x in (*expected, *shown)], strict=True)
     parts = []
     for piece in pieces:
         rest = piece[len(expected) :]
-        parts.append(of(piece[: len(expected)], rest[0] if several else rest, False))
-    cost = torch.cat([part.free_energy for part in parts])
+        parts.append(of(piece[: len(expected)], rest[0] if isinstance(seen, Tensor) else rest, False))
+    cost = torch.cat([part.free_energy for part in parts]).view(batch)
     if check and method == "exact" and not bool(cost.isfinite().all()):
         return of(expected, seen, True)  # which says what is impossible, and where
-    factors = tuple(torch.cat(x) for x in zip(*[part.factors for part in parts], strict=True))
-    complexity, accuracy = (torch.cat([getattr(part, name) for part in parts]) for name in ("complexity", "accuracy"))
-    return Step(factors, cost, complexity, accuracy)
+    factors = tuple(torch.cat(x).unflatten(0, batch) for x in zip(*[part.factors for part in parts], strict=True))
+    complexity = torch.cat([part.complexity for part in parts]).view(batch)
+    return Step(factors, cost, complexity, torch.cat([part.accuracy for part in parts]).view(batch))
 
 
 def _piece(model: GenerativeModel, expected: tuple[Tensor, ...], seen: Seen) -> int:
@@ -122,10 +122,10 @@ def _piece(model: GenerativeModel, expected: tuple[Tensor, ...], seen: Seen) -> 
     shown = [seen] if isinstance(seen, Tensor) else list(seen)
     batch = expected[0].shape[:-1]
     own = any(a.ndim > 1 + len(parents) for a, parents in zip(model.A, model.A_factors, strict=True))
-    if len(batch) != 1 or own or model.device.type != "cpu" or any(x.shape[:-1] != batch for x in (*expected, *shown)):
+    if not batch or own or model.device.type != "cpu" or any(x.shape[:-1] != batch for x in (*expected, *shown)):
         return 0
     length = max(_CACHED // max(model.num_states, 8), 256)
-    return length if batch[0] >= 2 * length else 0
+    return length if math.prod(batch) >= 2 * length else 0
 
 
 def predict(
@@ -311,19 +311,6 @@ def energy_and_entropy(
     step = free_energy(model, expected, seen, believed, soft=soft, floor=floor)
     entropy = sum_of([-torch.xlogy(q, q).sum(-1) for q in step.factors])
     return step.free_energy + entropy, entropy
-
-
-def dirichlet_cost(after: Tensor, before: Tensor, axis: int = -1) -> Tensor:
-    """KL[Dir(after) || Dir(before)] of counts along an axis, nats; what both count zero times stays out of it."""
-    kept = (after > 0) & (before > 0)
-    if bool(((after > 0) != (before > 0)).any()):
-        raise ConfigError(
-            "Counts of two Dirichlet distributions must be zero in the same places: their KL is infinite."
-        )
-    q, p = after.where(kept, 1.0), before.where(kept, 1.0)
-    total_q, total_p = after.sum(axis, keepdim=True), before.sum(axis, keepdim=True)
-    inner = p.lgamma() - q.lgamma() + (q - p) * (q.digamma() - total_q.digamma())
-    return (inner.masked_fill(~kept, 0.0).sum(axis, keepdim=True) + total_q.lgamma() - total_p.lgamma()).squeeze(axis)
 
 
 # ------------------------------------------------------------------------------------------------------- exact

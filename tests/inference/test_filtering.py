@@ -6,7 +6,6 @@ import itertools
 import math
 
 import pytest
-import scipy.special
 import torch
 from torch import Tensor
 
@@ -410,26 +409,6 @@ def test_a_new_episode_begins_where_the_action_says_so() -> None:
     assert torch.equal(believed[3][0][1:], filtering.follow(world, OBSERVED, ACTIONS)[0][3][0][1:])
 
 
-def test_the_price_of_counts_is_the_divergence_of_their_dirichlet_distributions() -> None:
-    # Theory note 3.1; here by Monte Carlo from Gamma draws, and exactly for Beta(2, 1) against Beta(1, 1): ln 2 - 1/2.
-    two, one = torch.tensor([2.0, 1.0]).double(), torch.tensor([1.0, 1.0]).double()
-    assert float(filtering.dirichlet_cost(two, one)) == pytest.approx(math.log(2) - 0.5, abs=1e-14)
-    q, p = torch.tensor([3.0, 1.5, 0.7]).double(), torch.tensor([1.0, 2.0, 0.5]).double()
-    uniform = random.uniform(Key.of(0), torch.arange(200_000), 3).double().numpy()
-    gamma = torch.from_numpy(scipy.special.gammaincinv(q.numpy(), uniform))
-    x = gamma / gamma.sum(-1, keepdim=True)
-    ratio = torch.distributions.Dirichlet(q).log_prob(x) - torch.distributions.Dirichlet(p).log_prob(x)
-    error = float(ratio.std()) / math.sqrt(len(x))
-    assert abs(float(filtering.dirichlet_cost(q, p)) - float(ratio.mean())) < 5 * error
-    # Impossible before and after: they do not count. Impossible before only: an infinite price.
-    zero = torch.tensor([0.0, 3.0, 1.5, 0.7]).double()
-    assert float(filtering.dirichlet_cost(zero, torch.cat((torch.zeros(1).double(), p)))) == pytest.approx(
-        float(filtering.dirichlet_cost(q, p)), abs=1e-14
-    )
-    with pytest.raises(ConfigError, match="zero in the same places"):
-        filtering.dirichlet_cost(zero, torch.cat((torch.ones(1).double(), p)))
-
-
 @pytest.mark.parametrize("method", ["exact", "sequential"])
 def test_a_crowd_is_updated_as_its_parts_are(method: filtering.Method) -> None:
     # Large crowds go piece by piece, so that numbers stay in the cache.
@@ -444,6 +423,11 @@ def test_a_crowd_is_updated_as_its_parts_are(method: filtering.Method) -> None:
             assert torch.allclose(whole.factors[f][here], part.factors[f], atol=1e-12, rtol=0)
         for name in ("free_energy", "complexity", "accuracy"):
             assert torch.allclose(getattr(whole, name)[here], getattr(part, name), atol=1e-11, rtol=0)
+    # So are the agents of several minds.
+    shaped = filtering.update(
+        world, [q.unflatten(0, (4, -1)) for q in expected], seen.unflatten(0, (4, -1)), method, terms=False
+    )
+    assert torch.equal(shaped.factors[1].flatten(0, 1), whole.factors[1]) and shaped.free_energy.shape == (4, 10_000)
     # And what is impossible is named with its place in the whole crowd.
     maze, before = blind_spot(), torch.tensor([0.5, 0.5]).double().expand(count, 2)
     shown = torch.zeros(count, 2, dtype=torch.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.envs.t_maze import TMaze
-from mfmarl.inference import filtering, message_passing, smoothing
+from mfmarl.inference import dirichlet, filtering, message_passing, smoothing
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
 from tests.games.peers import ask
@@ -253,4 +253,4 @@ def test_smoothing_of_one_factor() -> None:
 
 def test_the_price_of_counts() -> None:
     after, before = _counts()
-    assert abs(float(filtering.dirichlet_cost(after, before, 0).sum()) - theirs()["price"]) < BAR
+    assert abs(float(dirichlet.divergence(after, before, 0).sum()) - theirs()["price"]) < BAR
