@@ -229,3 +229,23 @@ def test_products_of_matrices_say_what_tables_of_each_one_say(rule: message_pass
         shared, apart = (message_passing.infer(w, seen, actions, rule, schedule=schedule) for w in (world, own))  # type: ignore[arg-type]
         assert torch.allclose(shared.factors[0], apart.factors[0], atol=1e-10)
         assert torch.allclose(shared.free_energy, apart.free_energy, atol=1e-10)
+
+
+def test_a_marginal_sweep_is_spms_formula() -> None:
+    # Theory note 3.2: half of either side's message where there are both, ln D halved too, B normalised over its past.
+    world = chain(3, seed=12)
+    seen, actions = shown(world, (), times=4)
+    q = torch.full((4, 3), 1 / 3).double()
+    for sweeps in range(1, 4):
+        after = torch.empty_like(q)
+        for t in range(4):
+            v = sum((x[t] for x in filtering.log_likelihoods(world, seen)), torch.zeros(3).double())
+            past = world.D[0] if t == 0 else world.B[0][..., int(actions[t - 1])] @ q[t - 1]
+            v = v + (0.5 if t < 3 else 1.0) * past.log()
+            if t < 3:
+                back = world.B[0][..., int(actions[t])]
+                v = v + 0.5 * (q[t + 1] @ (back / back.sum(-1, keepdim=True))).log()
+            after[t] = torch.softmax(v, -1)
+        q = after
+        got = message_passing.infer(world, seen, actions, "marginal", iterations=sweeps)
+        assert torch.allclose(got.factors[0], q, atol=1e-14)
