@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.inference.counts import begin
+from mfmarl.inference.expected_free_energy import of_beliefs
+from mfmarl.inference.filtering import predict
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
+from mfmarl.inference.planning import sophisticated
 from mfmarl.inference.planning.sophisticated import Backup, Pruning, gathered, plan, possible_outcomes
 from tests.inference.planning.brute_force import Truth, beliefs, random_model
 
@@ -216,6 +220,35 @@ def test_certain_beliefs_over_many_states_are_told_apart() -> None:
     (some,), become = gathered((sure,), torch.ones(1, 700, dtype=torch.bool), True)
     assert torch.equal(some, sure)
     assert become.tolist() == [list(range(700))]
+
+
+def test_beliefs_with_one_fingerprint_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(16, lead=(2, 1), zeros=True)
+    q = beliefs(17, (2, 3), model.sizes)
+    expected = plan(model, q, 3).value
+    monkeypatch.setattr(sophisticated, "_mixed", lambda cells: torch.zeros_like(cells[..., 0]))
+    assert torch.allclose(plan(model, q, 3).value, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lead", [(), (3, 1)])
+def test_what_is_learned_of_tables_counts_at_every_step(lead: tuple[int, ...]) -> None:
+    """Against expected free energy itself, at depth 1; two steps ahead of one action it is both steps'."""
+    model = random_model(32, controls=1, lead=lead)
+    q = beliefs(33, (3, 2), model.sizes)
+    counts = begin(model, "AB", scale=2.0, floor=0.1)
+    objective = Objective(parameter_information="exact", parameter_weight=0.5)
+    after = predict(model, q, torch.zeros(3, 2, dtype=torch.int64))
+    one = of_beliefs(model, after, 0, objective, counts, q, torch.zeros(3, 2, dtype=torch.int64))
+    found = plan(model, q, 1, objective=objective, counts=counts)
+    assert torch.allclose(found.value.squeeze(-1), one.value(objective), rtol=0, atol=1e-12)
+    assert found.terms is not None and float(found.terms.parameter_information.min()) > 0
+    # What a second step tells of A and B is linear in beliefs of one factor, and so the same whatever is seen before.
+    plain = plan(model, q, 2, objective=Objective(), counts=counts).value
+    both = plan(model, q, 2, objective=objective, counts=counts).value
+    later = predict(model, after, torch.zeros(3, 2, dtype=torch.int64))
+    two = of_beliefs(model, later, 0, objective, counts, after, torch.zeros(3, 2, dtype=torch.int64))
+    told = 0.5 * (one.parameter_information + two.parameter_information)
+    assert torch.allclose((both - plain).squeeze(-1), told, rtol=0, atol=1e-12)
 
 
 def test_agents_that_do_not_fit_the_budget_are_planned_in_parts() -> None:
