@@ -196,7 +196,9 @@ class AliasedGrid(PopulationEnv):
         where one slips or misreads), what one would earn who saw the cell: a bound."""
         if self.horizon is None:
             return {}
-        most = _most(replace(self, num_agents=1), self.horizon, temperature)
+        most = _most(replace(self, num_agents=1), self.horizon)
+        if temperature:
+            most = most._replace(kind="bound")  # what warm agents earn is less
         found = {"reward": most}
         if self.preference:
             found["goal"] = most._replace(value=most.value / self.preference)
@@ -227,8 +229,8 @@ def _floor(grid: tuple[str, ...], symbols: str) -> _Floor:
 
 
 @lru_cache(32)
-def _most(env: AliasedGrid, steps: int, temperature: float) -> Known:
-    return reachable.most(env.generative_model(), steps, temperature, "the cell")
+def _most(env: AliasedGrid, steps: int) -> Known:
+    return reachable.most(env.generative_model(), steps, "the cell")
 
 
 parallel_env, env = faces(AliasedGrid)

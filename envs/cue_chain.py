@@ -240,7 +240,10 @@ class CueChain(PopulationEnv):
 
     def reference(self, temperature: float = 0.0) -> dict[str, Known]:
         """The most that can be earned, by dynamic programming over all beliefs; where they are too many, a bound."""
-        return {"reward": _most(replace(self, num_agents=1), temperature)}
+        most = _most(replace(self, num_agents=1))
+        if temperature:
+            most = most._replace(kind="bound")  # what warm agents earn is less
+        return {"reward": most}
 
 
 def _telling(count: int, reliability: float) -> Tensor:
@@ -265,8 +268,8 @@ def _moves(rows: int, columns: int, holding: tuple[int, ...]) -> Tensor:
 
 
 @lru_cache(32)
-def _most(env: CueChain, temperature: float) -> Known:
-    return reachable.most(env.generative_model(), env.horizon, temperature, "the cue and the cheese")
+def _most(env: CueChain) -> Known:
+    return reachable.most(env.generative_model(), env.horizon, "the cue and the cheese")
 
 
 parallel_env, env = faces(CueChain)

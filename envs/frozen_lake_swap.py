@@ -203,7 +203,9 @@ class FrozenLakeSwap(PopulationEnv):
         one for every number of trials since goal or hole were last seen. Where they also swap at certain steps: nothing."""
         if self.horizon is None or self.swap_at:
             return {}
-        most = _most(replace(self, num_agents=1), self.horizon, temperature)
+        most = _most(replace(self, num_agents=1), self.horizon)
+        if temperature:
+            most = most._replace(kind="bound")  # what warm agents earn is less
         found = {"reward": most}
         if self.preference:
             found["goal"] = most._replace(value=most.value / self.preference)
@@ -230,8 +232,8 @@ def _outcomes(cells: str, goals: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(32)
-def _most(env: FrozenLakeSwap, steps: int, temperature: float) -> Known:
-    return reachable.most(env._model(env.swap), steps, temperature, "the swaps")
+def _most(env: FrozenLakeSwap, steps: int) -> Known:
+    return reachable.most(env._model(env.swap), steps, "the swaps")
 
 
 parallel_env, env = faces(FrozenLakeSwap)

@@ -21,6 +21,7 @@ from mfmarl.inference.model import GenerativeModel
 from mfmarl.population.known import Known
 
 _MOST_STATES = 2048  # joint states whose transitions are worth writing out
+_MOST_NUMBERS = 2_000_000  # in all beliefs together
 _PIECE = 1024  # beliefs looked beyond at a time
 _GRAIN = 1e10  # beliefs that agree to so many parts are one
 
@@ -34,15 +35,16 @@ class _Seen(NamedTuple):
     paid: Tensor  # [S]: expected preference
 
 
-def optimum(model: GenerativeModel, steps: int, limit: int = 20_000) -> float | None:
+def optimum(model: GenerativeModel, steps: int, limit: int | None = None) -> float | None:
     """Expected sum of preferences over so many steps of the best policy there is, nats.
 
-    None where more than `limit` beliefs can be reached, or there are too many joint states: `with_known_states` is then a
-    bound. Raises ConfigError for tables of one's own or preferences that change with time.
+    None where more than `limit` beliefs can be reached (default: 20,000, or fewer of more than a hundred joint states: some
+    CPU-seconds), or there are too many joint states: `with_known_states` is then a bound. Raises ConfigError for tables of one's own or preferences that change with time.
     """
     _one_world(model)
     if model.num_states > _MOST_STATES:
         return None
+    limit = min(20_000, _MOST_NUMBERS // model.num_states) if limit is None else limit
     flat = model.joint().to(dtype=torch.float64)
     seen, transitions = _outcomes(flat), flat.B[0]
     actions = transitions.shape[-1]
@@ -100,17 +102,17 @@ def with_known_states(model: GenerativeModel, steps: int) -> float:
     return float(flat.D[0] @ value)
 
 
-def most(model: GenerativeModel, steps: int, temperature: float, hidden: str) -> Known:
+def most(model: GenerativeModel, steps: int, hidden: str) -> Known:
     """The known answer for the mean reward per step of an episode of so many steps, on which nobody can improve.
 
-    `hidden`: what the model's hidden states are, in words. What agents earn who act at a temperature is only bounded by it.
+    `hidden`: what the model's hidden states are, in words, for the bound of those who see them where the optimum is not found.
     """
     found = optimum(model, steps)
     if found is None:
         bound = with_known_states(model, steps) / steps
         return Known(bound, f"dynamic programming, as if {hidden} were seen", "bound")
     source = "dynamic programming over all beliefs that can be held"
-    return Known(found / steps, source, "bound" if temperature else "optimum")
+    return Known(found / steps, source, "optimum")
 
 
 def _one_world(model: GenerativeModel) -> None:

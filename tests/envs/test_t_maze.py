@@ -74,6 +74,14 @@ def test_with_time_enough_it_pays_to_look_again():
     assert long.reference()["reward"].value > long.preference * (2 * long.chance() - 1) * 19 / 20
 
 
+def test_the_optimum_of_greedy_agents_bounds_warm_ones():
+    maze = TMaze()
+    cold, warm = maze.reference()["reward"], maze.reference(0.5)["reward"]
+    assert (cold.kind, warm.kind) == ("optimum", "bound")
+    assert cold.value == warm.value
+    assert "won" not in maze.reference(0.5)
+
+
 def test_who_follows_the_cue_wins_as_often_as_theory_says():
     maze = TMaze(20_000, reward_probability=0.9)
     simulation = Simulation(maze, 4)
