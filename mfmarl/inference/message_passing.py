@@ -8,7 +8,7 @@ message passing: Winn and Bishop 2005, JMLR 6, 661). One factor after the other,
 rises: beliefs of one factor at times two apart share no term ("sequential"); all at once it may ("parallel", as pymdp).
 "marginal": messages are logarithms of averages, each transition counted half from either side (marginal message
 passing: Parr, Markovic, Kiebel and Friston 2019, Sci. Rep. 9, 1889, and SPM's spm_MDP_VB_X); it minimises another
-functional than F and ends above its least value, yet nearer to the exact marginals where states persist.
+functional than F and ends above its least value.
 
 Times come first: observations [T, *b, M] (-1: nothing seen), actions [T - 1, *b] between them. An action -1 parts two
 episodes: the next begins from D. A `Lag` holds the last W steps of every agent: beliefs about them are a fixed-lag
