@@ -16,10 +16,10 @@ from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.envs.crowd_modelling import CrowdModelling
 from mfmarl.errors import ConfigError
 from mfmarl.games import values
-from mfmarl.games.flow import flow
+from mfmarl.games.exploitability import regularised
+from mfmarl.games.flow import flow, uniform
 from mfmarl.games.game import Crowd
 from mfmarl.games.kernels import Kernel, Outcomes, grid_moves
-from mfmarl.games.reference import quantal_response
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
 from mfmarl.inference.planning import dynamic_programming
@@ -129,7 +129,7 @@ def test_uncertain_moves_are_embedded_and_nearly_best() -> None:
             v = (p * free).sum(-1)
         worth[name] = float(v[0])
     assert worth["passive"] < worth["embedded"] <= worth["best"] + 1e-9
-    assert worth["best"] - worth["embedded"] < 0.25 * (worth["best"] - worth["passive"])
+    assert worth["best"] - worth["embedded"] < 0.01 * (worth["best"] - worth["passive"])
 
 
 def test_it_plays_and_earns_what_its_policy_is_worth() -> None:
@@ -181,16 +181,15 @@ def test_what_it_plays_in_the_limit_is_what_it_has_solved() -> None:
     assert torch.allclose(limit_policy(game, training.players), policy, rtol=0, atol=1e-6)
 
 
-def test_in_a_game_of_uncertain_moves_it_is_not_far_from_it() -> None:
+def test_in_a_game_of_uncertain_moves_it_gains_little_by_being_exact() -> None:
+    """What an agent who pays for entropy could gain on the crowd, beside what it gains on one that plays by habit."""
     game = BeachBar(num_agents=20, horizon=5)
     player = agent(game, temperature="1.0", beforehand=300)
     assert float(player.numbers[0]) < 1e-4
     policy = values.boltzmann(game, -player.table.double(), 1.0)
-    path = flow(game, policy)
-    found = float((path.mu[0] * values.of_policy(game, path).v[0]).sum())
-    assert math.isfinite(found)
-    exact = quantal_response(game, 1.0)
-    assert float((path.mu - exact.flow.mu).abs().sum(-1).max()) < 0.5
+    gap, habit = float(regularised(game, policy, 1.0)), float(regularised(game, uniform(game), 1.0))
+    assert 0 < gap < 0.02
+    assert gap < 0.05 * habit
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
