@@ -144,3 +144,14 @@ def test_who_has_arrived_is_out_and_is_paid_once() -> None:
     assert paid == [[[1.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]]
     assert rules.alive(state).tolist() == [[False, True]]
     assert not bool(rules.done(state))
+
+
+def test_a_repeated_action_costs_nothing_after_the_arrival() -> None:
+    """Four steps from the goal at full speed, in an action of ten: 100 less four times .1."""
+    rules = MountainCar(1, repeat=10, reward="gymnasium")
+    ids = agent_ids(1, 1)
+    state = rules.reset(ids, Key.of(0))
+    state = state._replace(position=torch.tensor([[0.2]]), velocity=torch.tensor([[FASTEST]]))
+    state, reward = rules.step(state, torch.ones(1, 1, 1), ids, Key.of(0))
+    assert bool(state.arrived.all())
+    assert float(reward) == pytest.approx(100 - 0.1 * 4, abs=1e-5)

@@ -114,6 +114,14 @@ def test_what_followed_an_end_is_not_learned_from() -> None:
         results.append([loss.detach(), ensemble.step, *torch.autograd.grad(loss.sum(), list(ensemble.parameters()))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert float(results[0][2].abs().max()) > 0
+    # Where everybody's episode ended, neither changes nor their noise are learned at all; rewards and ends are.
+    ensemble = made()
+    every = [x.unsqueeze(1).expand(-1, MEMBERS, *x.shape[1:]) for x in (state, action, state, reward, ended | True)]
+    ensemble.loss(*every)[0].sum().backward()  # type: ignore[no-untyped-call]
+    last = ensemble.biases[-1].grad
+    assert last is not None
+    assert last[..., [0, 1, 3, 4]].abs().max() == 0
+    assert last[..., [2, 5, 6]].abs().min() > 0
 
 
 def test_the_first_units_are_those_of_the_first_batch() -> None:
