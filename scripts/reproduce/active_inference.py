@@ -14,6 +14,15 @@ All planners of a world look equally far ahead at the same temperature. Beside t
 who is given the model, by dynamic programming over all beliefs that can be held: what a belief planner with time enough
 comes to. A score is the mean reward per step of the policy as it is in the end, on noise of its own; intervals are
 `mfmarl.evaluation.statistics`' of the interquartile mean over runs, differences Holm-corrected over all worlds.
+What comes of it. Curiosity is what a short or a blind look ahead needs: in the chain of cues it adds .18 a step to the
+closed loop and 1.05 to the open one, of 1.17. It is worth nothing where the closed loop sees the reward by itself (T-maze).
+It loses where sequences of actions count the same information twice (the T-maze with sure arms: an arm tells the side in
+each of two steps, the cue once, and gambling follows), where landing is all there is to know (the lake), and most where one
+slips: that one does not know where the ice will take one is information about states as well. The belief planner's `max`
+counts no delay, so on sure ice, where the goal does not run away, it puts it off; the soft back-up does not. The model is
+worth what memory needs: Q-learning on what it sees now learns the T-maze as well as anybody, on the lake goes to the nearer
+place always, and in the chain of cues stays away from cheese and shock. How well it would do with a memory is not told here.
+
 Leaves two comparisons with their reports for every world (planners, learners), active_inference.json, .png and .svg in `--out`.
 """
 
