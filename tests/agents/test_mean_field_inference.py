@@ -130,6 +130,24 @@ def test_a_new_episode_begins_with_nothing_remembered():
     torch.testing.assert_close(q[:6], weighed / weighed.sum(-1, keepdim=True), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["given", "learned"])
+def test_a_copy_that_begins_anew_forgets_while_another_goes_on(model):
+    """Of two copies that have seen the same, the one whose step is 0 believes as if nothing had been before."""
+    training = begin(StagHunt(num_agents=6, horizon=None), field="actions over sampled(3)", model=model, stay=1.0)
+    agent, episode = of(training), training.episode
+    for _ in range(4):
+        _, _, after, now = episode.play()
+        episode.go_on(after, now)
+    moment, felt, ids = episode.timestep, episode.felt[0], episode.env.ids
+    begun = moment._replace(step=torch.tensor([0, 4]))
+    view, _ = agent.perceive(episode.carried[0], begun, felt, ids, episode.key)
+    nothing, _ = agent.perceive({}, moment, felt, ids, episode.key)
+    going_on, _ = agent.perceive(episode.carried[0], moment, felt, ids, episode.key)
+    torch.testing.assert_close(view[0], nothing[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(view[1], going_on[1])
+    assert not torch.allclose(view[0], going_on[0])
+
+
 # ------------------------------------------------------------------------------------------------ acting
 
 

@@ -102,9 +102,10 @@ def test_one_context_is_computed_as_several_are():
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_felt_anyhow_is_no_reason_to_act():
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_what_is_felt_anyhow_is_no_reason_to_act(contexts):
     """I(reward; m | felt): nothing where the crowd is felt exactly, all where nothing is, and in between the chain rule."""
-    rewards, _ = taught(rows=100, minds=1, contexts=1)
+    rewards, _ = taught(rows=100, minds=1, contexts=contexts)
     q = torch.softmax(random.normal(Key.of(7), torch.arange(5).view(1, 5), 4), -1)
     zeros = torch.zeros(1, 5, dtype=torch.int64)
     alone = reward_modality.worth(rewards, zeros, q, True, False).of_crowd
