@@ -1,7 +1,7 @@
 """Sparse Mountain Car: deep active inference with and without its information term, random play, DQN, PPO and SAC.
 
-python scripts/reproduce/mountain_car.py            # COST_FULL
-python scripts/reproduce/mountain_car.py --quick    # COST_QUICK
+python scripts/reproduce/mountain_car.py            # about twenty CPU-minutes
+python scripts/reproduce/mountain_car.py --quick    # about two: three runs of 600 actions each
 
 Nothing is paid but 1 on reaching the top, which ends the episode (167 actions at most); an action lasts three steps of
 Gymnasium's MountainCarContinuous-v0. The reward says nothing before the top has been reached once: what gets there
