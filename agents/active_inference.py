@@ -24,7 +24,7 @@ from mfmarl.inference import files, filtering, senses
 from mfmarl.inference.counts import Counts
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, ParameterInformation, Plan, StateInformation
-from mfmarl.inference.planning import dynamic_programming, open_loop, sophisticated
+from mfmarl.inference.planning import dynamic_programming, open_loop, search, sophisticated
 from mfmarl.inference.planning.sophisticated import gathered
 from mfmarl.inference.unknown import level, unknown
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
@@ -56,6 +56,9 @@ class ActiveInferenceConfig(AgentConfig):
     many steps where states are seen; or by sampling, for many steps where they are not."""
     depth: Positive = 3
     """Actions ahead."""
+    beyond: Annotated[int, Bounds(0, 100_000)] = 0
+    """Steps after these that count for what they are worth to who knows the state by then, where choices heed what will
+    be seen: for goals farther off than a tree reaches."""
     backup: Literal["free_energy", "expectation", "max"] = "free_energy"
     """What later choices are worth to earlier ones (not of open loop): at the temperature, on average, or at best."""
     state_information: StateInformation = "per_modality"
@@ -128,6 +131,7 @@ class ActiveInference(Agent):
             given = given if minds == 1 else _led(given, minds)
         self.given = given
         self._made: tuple[GenerativeModel, GenerativeModel, Counts | None] | None = None
+        self._table: tuple[GenerativeModel, float, dynamic_programming.Tables] | None = None
         self.register_load_state_dict_post_hook(lambda *_: self._forget_made())
 
     def _given_model(self, spec: Spec, slots: slice) -> GenerativeModel:
@@ -251,13 +255,23 @@ class ActiveInference(Agent):
                 how="tree" if self.learns else "auto",
             )
         if config.planning == "sophisticated":
+            far = self._values_of_states(model, gamma, config.beyond).state[0] if config.beyond else None
             return sophisticated.plan(
-                model, believed, config.depth, gamma, self.objective, config.backup, counts=told, budget=config.budget
+                model,
+                believed,
+                config.depth,
+                gamma,
+                self.objective,
+                config.backup,
+                counts=told,
+                budget=config.budget,
+                beyond=far,
             )
         if config.planning == "dynamic_programming":
-            return dynamic_programming.plan(model, believed, config.depth, gamma, self.objective, config.backup)
-        from mfmarl.inference.planning import search
-
+            known = self._values_of_states(model, gamma, config.depth)
+            return dynamic_programming.plan(
+                model, believed, config.depth, gamma, self.objective, config.backup, known=known, look=True
+            )
         return search.plan(
             model,
             believed,
@@ -269,6 +283,14 @@ class ActiveInference(Agent):
             simulations=config.simulations,
             budget=config.budget,
         )
+
+    def _values_of_states(self, model: GenerativeModel, gamma: float, steps: int) -> dynamic_programming.Tables:
+        """The table of values, made anew only when model or temperature have changed."""
+        config: ActiveInferenceConfig = self.config
+        if self._table is None or self._table[0] is not model or self._table[1] != gamma:
+            found = dynamic_programming.tables(model.joint(), steps, gamma, self.objective, config.backup)
+            self._table = model, gamma, found
+        return self._table[2]
 
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """E = -alpha g: [M, B, A]."""

@@ -80,8 +80,12 @@ def plan(
     branching: Branching = "outcomes",
     method: filtering.Method = "exact",
     pruning: Pruning = Pruning(),
+    beyond: Tensor | None = None,
 ) -> Plan:
     """What every first action is worth, [*b, U], looking `depth` actions ahead from beliefs [*b, S_f].
+
+    `beyond` [*p, S] is what it is worth to have come to each joint state by the last of them: of a table of values, as if
+    states were known from then on (QMDP, Littman et al. 1995), for what lies farther than a tree reaches.
 
     `branching`: on everything that may be seen jointly; on modalities as if they were independent given the action
     (pymdp; exact where all but one are certain); or on hidden states, seeing what each would show on average (SPM).
@@ -99,7 +103,20 @@ def plan(
     whole = arrange(model, believed, gamma, counts)
     log_habit = habits(whole.model)
     first, back = _different(whole, pruning.merge)
-    tree = Growth(whole.model, objective, counts=whole.counts, t=t, branching=branching, method=method, pruning=pruning)
+    if beyond is not None:
+        if beyond.shape[-1] != model.num_states or beyond.numel() // beyond.shape[-1] not in (1, whole.minds):
+            raise ConfigError(f"beyond must be what {model.num_states} joint states are worth, not {list(beyond.shape)}.")
+        beyond = beyond.reshape(-1, 1, 1, model.num_states)
+    tree = Growth(
+        whole.model,
+        objective,
+        counts=whole.counts,
+        t=t,
+        branching=branching,
+        method=method,
+        pruning=pruning,
+        beyond=beyond,
+    )
     found: list[Tensor] = []
     start, step = 0, first.rows
     while start < first.rows:
@@ -185,8 +202,9 @@ class Growth:
         branching: Branching = "outcomes",
         method: filtering.Method = "exact",
         pruning: Pruning = Pruning(),
+        beyond: Tensor | None = None,
     ) -> None:
-        self.model, self.objective, self.t = model, objective, t
+        self.model, self.objective, self.t, self.beyond = model, objective, t, beyond
         self.branching, self.method, self.pruning = branching, method, pruning
         self.moves = [model.of_action(f) for f in range(len(model.sizes))]  # [*p, U, S_f', S_pa...]
         self.wide = lifted(model, 2)
@@ -287,6 +305,8 @@ class Growth:
             ahead = self.predicted(believed)
             value = self.worth(believed, ahead, self.t + level)
             if level == depth - 1:
+                if self.beyond is not None:
+                    value = value + (_product(ahead) * self.beyond).sum(-1)
                 levels.append(Level(believed, value, None, None))
                 break
             following, child, chance = self._followed(ahead, level, budget, used)

@@ -15,7 +15,7 @@ from mfmarl.inference.expected_free_energy import of_beliefs
 from mfmarl.inference.filtering import predict
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
-from mfmarl.inference.planning import sophisticated
+from mfmarl.inference.planning import dynamic_programming, sophisticated
 from mfmarl.inference.planning.sophisticated import Backup, Pruning, gathered, plan, possible_outcomes
 from tests.inference.planning.brute_force import Truth, beliefs, random_model
 
@@ -357,3 +357,17 @@ def test_bad_questions_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match="over 4 policies"):
         plan(policies, q, 2)
+
+
+def test_what_lies_beyond_the_tree_continues_it_where_states_are_known() -> None:
+    """Three actions and a table of four more are seven actions, in a world that is seen; and elsewhere it is added."""
+    eye = torch.eye(3).double()
+    moves = torch.stack([0.8 * eye.roll(k, 0) + 0.2 * eye for k in (1, -1)], -1)
+    model = GenerativeModel(A=(eye,), B=(moves,), C=(torch.tensor([0.0, 0.3, 1.0]).double(),), D=(eye[0],))
+    for backup in ("free_energy", "max"):
+        far = dynamic_programming.tables(model, 4, 2.0, Objective("none"), backup).state[0]
+        found = sophisticated.plan(model, (eye,), 3, 2.0, Objective("none"), backup, beyond=far).value
+        whole = sophisticated.plan(model, (eye,), 7, 2.0, Objective("none"), backup).value
+        torch.testing.assert_close(found, whole, atol=1e-12, rtol=1e-12)
+    with pytest.raises(ConfigError, match="3 joint states"):
+        sophisticated.plan(model, (eye,), 1, beyond=torch.zeros(4).double())
