@@ -24,9 +24,11 @@ from mfmarl.errors import ConfigError
 from mfmarl.games import exploitability
 from mfmarl.games.flow import flow, times
 from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.reference import means
 from mfmarl.inference import equilibrium
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
 from mfmarl.options import Bounds
+from mfmarl.population.known import Known
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -34,6 +36,7 @@ from mfmarl.registry import register
 
 _log = logging.getLogger(__name__)
 
+_KNOWN = 50_000  # times, groups, states and actions up to which the equilibrium is iterated for a report
 _SETTLED = 1e-6  # difference of probabilities from their answer: tables are float32
 _NUMBERS = ("regularised", "exploitability", "residual", "weight", "spectral_radius", "population_free_energy")
 
@@ -149,6 +152,20 @@ class FreeEnergyEquilibrium(Agent):
         number = self.cell(obs)
         states = table.shape[2]
         return table[number.div(states, rounding_mode="floor"), group, number % states]
+
+    def known_answers(self, temperature: float) -> dict[str, Known]:
+        """The equilibrium at its end, iterated without it: its gaps, and what the crowd of it is like."""
+        game = self.game
+        if self.habit.numel() > _KNOWN:
+            return {}
+        found = equilibrium.solve(game, 1 / temperature, self.config.habit or None, tolerance=1e-8)
+        if not found.settled:
+            return {}
+        source = (
+            f"mean-field equilibrium of expected free energy at gamma = {1 / temperature:g}, infinitely many agents"
+        )
+        values = {"limit/exploitability": float(found.exploitability), **means(game, found.flow)}
+        return {name: Known(value, source, "equilibrium") for name, value in values.items()}
 
     # -------------------------------------------------------------------------------------------- learning
 

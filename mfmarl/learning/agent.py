@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.options import Bounds
 from mfmarl.population.field import Field, default_field, parse_field
+from mfmarl.population.known import Known
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -151,6 +152,12 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def energy(self, obs: Tensor, field: Tensor) -> Tensor:
         """E(a | obs, field): [M, B, *O], [M, B, F] -> [M, B, A]."""
+
+    def known_answers(self, temperature: float) -> dict[str, Known]:
+        """What theory says of a population of this agent that acts at so high a temperature, where its law is another than
+        that of agents who act by exp(Q / T): by the name of the measured number. Empty: the environment says it all.
+        """
+        return {}
 
     def replica_energies(self, obs: Tensor, field: Tensor) -> Tensor | None:
         """The energies [R, M, B, A] of each of an agent's replicas; None of one that has none."""

@@ -100,10 +100,11 @@ def known_answers(env: Env, players: list[Player]) -> dict[str, Known]:
         return {}
     temperature = next(iter(schedules)).at(1.0)
     game = judge.rules(env)
+    own = players[0].agent.known_answers(temperature) if len({type(p.agent) for p in players}) == 1 else {}
     gaps = {} if game is None else judge.known(game, temperature)
-    if all(p.agent.field.is_nothing for p in players):
-        return {**env.env.reference_independent(temperature), **gaps}
-    return {**env.env.reference(temperature), **gaps}
+    alone = all(p.agent.field.is_nothing for p in players)
+    known = env.env.reference_independent(temperature) if alone else env.env.reference(temperature)
+    return {**known, **gaps, **own}
 
 
 def agent_label(config: RunConfig) -> str:

@@ -218,7 +218,9 @@ class Kind(NamedTuple):
 
 def kind(name: str, options: dict[str, Any]) -> Kind:
     known = {o.name for o in options_of(lookup("agent", name).load().Config)}
-    label = "-".join([name, *(str(v) for k, v in options.items() if k in ("values", "carry", "algorithm", "remember", "planning"))])
+    label = "-".join(
+        [name, *(str(v) for k, v in options.items() if k in ("values", "carry", "algorithm", "remember", "planning"))]
+    )
     return Kind(name, label, tuple(({k: v for k, v in SMALL.items() if k in known} | options).items()))
 
 

@@ -22,6 +22,7 @@ from mfmarl.games import exploitability
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.reference import means
 from mfmarl.inference import equilibrium
+from mfmarl.learning.build import known_answers
 from mfmarl.learning.episode import Episode
 from mfmarl.learning.limit import limit_policy
 from mfmarl.learning.training import Training
@@ -197,3 +198,16 @@ def test_its_gap_is_that_of_the_games_themselves():
     before = limit_policy(game, training.players)
     row = next(iter(training.rows()))
     assert row["all/regularised"] == pytest.approx(float(exploitability.regularised(game, before, 1.0)), rel=1e-5)
+
+
+def test_its_report_is_held_against_its_own_law() -> None:
+    """Relative entropy to a habit counts later steps too: another equilibrium than that of agents who draw by exp(Q / T)."""
+    training = train(
+        BeachBar(num_agents=10), "free_energy_equilibrium", {"temperature": "0.5"}, steps=60, report_every=60
+    )
+    row = list(training.rows())[-1]
+    own = known_answers(training.episode.env, training.players)["limit/exploitability"]
+    assert "expected free energy" in own.source
+    assert row["limit/exploitability"] == pytest.approx(own.value, abs=1e-4)
+    others = known_answers(training.episode.env, train(BeachBar(num_agents=10), "mfq", {"temperature": "0.5"}).players)
+    assert others["limit/exploitability"].value != pytest.approx(own.value, abs=1e-3)

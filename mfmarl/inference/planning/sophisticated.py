@@ -105,7 +105,9 @@ def plan(
     first, back = _different(whole, pruning.merge)
     if beyond is not None:
         if beyond.shape[-1] != model.num_states or beyond.numel() // beyond.shape[-1] not in (1, whole.minds):
-            raise ConfigError(f"beyond must be what {model.num_states} joint states are worth, not {list(beyond.shape)}.")
+            raise ConfigError(
+                f"beyond must be what {model.num_states} joint states are worth, not {list(beyond.shape)}."
+            )
         beyond = beyond.reshape(-1, 1, 1, model.num_states)
     tree = Growth(
         whole.model,
