@@ -176,12 +176,17 @@ class ActiveInference(Agent):
         self._made = None
 
     @property
+    def counts(self) -> Counts:
+        """What has been counted so far, tables by factors [M, 1, ...] (or shared by all)."""
+        return self._kept("count")
+
+    @property
     def models(self) -> tuple[GenerativeModel, GenerativeModel, Counts | None]:
         """(by factors, as beliefs are kept, counts by factors) as learned so far, on the agent's device."""
         device = self.log_temperature.device
         if self._made is None or self._made[0].device != device:
             base = self.given.to(device)
-            counts = self._kept("count") if self.learns else None
+            counts = self.counts if self.learns else None
             if counts is not None:
                 base = dirichlet.expected(base, counts)
             self._made = base, base.joint() if self.joint else base, counts

@@ -28,6 +28,13 @@ def mind(training: Training) -> ActiveInference:
     return agent
 
 
+def b_of(agent: ActiveInference, name: str = "count") -> Tensor:
+    """The counts of how the first factor moves."""
+    tables = agent._kept(name).B
+    assert tables is not None and tables[0] is not None
+    return tables[0]
+
+
 def lived(training: Training, steps: int) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """(observations, what was acted upon, actions, whether an episode has just begun) at every time."""
     episode = training.episode
@@ -92,11 +99,11 @@ def test_transitions_that_are_learned_come_to_be_true() -> None:
     training = train(World(world, 50, horizon=None), "active_inference", options, copies=1, steps=60, report_every=60)
     agent = mind(training)
     agent.given = blind.to(dtype=torch.float32)
-    agent.count_B_0.fill_(1e-3)
-    agent.start_B_0.fill_(1e-3)
+    b_of(agent).fill_(1e-3)
+    b_of(agent, "start").fill_(1e-3)
     agent._forget_made()
     list(training.rows())
-    count = agent.count_B_0.double()
+    count = b_of(agent).double()
     visits = count.sum(0)
     assert float(visits.sum()) == pytest.approx(50 * 60, rel=1e-3)
     p = world.B[0]
@@ -125,11 +132,11 @@ def test_a_world_of_which_nothing_is_known_is_learned_and_then_played_well() -> 
 def test_minds_of_their_own_count_what_they_alone_have_seen() -> None:
     options = {"learn": "AB", "scale": 1.0}
     own = mind(train(World(seen_world(), 6, horizon=5), "active_inference", options, sharing="none"))
-    assert own.count_B_0.shape == (6, 1, 3, 3, 2)
+    assert b_of(own).shape == (6, 1, 3, 3, 2)
     shared = train(World(seen_world(), 6, horizon=5), "active_inference", options, steps=10, report_every=10, copies=1)
-    before = float(mind(shared).count_B_0.sum())
+    before = float(b_of(mind(shared)).sum())
     list(shared.rows())
-    assert float(mind(shared).count_B_0.sum()) - before == pytest.approx(60, rel=1e-4)
+    assert float(b_of(mind(shared)).sum()) - before == pytest.approx(60, rel=1e-4)
     alone = train(
         World(seen_world(), 6, horizon=5),
         "active_inference",
@@ -140,7 +147,7 @@ def test_minds_of_their_own_count_what_they_alone_have_seen() -> None:
         sharing="none",
     )
     list(alone.rows())
-    gained = mind(alone).count_B_0.sum((1, 2, 3, 4)) - 6
+    gained = b_of(mind(alone)).sum((1, 2, 3, 4)) - 6
     torch.testing.assert_close(gained, torch.full((6,), 10.0))
 
 
@@ -151,9 +158,9 @@ def test_what_is_forgotten_leaves_a_memory_of_so_many_visits() -> None:
         World(seen_world(), 1, horizon=None), "active_inference", options, steps=200, report_every=200, copies=1
     )
     agent = mind(training)
-    before = float(agent.start_B_0.sum())
+    before = float(b_of(agent, "start").sum())
     list(training.rows())
-    assert float(agent.count_B_0.sum()) - before == pytest.approx(2.0 / 0.1, rel=1e-4)
+    assert float(b_of(agent).sum()) - before == pytest.approx(2.0 / 0.1, rel=1e-4)
 
 
 def test_what_cannot_be_seen_is_told_by_modality_unless_by_the_dead() -> None:

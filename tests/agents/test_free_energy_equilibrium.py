@@ -118,7 +118,8 @@ def test_every_group_plays_its_part_of_one_equilibrium(sharing):
             p = agent.by_copy(
                 torch.softmax(-agent.energy(agent.by_mind(seen.obs[:, slots]), agent.by_mind(felt)) / 2, -1), 5
             )
-            state, group = episode.env.state.state[:, slots], game.spec().group[slots].expand(5, -1)
+            here = episode.env.state.state  # type: ignore[attr-defined]
+            state, group = here[:, slots], game.spec().group[slots].expand(5, -1)
             assert torch.allclose(p.double(), found.policy[t, group, state], atol=1e-5)
         _, _, after, now = episode.play()
         episode.go_on(after, now)

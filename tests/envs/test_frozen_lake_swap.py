@@ -40,7 +40,7 @@ def test_the_ice_is_gymnasiums(name: str, success_rate: float) -> None:
     peer = gymnasium.make("FrozenLake-v1", map_name=name, is_slippery=True, success_rate=success_rate).unwrapped
     assert isinstance(peer, FrozenLakeEnv)
     env = FrozenLakeSwap(map=name, success_rate=success_rate)  # type: ignore[arg-type]
-    assert tuple("".join(row.astype(str)) for row in peer.desc) == MAPS[name]  # type: ignore[union-attr]
+    assert tuple("".join(row.astype(str)) for row in peer.desc) == MAPS[name]  # type: ignore[union-attr,attr-defined]
     table = env.generative_model().B[0]
     for cell, sign in enumerate(env.cells):
         for action in range(4):

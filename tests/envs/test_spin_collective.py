@@ -101,7 +101,7 @@ def test_the_agent_acts_as_a_heat_bath():
     agent = training.players[0].agent
     episode = Episode(Simulation(env, 20), training.players, Key.of(4))
     for _ in range(20):
-        spin = episode.env.state.spin
+        spin = episode.env.state.spin  # type: ignore[attr-defined]
         energy = agent.energy(agent.by_mind(episode.seen[0].obs), agent.by_mind(episode.felt[0]))
         up = agent.by_copy(torch.softmax(-energy / 0.8, -1)[..., 1], 20)
         sigma = 2 * spin.double() - 1
@@ -130,7 +130,7 @@ def test_played_by_active_inference_energy_and_order_are_those_of_the_law(option
         episode.go_on(after, now)
         reward = after.reward
     known = env.reference(1.0)
-    for name, value in env.measure(episode.env.state).items():
+    for name, value in env.measure(episode.env.state).items():  # type: ignore[attr-defined]
         if name in known:
             error = float(value.std()) / math.sqrt(1500)
             assert float(value.mean()) == pytest.approx(known[name].value, abs=5 * error), name
