@@ -19,12 +19,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games import exploitability
-from mfmarl.games.flow import flow, times
+from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.reference import means
+from mfmarl.games.sight import Sight
 from mfmarl.inference import equilibrium
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
 from mfmarl.options import Bounds
@@ -76,9 +76,6 @@ class FreeEnergyEquilibrium(Agent):
     settled_at: Tensor
     iteration: Tensor
     numbers: Tensor
-    codes: Tensor
-    cells: Tensor
-    projection: Tensor
 
     def __init__(self, config: FreeEnergyEquilibriumConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -95,7 +92,7 @@ class FreeEnergyEquilibrium(Agent):
                     "free_energy_equilibrium needs a temperature above 0, its 1/gamma: a cold one is geometric(1, 0.01)."
                 )
         self.habit = equilibrium.habits(self.game, config.habit or None)
-        self._read_views()
+        self.sight = Sight(self.game)
         path = flow(self.game, self.habit)
         self.minimises = equilibrium.free_energy(self.game, path, 1.0, self.habit) is not None
         start = equilibrium.begin(self.habit, config.weight)
@@ -113,31 +110,6 @@ class FreeEnergyEquilibrium(Agent):
 
     # ---------------------------------------------------------------------------------------------- acting
 
-    def _read_views(self) -> None:
-        """A number for everything that can be seen, by which its time and state are found again."""
-        game, mu = self.game, self.game.start()
-        rows = torch.stack([game.views(t, mu)[0] for t in range(times(game))]).flatten(0, 1)
-        if game.sight == "crowd":
-            rows = rows[:, : rows.shape[1] - mu.numel()]
-        weights = random.normal(Key.of(0).fold("view"), torch.arange(rows.shape[1])).double()
-        codes, cells = (rows.double() @ weights).sort()
-        if len(codes) > 1 and float(codes.diff().min()) < 1e-13:
-            raise ConfigError(
-                f"Two states or times of {type(game).__name__} look the same, and free_energy_equilibrium would not know "
-                "which one it is in: give the game coordinates that tell them apart."
-            )
-        self.register_buffer("projection", weights, persistent=False)
-        self.register_buffer("codes", codes, persistent=False)
-        self.register_buffer("cells", cells, persistent=False)
-
-    def cell(self, obs: Tensor) -> Tensor:
-        """Time and state as one number t S + s, int64 [M, B], of what is seen [M, B, O]."""
-        code = obs[..., : len(self.projection)].double() @ self.projection
-        right = torch.searchsorted(self.codes, code).clamp(max=len(self.codes) - 1)
-        left = (right - 1).clamp(min=0)
-        nearer = (code - self.codes[left]).abs() < (code - self.codes[right]).abs()
-        return self.cells[torch.where(nearer, left, right)]
-
     def perceive(
         self, carried: dict[str, Tensor], timestep: Timestep, field: Tensor, ids: Tensor, key: Key
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,7 +121,7 @@ class FreeEnergyEquilibrium(Agent):
         """E = -T log pi - V: at the equilibrium -g - T log E, the expected free energy and what is not a habit."""
         group = obs[..., -1].round().long() if self.perceives else self.group
         table = -(self.temperature * self.log_policy + self.worth.unsqueeze(-1))  # [T, G, S, A]
-        number = self.cell(obs)
+        number = self.sight(obs)
         states = table.shape[2]
         return table[number.div(states, rounding_mode="floor"), group, number % states]
 

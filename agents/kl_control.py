@@ -19,11 +19,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games import exploitability
 from mfmarl.games.flow import Flow, flow, times
 from mfmarl.games.game import MeanFieldGame
+from mfmarl.games.sight import Sight
 from mfmarl.inference import linearly_solvable, senses
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.planning import dynamic_programming
@@ -76,9 +76,6 @@ class KLControl(Agent):
     log_habit: Tensor
     iteration: Tensor
     numbers: Tensor
-    codes: Tensor
-    cells: Tensor
-    projection: Tensor
 
     def __init__(self, config: KLControlConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -116,9 +113,9 @@ class KLControl(Agent):
         fits = horizon is not None and horizon * model.num_states * model.num_actions <= _TABLE
         self.ahead = ("horizon" if fits else "discounted") if config.ahead == "auto" else config.ahead
         if self.ahead == "horizon" and not fits:
-            raise ConfigError("There is no horizon, or one too long for a table: use --agent.ahead discounted.")
+            raise ConfigError("There is no horizon, or one too long for a table: use --ahead discounted.")
         if self.ahead == "discounted" and not self.gamma < 1:
-            raise ConfigError("Without an end a discount lies below 1: set gamma, or --agent.ahead average.")
+            raise ConfigError("Without an end a discount lies below 1: set gamma, or --ahead average.")
         moves = dynamic_programming.transitions(self.flat)
         wanted = sum(c @ a for a, c in zip(self.flat.A, self.flat.C, strict=True))
         habit = self.flat.E if self.flat.E is not None and not config.habit else None
@@ -196,7 +193,7 @@ class KLControl(Agent):
                 "kl_control plays games without it."
             )
         if game.horizon is None and self.config.ahead == "average":
-            raise ConfigError("A mean-field game without a horizon is discounted: leave --agent.ahead as it is.")
+            raise ConfigError("A mean-field game without a horizon is discounted: leave --ahead as it is.")
         self.memory = "latest"  # type: ignore[misc]
         groups = self.spec.group[self.slots].unique().tolist()
         self.group: int = groups[0]
@@ -209,7 +206,7 @@ class KLControl(Agent):
             log_habit = (log_habit.exp() * legal).log()
             log_habit = log_habit - log_habit.logsumexp(-1, keepdim=True)
         self.register_buffer("log_habit", log_habit.clone(), persistent=False)
-        self._read_views(game)
+        self.sight = Sight(game)
         start = -log_habit * self._now()
         self.register_buffer("table", _stored(start.expand(times(game), *shape)))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
@@ -217,30 +214,6 @@ class KLControl(Agent):
         for _ in range(self.config.beforehand):
             if self._iterate() <= _SETTLED:
                 break
-
-    def _read_views(self, game: MeanFieldGame) -> None:
-        """A number for everything that can be seen, by which its time and state are found again."""
-        mu = game.start()
-        rows = torch.stack([game.views(t, mu)[0] for t in range(times(game))]).flatten(0, 1)
-        if game.sight == "crowd":
-            rows = rows[:, : rows.shape[1] - mu.numel()]
-        weights = random.normal(Key.of(0).fold("view"), torch.arange(rows.shape[1])).double()
-        codes, cells = (rows.double() @ weights).sort()
-        if len(codes) > 1 and float(codes.diff().min()) < 1e-13:
-            raise ConfigError(
-                f"Two states or times of {type(game).__name__} look the same, and kl_control would not know which one it "
-                "is in: give the game coordinates that tell them apart."
-            )
-        for name, values in (("projection", weights), ("codes", codes), ("cells", cells)):
-            self.register_buffer(name, values, persistent=False)
-
-    def _cell(self, obs: Tensor) -> Tensor:
-        """Time and state as one number t S + s, int64 [M, B], of what is seen."""
-        code = obs[..., : len(self.projection)].double() @ self.projection
-        right = torch.searchsorted(self.codes, code).clamp(max=len(self.codes) - 1)
-        left = (right - 1).clamp(min=0)
-        nearer = (code - self.codes[left]).abs() < (code - self.codes[right]).abs()
-        return self.cells[torch.where(nearer, left, right)]
 
     def _answer(self, path: Flow, temperature: float) -> tuple[Tensor, float]:
         """E [T, G, S, A] of one agent in this crowd, and the largest error of its embedding."""
@@ -297,7 +270,7 @@ class KLControl(Agent):
         """E(a): what is paid, less T log h, and what lies ahead: [M, B, A]."""
         if self.game is not None:
             group = obs[..., -1].round().long() if self.perceives else self.group
-            number = self._cell(obs)
+            number = self.sight(obs)
             states = self.table.shape[2]
             return self.table[number.div(states, rounding_mode="floor"), group, number % states]
         temperature = self._now()

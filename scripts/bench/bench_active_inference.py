@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from peer_process import Peer  # type: ignore[import-not-found]
 
 from mfmarl.inference import filtering
 from mfmarl.inference.model import GenerativeModel
@@ -35,35 +35,6 @@ from mfmarl.statmech import gibbs
 GAMMA = 4.0
 # World, depth, agents and steps of ours, agents and steps of pymdp's.
 WORLDS = {"t_maze": (2, 1024, 50, 1024, 50), "grid": (3, 1024, 20, 256, 10)}
-
-
-class Peer:
-    """pymdp's interpreter, which answers one request a line; None of it: None."""
-
-    def __init__(self) -> None:
-        said = os.environ.get("MFMARL_PEERS")
-        python = Path(said) if said else Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-        self.process: subprocess.Popen[str] | None = None
-        if python.exists():
-            script = str(Path(__file__).with_name("peer_active_inference.py"))
-            self.process = subprocess.Popen(
-                [str(python), script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-
-    def ask(self, **request: Any) -> dict[str, Any] | None:
-        if self.process is None or self.process.stdin is None or self.process.stdout is None:
-            return None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("ANSWER "):
-                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                return answer
-        raise SystemExit(f"pymdp gave up on {request}.")
 
 
 def of_tables(tables: dict[str, Any]) -> GenerativeModel:
@@ -218,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the peer inherits it
-    peer = Peer()
+    peer = Peer("peer_active_inference.py")
     rows: list[dict[str, Any]] = []
     for what in given.what:
         rows += crowd(given.rounds) if what == "crowd" else compare(what, peer, given.rounds)

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from peer_process import Peer  # type: ignore[import-not-found]
 from torch import Tensor
 
 from mfmarl.envs.beach_bar import BeachBar
@@ -69,35 +69,6 @@ SHARED: dict[str, tuple[MeanFieldGame, str, str]] = {
     "four rooms, 40 times": (CrowdModelling2d(), "openspiel", "four_rooms"),
     "predator-prey 5 x 5 x 3": (PredatorPrey(), "openspiel", "predator_prey"),
 }  # fmt: skip
-
-
-class Peer:
-    """The peers' interpreter, which answers one request a line; None of them: None."""
-
-    def __init__(self) -> None:
-        said = os.environ.get("MFMARL_PEERS")
-        python = Path(said) if said else Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-        self.process: subprocess.Popen[str] | None = None
-        if python.exists():
-            script = str(Path(__file__).with_name("peer_games.py"))
-            self.process = subprocess.Popen(
-                [str(python), script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-
-    def ask(self, **request: Any) -> dict[str, Any] | None:
-        if self.process is None or self.process.stdin is None or self.process.stdout is None:
-            return None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("ANSWER "):
-                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                return answer
-        raise SystemExit(f"The peer gave up on {request}.")
 
 
 def spent(run: Callable[..., T], *arguments: Any) -> tuple[float, T]:
@@ -252,16 +223,16 @@ def main() -> None:
         parser.error(f"unknown part {wrong.pop()!r}; there are {', '.join(parts)}")
     torch.set_num_threads(1)
     chosen = options.parts or parts[:3]
-    peer = Peer() if {"iterations", "reach"} & set(chosen) else None
+    peer = Peer("peer_games.py") if {"iterations", "reach"} & set(chosen) else None
     found: dict[str, list[dict[str, Any]]] = {}
     with torch.no_grad():
         for part in chosen:
             assert peer is not None or part in ("large", "batch")
             rows = {
-                "iterations": lambda: iterations(peer, options.rounds),  # type: ignore[arg-type]
+                "iterations": lambda: iterations(peer, options.rounds),
                 "large": lambda: large(options.rounds),
                 "batch": lambda: batches(options.rounds),
-                "reach": lambda: reach(peer, options.seconds),  # type: ignore[arg-type]
+                "reach": lambda: reach(peer, options.seconds),
             }[part]()
             found[part] = []
             for row in rows:

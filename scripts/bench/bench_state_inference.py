@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from peer_process import Peer  # type: ignore[import-not-found]
 from torch import Tensor
 
 from mfmarl import random
@@ -102,35 +102,6 @@ def timed(run: Callable[[], Any], rounds: int) -> float:
         run()
         spent.append(time.process_time() - started)
     return min(spent)
-
-
-class Peer:
-    """pymdp's interpreter, which answers one request a line; none of it: None."""
-
-    def __init__(self) -> None:
-        said = os.environ.get("MFMARL_PEERS")
-        python = Path(said) if said else Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-        self.process: subprocess.Popen[str] | None = None
-        if python.exists():
-            script = str(Path(__file__).with_name("peer_state_inference.py"))
-            self.process = subprocess.Popen(
-                [str(python), script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-
-    def ask(self, **request: Any) -> dict[str, Any] | None:
-        if self.process is None or self.process.stdin is None or self.process.stdout is None:
-            return None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("ANSWER "):
-                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-                return answer
-        raise SystemExit("pymdp gave up.")
 
 
 def theirs(model: GenerativeModel, agents: int, peer: Peer, rounds: int) -> list[dict[str, Any]]:
@@ -254,7 +225,7 @@ def main() -> None:
     if unknown := set(options.worlds) - set(WORLDS):
         parser.error(f"no world {sorted(unknown)}: some of {', '.join(WORLDS)}")
     torch.set_num_threads(1)
-    peer = Peer()
+    peer = Peer("peer_state_inference.py")
     for name in options.worlds:
         model = WORLDS[name]()
         rows = theirs(model, options.agents, peer, options.rounds) + ours(model, options.agents, options.rounds)

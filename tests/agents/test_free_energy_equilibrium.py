@@ -100,7 +100,7 @@ def test_it_reads_time_and_state_from_what_it_sees(game):
     for t in range(game.horizon or 3):
         state = world.state.state
         number = (0 if game.horizon is None else t) * game.num_states + state
-        assert torch.equal(agent.cell(timestep.obs), number)
+        assert torch.equal(agent.sight(timestep.obs), number)
         legal = timestep.legal
         timestep = world.step(torch.zeros_like(state) if legal is None else legal.int().argmax(-1))
 
