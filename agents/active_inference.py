@@ -65,6 +65,8 @@ class ActiveInferenceConfig(AgentConfig):
     """Whether what is seen is worth what it tells of hidden states: per modality, jointly, or none."""
     parameter_information: ParameterInformation = "none"
     """Whether it is worth what it tells of the tables that are learned: exactly, or as pymdp or SPM have it."""
+    discount: Annotated[float, Bounds(0.0, 1.0)] = 1.0
+    """What a later step counts, for each step that it is later (not of open loop, nor of search)."""
     alpha: Annotated[float, Bounds(0.0, 1e6, open_low=True)] = 1.0
     """Precision of acting: probabilities to this power."""
     learn: str = ""
@@ -271,6 +273,7 @@ class ActiveInference(Agent):
                 counts=told,
                 budget=config.budget,
                 beyond=far,
+                discount=config.discount,
             )
         if config.planning == "dynamic_programming":
             known = self._values_of_states(model, gamma, config.depth)
@@ -293,7 +296,9 @@ class ActiveInference(Agent):
         """The table of values, made anew only when model or temperature have changed."""
         config: ActiveInferenceConfig = self.config
         if self._table is None or self._table[0] is not model or self._table[1] != gamma:
-            found = dynamic_programming.tables(model.joint(), steps, gamma, self.objective, config.backup)
+            found = dynamic_programming.tables(
+                model.joint(), steps, gamma, self.objective, config.backup, discount=config.discount
+            )
             self._table = model, gamma, found
         return self._table[2]
 
@@ -362,6 +367,8 @@ class BeliefPlannerConfig(ActiveInferenceConfig):
 
     backup: Literal["free_energy", "expectation", "max"] = "max"
     """What later choices are worth to earlier ones."""
+    discount: Annotated[float, Bounds(0.0, 1.0)] = 0.99
+    """What a later step counts, for each step that it is later: below 1, or what can wait for ever is put off."""
     state_information: StateInformation = "none"
     """Whether what is seen is worth what it tells of hidden states: not in itself."""
 

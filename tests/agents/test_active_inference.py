@@ -211,5 +211,5 @@ def test_the_planner_in_the_same_model_is_not_curious() -> None:
     obs = agent.by_mind(training.episode.seen[0].obs)
     with torch.no_grad():
         mine = agent.energy(obs, torch.zeros(1, obs.shape[1], 0))
-    plan = sophisticated.plan(fork().joint(), (obs.double(),), 2, 16.0, Objective("none"), "max")
+    plan = sophisticated.plan(fork().joint(), (obs.double(),), 2, 16.0, Objective("none"), "max", discount=0.99)
     torch.testing.assert_close(mine.double(), -plan.value, atol=1e-4, rtol=1e-4)

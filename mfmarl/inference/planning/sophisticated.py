@@ -81,11 +81,13 @@ def plan(
     method: filtering.Method = "exact",
     pruning: Pruning = Pruning(),
     beyond: Tensor | None = None,
+    discount: float = 1.0,
 ) -> Plan:
     """What every first action is worth, [*b, U], looking `depth` actions ahead from beliefs [*b, S_f].
 
     `beyond` [*p, S] is what it is worth to have come to each joint state by the last of them: of a table of values, as if
-    states were known from then on (QMDP, Littman et al. 1995), for what lies farther than a tree reaches.
+    states were known from then on (QMDP, Littman et al. 1995), for what lies farther than a tree reaches. `discount` is
+    what each step counts of the one before it.
 
     `branching`: on everything that may be seen jointly; on modalities as if they were independent given the action
     (pymdp; exact where all but one are certain); or on hidden states, seeing what each would show on average (SPM).
@@ -103,12 +105,14 @@ def plan(
     whole = arrange(model, believed, gamma, counts)
     log_habit = habits(whole.model)
     first, back = _different(whole, pruning.merge)
+    if not 0 <= discount <= 1:
+        raise ConfigError(f"A discount lies between 0 and 1, not at {discount:g}.")
     if beyond is not None:
         if beyond.shape[-1] != model.num_states or beyond.numel() // beyond.shape[-1] not in (1, whole.minds):
             raise ConfigError(
                 f"beyond must be what {model.num_states} joint states are worth, not {list(beyond.shape)}."
             )
-        beyond = beyond.reshape(-1, 1, 1, model.num_states)
+        beyond = discount * beyond.reshape(-1, 1, 1, model.num_states)
     tree = Growth(
         whole.model,
         objective,
@@ -135,7 +139,7 @@ def plan(
                 ) from error
             step = -(-min(step, part.rows) // 2)
             continue
-        found.append(back_through(levels, whole.gamma, backup, log_habit))
+        found.append(back_through(levels, whole.gamma, backup, log_habit, discount))
         start += part.rows
     value = found[0] if len(found) == 1 else torch.cat(found, 1)
     value = value if back is None else value.gather(1, back.unsqueeze(-1).expand(*back.shape, value.shape[-1]))
@@ -165,7 +169,9 @@ def back_up(value: Tensor, gamma: float | Tensor, backup: Backup, log_habit: Ten
     return torch.where(p > 0, p * value, torch.zeros_like(p)).sum(-1)
 
 
-def back_through(levels: Sequence[Level], gamma: float | Tensor, backup: Backup, log_habit: Tensor | None) -> Tensor:
+def back_through(
+    levels: Sequence[Level], gamma: float | Tensor, backup: Backup, log_habit: Tensor | None, discount: float = 1.0
+) -> Tensor:
     """g_h [M, R, U] of the first level, from the last one upwards."""
     precision = gamma.unsqueeze(-1) if isinstance(gamma, Tensor) else gamma
     habit = None if log_habit is None else _led(log_habit, 1)
@@ -174,7 +180,7 @@ def back_through(levels: Sequence[Level], gamma: float | Tensor, backup: Backup,
         ahead = back_up(value, precision, backup, habit)  # [M, R']
         assert level.child is not None and level.chance is not None
         follows = ahead.gather(1, level.child.clamp(min=0).flatten(1)).view(level.child.shape)
-        value = level.value + (level.chance * follows).sum(-1)
+        value = level.value + discount * (level.chance * follows).sum(-1)
     return value
 
 

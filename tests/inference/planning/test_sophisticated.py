@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import get_args
 
@@ -364,10 +365,13 @@ def test_what_lies_beyond_the_tree_continues_it_where_states_are_known() -> None
     eye = torch.eye(3).double()
     moves = torch.stack([0.8 * eye.roll(k, 0) + 0.2 * eye for k in (1, -1)], -1)
     model = GenerativeModel(A=(eye,), B=(moves,), C=(torch.tensor([0.0, 0.3, 1.0]).double(),), D=(eye[0],))
-    for backup in ("free_energy", "max"):
-        far = dynamic_programming.tables(model, 4, 2.0, Objective("none"), backup).state[0]
-        found = sophisticated.plan(model, (eye,), 3, 2.0, Objective("none"), backup, beyond=far).value
-        whole = sophisticated.plan(model, (eye,), 7, 2.0, Objective("none"), backup).value
+    backups: tuple[Backup, ...] = ("free_energy", "max")
+    for backup, discount in itertools.product(backups, (1.0, 0.9)):
+        far = dynamic_programming.tables(model, 4, 2.0, Objective("none"), backup, discount=discount).state[0]
+        found = plan(model, (eye,), 3, 2.0, Objective("none"), backup, beyond=far, discount=discount).value
+        whole = plan(model, (eye,), 7, 2.0, Objective("none"), backup, discount=discount).value
+        table = dynamic_programming.tables(model, 7, 2.0, Objective("none"), backup, discount=discount).value[0]
+        torch.testing.assert_close(whole, table, atol=1e-12, rtol=1e-12)
         torch.testing.assert_close(found, whole, atol=1e-12, rtol=1e-12)
     with pytest.raises(ConfigError, match="3 joint states"):
         sophisticated.plan(model, (eye,), 1, beyond=torch.zeros(4).double())
