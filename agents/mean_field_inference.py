@@ -150,7 +150,7 @@ class MeanFieldInference(Agent):
         worlds = 1 if self.given is None or self.world is None else self.given.sizes[self.world]
         # What will be felt of a crowd, as which of the points it looks like: [K, K], columns of chances.
         alike = crowd.log_likelihood(theta, self.kappa * theta)  # [felt, m]
-        self.register_buffer("felt", torch.softmax(alike, 0).float(), persistent=False)
+        self.register_buffer("felt", gibbs.softmax(alike.mT).mT.float(), persistent=False)
         self.about: Literal["auto", "joint", "per_modality", "none"] = config.state_information
         if self.about == "auto":
             self.about = "joint" if self.given is None else "per_modality"
@@ -329,7 +329,7 @@ class MeanFieldInference(Agent):
             known = self.rewards.known.view(-1, 1, 1) & asked
             later = expected.clamp(min=1e-30).log() + torch.where(known, seen, 0.0)
             log_q = told + torch.where(self.by_mind(fresh.expand(-1, self.num_slots, 1)), 0.0, later)
-        return self.by_copy(torch.softmax(log_q, -1), copies), context
+        return self.by_copy(gibbs.softmax(log_q), copies), context
 
     def _infer(
         self, carried: dict[str, Tensor], timestep: Timestep, told: Tensor, action: Tensor, fresh: Tensor, started: bool
@@ -344,11 +344,11 @@ class MeanFieldInference(Agent):
             expected = [torch.where(fresh, d, self.by_copy(x, copies)) for d, x in zip(begin, moved, strict=True)]
         by_mind = [self.by_mind(x) for x in expected]
         # The crowd as it is felt first, then the rest: both are evidence of the same moment.
-        by_mind[-1] = torch.softmax(by_mind[-1].clamp(min=1e-30).log() + told, -1)
+        by_mind[-1] = gibbs.softmax(by_mind[-1].clamp(min=1e-30).log() + told)
         if self.world is not None and not started:
             told_of_world = self._of_world(by_mind[-1], self.by_mind(carried["crowd"]))
             told_of_world = torch.where(self.by_mind(fresh.expand(-1, self.num_slots, 1)), 0.0, told_of_world)
-            by_mind[self.world] = torch.softmax(by_mind[self.world].clamp(min=1e-30).log() + told_of_world, -1)
+            by_mind[self.world] = gibbs.softmax(by_mind[self.world].clamp(min=1e-30).log() + told_of_world)
         obs = timestep.obs[:, self.slots]
         seen = senses.outcomes(self.shown, self.spec.observation_space, obs)
         if isinstance(seen, Tensor):

@@ -153,10 +153,25 @@ def _scan() -> dict[tuple[Kind, str], Entry]:
     return found
 
 
+_DECORATOR = re.compile(r"^@(?:\w+\.)*register\b", re.MULTILINE)
+# From there to the end of the docstring.
+_HEAD = re.compile(
+    r'^@(?:\w+\.)*register\b[^\n]*\n(?:@[^\n]*\n)*(?:class|def)\b[^\n]*:[ \t]*\n[ \t]+r?""".*?"""',
+    re.MULTILINE | re.DOTALL,
+)
+
+
 def _statements(path: Path) -> list[ast.stmt]:
-    """The file's top-level statements; none of a file that cannot be parsed: the others keep their names."""
+    """The file's statements that may register a name; none of a file that cannot be parsed: the others keep their names.
+
+    Of files that are written as usual no bodies are parsed: that takes a third of the time.
+    """
     try:
-        return ast.parse(path.read_text(encoding="utf-8")).body
+        text = path.read_text(encoding="utf-8")
+        heads = _HEAD.findall(text)
+        if len(heads) == len(_DECORATOR.findall(text)):
+            return [node for head in heads for node in ast.parse(head).body]
+        return ast.parse(text).body
     except (SyntaxError, ValueError, OSError):
         return []
 

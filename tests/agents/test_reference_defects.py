@@ -178,10 +178,12 @@ def test_gradients_are_clipped_where_the_config_says_so(name: str, sharing: str,
 
     def look(optimiser: torch.optim.Optimizer, *_: Any) -> None:
         stepping = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        for weights in networks.values():
+        for part, weights in networks.items():
+            # Networks of an ensemble are each clipped by themselves.
+            stacked = agent.minds * (agent.config.members if part == "ensemble" else 1)
             grads = [w.grad for w in weights.values() if id(w) in stepping and w.grad is not None]
             if grads:
-                norms.append(torch.stack([g.reshape(agent.minds, -1).square().sum(1) for g in grads]).sum(0).sqrt())
+                norms.append(torch.stack([g.reshape(stacked, -1).square().sum(1) for g in grads]).sum(0).sqrt())
 
     for optimiser in agent.optimisers().values():
         optimiser.register_step_pre_hook(look)
