@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mfmarl.cli.choices import pairs_of
+from mfmarl.cli.choices import pairs_of, parse_agents, parse_environments
 from mfmarl.cli.main import build_parser
 from mfmarl.cli.solve import assign, parse_solvers
 from mfmarl.evaluation.solve_config import make_game, make_solver
@@ -26,6 +26,7 @@ DOCS = ROOT / "docs"
     [
         # What a page says in passing, it says of the numbers it prints.
         ("tour", ["Z = 8229.0354566", "0.0490250401"]),
+        ("active_inference", ["tells 0.494632 nat", "centre, then cue, then", "3 peers: orders above w = 0.4753"]),
         ("games", ["torch.Size([20, 1, 15])", "one of 5: ", "limit/exploitability", "finite/exploitability"]),
     ],
 )
@@ -42,15 +43,27 @@ def test_every_block_of_a_page_runs_and_draws_the_pictures_it_shows(
     assert all(words in done.stdout for words in printed)
 
 
-def test_the_commands_of_the_games_page_parse() -> None:
-    lines = re.findall(r"^\$ mfmarl (.+)$", (DOCS / "games.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(lines) >= 6
+@pytest.mark.parametrize(("page", "least"), [("games", 6), ("active_inference", 6)])
+def test_the_commands_of_a_page_parse(page: str, least: int) -> None:
+    lines = re.findall(r"^\$ mfmarl (.+)$", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) >= least
     for line in lines:
         known, rest = build_parser().parse_known_args(shlex.split(line))
         if known.command == "solve" and known.game:
             game, solvers = assign(pairs_of(rest), Choice(known.game), parse_solvers(known.solver or "omd"))
             make_game(game)
             assert all(make_solver(choice) for choice in solvers.values())
+        if getattr(known, "agents", None):
+            assert parse_agents(known.agents)
+        if known.command == "compare":
+            assert parse_environments(known.environments)
+
+
+def test_every_module_of_active_inference_has_its_place_in_the_reference() -> None:
+    listed = set(re.findall(r"^::: mfmarl\.inference\.([\w.]+)", (DOCS / "reference.md").read_text(), re.MULTILINE))
+    root = ROOT / "mfmarl" / "inference"
+    there = {".".join(path.relative_to(root).with_suffix("").parts) for path in root.rglob("*.py")}
+    assert listed == {name for name in there if not name.endswith("__init__")}
 
 
 def test_what_the_documents_point_to_is_there() -> None:
