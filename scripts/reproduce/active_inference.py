@@ -6,11 +6,12 @@ python scripts/reproduce/active_inference.py --quick    # about two: three runs 
 Players that are given the world's own generative model and learn nothing:
   active inference, by sequences of actions (open loop) or by plans that heed what will be seen (closed loop: sophisticated
   inference), each with the epistemic term and without it; and a belief planner: the closed loop, `max` instead of the
-  soft back-up, reward alone.
+  soft back-up, reward alone. Far plans are closed loops of three steps after which states are valued as if they were known
+  (`beyond`), with curiosity and without.
 Players that are given nothing and learn from reward: independent Q-learning, as a table and as a network, on what it sees
 now (it has no memory). And one that chooses at random.
 
-All planners of a world look equally far ahead at the same temperature. Beside them stands the most that anybody can earn
+All planners of a world but the far ones look equally far ahead, at the same temperature. Beside them stands the most that anybody can earn
 who is given the model, by dynamic programming over all beliefs that can be held: what a belief planner with time enough
 comes to. A score is the mean reward per step of the policy as it is in the end, on noise of its own; intervals are
 `mfmarl.evaluation.statistics`' of the interquartile mean over runs, differences Holm-corrected over all worlds.
@@ -18,8 +19,9 @@ What comes of it. Curiosity is what a short or a blind look ahead needs: in the 
 closed loop and 1.05 to the open one, of 1.17. It is worth nothing where the closed loop sees the reward by itself (T-maze).
 It loses where sequences of actions count the same information twice (the T-maze with sure arms: an arm tells the side in
 each of two steps, the cue once, and gambling follows), where landing is all there is to know (the lake), and most where one
-slips: that one does not know where the ice will take one is information about states as well. The belief planner's `max`
-counts no delay, so on sure ice, where the goal does not run away, it puts it off; the soft back-up does not. The model is
+slips: that one does not know where the ice will take one is information about states as well. Who looks
+far enough needs no curiosity on the lake, and is hardly harmed by it: far plans come to the optimum either way. The belief
+planner's `max` hardly counts delay, so on sure ice, where the goal does not run away, it puts it off. The model is
 worth what memory needs: Q-learning on what it sees now learns the T-maze as well as anybody, on the lake goes to the nearer
 place always, and in the chain of cues stays away from cheese and shock. How well it would do with a memory is not told here.
 
@@ -54,15 +56,17 @@ from mfmarl.registry import lookup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPEN, OPEN_BLIND, CLOSED, CLOSED_BLIND, PLANNER = (
+OPEN, OPEN_BLIND, CLOSED, CLOSED_BLIND, PLANNER, FAR, FAR_BLIND = (
     "open loop",
-    "open loop, no curiosity",
+    "open, incurious",
     "closed loop",
-    "closed loop, no curiosity",
+    "closed, incurious",
     "belief planner",
+    "far",
+    "far, incurious",
 )
 TABLE, NETWORK, RANDOM = "iql (table)", "iql (network)", "random"
-PLANNERS = (OPEN, OPEN_BLIND, CLOSED, CLOSED_BLIND, PLANNER)
+PLANNERS = (OPEN, OPEN_BLIND, CLOSED, CLOSED_BLIND, PLANNER, FAR, FAR_BLIND)
 LEARNERS = (TABLE, NETWORK, RANDOM)
 
 
@@ -82,6 +86,12 @@ class World:
     agents: int = 20
     without: tuple[str, ...] = field(default=())
     """Players that are left out."""
+    beyond: int = 0
+    """Steps that far plans count after a tree of three; 0: there are none."""
+
+    @property
+    def far(self) -> dict[str, Any]:
+        return {"depth": min(self.depth, 3), "beyond": self.beyond, "discount": 0.99}
 
     @property
     def choice(self) -> Choice:
@@ -101,12 +111,14 @@ class World:
             CLOSED: ("active_inference", "sophisticated", {}),
             CLOSED_BLIND: ("active_inference", "sophisticated", {"state_information": "none"}),
             PLANNER: ("belief_planner", "sophisticated", {}),
+            FAR: ("active_inference", "sophisticated", self.far),
+            FAR_BLIND: ("active_inference", "sophisticated", {**self.far, "state_information": "none"}),
         }
         common = {"depth": self.depth, "temperature": self.temperature}
         return {
             label: {"all": Choice(name, {**common, "planning": planning, **options})}
             for label, (name, planning, options) in kinds.items()
-            if label not in self.without
+            if label not in self.without and (self.beyond or label not in (FAR, FAR_BLIND))
         }
 
     def learners(self) -> dict[str, dict[str, Choice]]:
@@ -125,14 +137,14 @@ WORLDS = {
         "t_maze", {"reward_probability": 0.9, "cue_reliability": 0.98}, 2, "0.0625", "geometric(1, 0.05, 0.7)", 500, 200, 50,
         (NETWORK,),
     ),
-    "chain of cues": World("cue_chain", _CHAIN, 4, "0.0625", "geometric(1, 0.05, 0.7)", 800, 180, 20, (NETWORK,)),
+    "chain of cues": World("cue_chain", _CHAIN, 4, "0.0625", "geometric(1, 0.05, 0.7)", 800, 180, 20, (NETWORK,), 12),
     "lake, sure-footed": World(
-        "frozen_lake_swap", {"success_rate": 1.0}, 6, "0.02", "geometric(0.3, 0.01, 0.7)", 800, 200
+        "frozen_lake_swap", {"success_rate": 1.0}, 6, "0.02", "geometric(0.3, 0.01, 0.7)", 800, 200, beyond=100
     ),
     "lake, slippery": World(
         # Sequences of six steps are too many where one slips; shorter ones do not reach the goal.
         "frozen_lake_swap", {"success_rate": 0.9}, 6, "0.02", "geometric(0.3, 0.01, 0.7)", 800, 200, 20,
-        (OPEN, OPEN_BLIND, NETWORK),
+        (OPEN, OPEN_BLIND, NETWORK), 100,
     ),
 }  # fmt: skip
 Scores = dict[str, dict[str, list[float]]]
@@ -177,15 +189,15 @@ def carry_out(kind: str, given: argparse.Namespace, progress: Progress) -> Score
 @themed
 def draw(scores: Scores, most: dict[str, float]) -> Figure:
     style = styles([*PLANNERS, *LEARNERS], {})
-    figure, grid = canvas(11.5, 7.6, 2, 3)
-    figure.subplots_adjust(left=0.13, right=0.985, top=0.92, bottom=0.07, wspace=0.75, hspace=0.45)
+    figure, grid = canvas(12.5, 8.4, 2, 3)
+    figure.subplots_adjust(left=0.11, right=0.985, top=0.92, bottom=0.06, wspace=0.72, hspace=0.42)
     for axes, (label, found) in zip(grid.flatten(), scores.items(), strict=False):
         for row, (player, runs) in enumerate(found.items()):
             draw_interval(axes, row, statistics.estimate([runs]), style[player])
         agent_rows(axes, list(found), style)
         axes.axvline(most[label], color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
         axes.set_title(label, pad=18)
-        subtitle(axes, f"reward per step; dashed: the most that can be earned, {most[label]:.3g}")
+        subtitle(axes, f"reward per step; dashed: optimum {most[label]:.3g}")
     for axes in grid.flatten()[len(scores) :]:
         axes.set_axis_off()
     return figure
@@ -205,6 +217,8 @@ def differences(scores: Scores) -> list[Row]:
     pairs = (
         ("curiosity, open loop", OPEN, OPEN_BLIND),
         ("curiosity, closed loop", CLOSED, CLOSED_BLIND),
+        ("curiosity, far", FAR, FAR_BLIND),
+        ("looking beyond", FAR, CLOSED),
         ("soft against max", CLOSED_BLIND, PLANNER),
         ("active inference - learner", CLOSED, TABLE),
         ("belief planner - learner", PLANNER, TABLE),
