@@ -34,7 +34,7 @@ class Rewards(NamedTuple):
     @property
     def known(self) -> Tensor:
         """Whether anything was paid, bool [M]."""
-        return self.span[:, 0].isfinite()
+        return _told(self.span)
 
     def levels(self) -> Tensor:
         """What each level is worth, [M, R]; 0 before anything was paid."""
@@ -49,7 +49,9 @@ class Rewards(NamedTuple):
 
 def begin(minds: int, contexts: int, actions: int, levels: int, crowds: int, prior: float = 1.0) -> Rewards:
     """Nothing counted yet."""
-    span = torch.tensor([torch.inf, -torch.inf]).repeat(minds, 1)
+    # A highest reward below the least: finite numbers, as a checkpoint holds no others.
+    largest = torch.finfo(torch.float32).max
+    span = torch.tensor([largest, -largest]).repeat(minds, 1)
     return Rewards(torch.zeros(minds, contexts, actions, levels, crowds), span, prior)
 
 
@@ -58,8 +60,12 @@ def placed(rewards: Rewards, paid: Tensor) -> tuple[Tensor, Tensor]:
     return _between(rewards.span, paid, rewards.evidence.shape[3])
 
 
+def _told(span: Tensor) -> Tensor:
+    return span[:, 0] <= span[:, 1]
+
+
 def _between(span: Tensor, paid: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    low, high = torch.where(span[:, :1].isfinite(), span, 0.0).unbind(-1)
+    low, high = torch.where(_told(span).unsqueeze(-1), span, 0.0).unbind(-1)
     width = (high - low).clamp(min=torch.finfo(span.dtype).tiny).unsqueeze(-1)
     place = ((paid - low.unsqueeze(-1)) / width).clamp(0, 1) * (levels - 1)
     below = place.floor().clamp(max=levels - 2)
@@ -73,10 +79,11 @@ def widened(rewards: Rewards, paid: Tensor, weight: Tensor) -> Rewards:
     high = torch.where(some, paid, -torch.inf).amax(1)
     low, high = torch.minimum(low, rewards.span[:, 0]), torch.maximum(high, rewards.span[:, 1])
     # The same was always paid: levels of no width could not be told apart.
-    flat = low.isfinite() & (high <= low)
+    paid_any = some.any(1) | rewards.known
+    flat = paid_any & (high <= low)
     wide = torch.where(flat, 1e-3 + 1e-3 * low.abs(), 0.0)
     span = torch.stack([low - wide, high + wide], -1)
-    grown = (span != rewards.span).any(-1) & span[:, 0].isfinite()
+    grown = (span != rewards.span).any(-1) & paid_any
     if not bool(grown.any()):
         return rewards
     # By doublings: levels that moved with every new extreme would blur what was counted each time.

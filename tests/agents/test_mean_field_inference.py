@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mfmarl.envs.ising import Ising
 from mfmarl.envs.stag_hunt import StagHunt
 from mfmarl.errors import ConfigError
 from mfmarl.inference import crowd
+from mfmarl.learning import checkpoint
 from mfmarl.learning.training import Training
 from mfmarl.population.environment import PopulationEnv
 from tests.learning.mini import train
@@ -283,3 +285,16 @@ def test_a_hundred_thousand_agents_fit_in_a_gigabyte():
 def test_what_cannot_be_believed_is_refused_in_a_sentence(rules, options, told):
     with pytest.raises(ConfigError, match=told):
         begin(rules, **options)
+
+
+def test_a_run_that_is_given_its_model_is_saved(tmp_path: Path) -> None:
+    """Nothing is ever paid into the levels of reward that it does not learn: they must be numbers all the same."""
+    training = train(Foraging(num_agents=6), "mean_field_inference", {}, steps=4, report_every=4)
+    list(training.rows())
+    tensors, plain = training.state_dict()
+    may_be_nan = ("train.env.timestep.action", "evaluation.env.timestep.action")
+    checkpoint.save(tmp_path, training.tick, tensors, plain, config_digest="0" * 64, nonfinite=may_be_nan)
+    again = train(Foraging(num_agents=6), "mean_field_inference", {}, steps=8, report_every=4)
+    found = checkpoint.load(tmp_path)
+    again.load_state_dict(found.tensors, found.state)
+    assert all(math.isfinite(row["train/reward"]) for row in again.rows())
