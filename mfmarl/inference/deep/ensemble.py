@@ -1,11 +1,15 @@
 r"""An ensemble of networks that predict what follows: samples of a posterior over dynamics.
 
 $$ p_k(s' \mid s, a) = N\big(s' ;\, s + \Delta\, \mu_k(s, a),\ \mathrm{diag}(\Delta^2 \sigma_k^2(s, a))\big), \qquad
-   \mathcal L_k = \tfrac12 \sum_i \Big( \frac{(\delta_i - \mu_{k,i})^2}{\sigma_{k,i}^2} + \ln \sigma_{k,i}^2 \Big)
+   \mathcal L_k = \tfrac12 \sum_i \Big( \frac{(\delta_i - \mu_{k,i})^2}{\bar\sigma_{k,i}}
+   + \frac{\overline{(\delta_i - \mu_{k,i})^2}}{\sigma_{k,i}^2} + \ln \sigma_{k,i}^2 \Big)
    + \tfrac12 (\rho - \hat\rho_k)^2 - \ln p_k(e) $$
 
-delta = (s' - s)/Delta is the change in units of its own size, rho the reward likewise, e whether the step ended the
-agent's episode. The reward's noise is learned as well, but does not weigh its mean: a reward that is rare would pass for noise. Members begin with other weights and learn from other draws of what is remembered, each by maximum
+delta = (s' - s)/Delta is the change in units of its own size, rho the reward likewise (its noise is learned as well), e
+whether the step ended the agent's episode; what is barred is held fixed. Noise is learned by likelihood, means are weighed
+by 1/sigma instead of 1/sigma^2 (beta-NLL at one half: Seitzer et al. 2022, arXiv 2203.09168), the reward not at all: else
+columns that are known to four digits leave nothing of the gradient to the end of the episode, and a rare reward passes for
+noise. Members begin with other weights and learn from other draws of what is remembered, each by maximum
 likelihood: their disagreement is what is not known about the dynamics (Lakshminarayanan et al. 2017, arXiv 1612.01474;
 Chua et al. 2018, arXiv 1805.12114; as active inference's beliefs over parameters: Tschantz et al. 2020, arXiv 2002.12636).
 Every mind has an ensemble of its own: M minds of K members are one batched product.
@@ -142,7 +146,8 @@ class Ensemble(nn.Module):
         found = self(state, action)
         change = torch.where(ended.unsqueeze(-1), found.change, (following - state) / self.step.unsqueeze(1))
         error = (change - found.change).square()
-        dynamics = 0.5 * (error * torch.exp(-found.log_variance) + found.log_variance).sum(-1)
+        spread = error.detach() * torch.exp(-found.log_variance) + found.log_variance
+        dynamics = 0.5 * (error * torch.exp(-0.5 * found.log_variance.detach()) + spread).sum(-1)
         dynamics = torch.where(ended, torch.zeros_like(dynamics), dynamics)
         means, spreads = found.outcome
         missed = (reward - self.reward_centre.unsqueeze(1)) / self.reward_spread.unsqueeze(1) - means[..., -1]
