@@ -17,6 +17,8 @@ from mfmarl.errors import ConfigError
 from mfmarl.inference.deep.cross_entropy import Search
 from mfmarl.inference.deep.imagination import worth
 from mfmarl.learning import checkpoint
+from mfmarl.learning.players import make_players
+from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.learning.training import Training
 from mfmarl.population.open import open_env
 from mfmarl.random import Key
@@ -214,28 +216,26 @@ def test_a_goal_of_another_size_is_refused() -> None:
 
 @pytest.mark.verify
 def test_it_learns_gymnasiums_cart_pole() -> None:
-    """A hundred steps upright where random play lasts 22: the end of an episode is imagined, and avoided."""
+    """Random play lasts 22 steps: 8 copies of it fall 73 times in 200 steps, +- 9. Who imagines the end avoids it."""
     env = open_env("gymnasium/CartPole-v1", copies=8)
-    from mfmarl.learning.players import make_players
-    from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-
-    run = RunOptions(steps=1500, report_every=1500, copies=8, evaluation_copies=0)
-    options = {"temperature": "0.1", "horizon": 12, "candidates": 32, "elites": 6, "learning_rate": 2e-3}
+    run = RunOptions(steps=400, report_every=400, copies=8, evaluation_copies=0)
+    options = {"acts": "plan", "information": 0.0, "temperature": "0.05", "horizon": 12, "updates": 4}
+    options |= {"learning_rate": 2e-3}
     players = make_players(RunConfig(Choice("x"), {"all": Choice(NAME, options)}, run), env.spec, Key.of(0), env.device)
     training = Training(env, players, run)
-    ends = 0
+    falls = 0
     play = training.episode.play
 
     def watched(action: Any = None) -> Any:
-        nonlocal ends
+        nonlocal falls
         found = play(action)
-        if training.tick > 1000:
-            ends += int(found[2].ended.sum())
+        if training.tick > 200:
+            falls += int(found[2].ended.sum())
         return found
 
     training.episode.play = watched  # type: ignore[method-assign]
     list(training.rows())
-    assert 8 * 500 / max(ends, 1) > 100
+    assert falls < 73 - 5 * 73**0.5
 
 
 @pytest.mark.verify
