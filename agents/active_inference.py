@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.inference import counts as dirichlet
-from mfmarl.inference import files, filtering, senses
+from mfmarl.inference import files, filtering, reachable, senses
 from mfmarl.inference.counts import Counts
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective, ParameterInformation, Plan, StateInformation
@@ -151,6 +151,8 @@ class ActiveInference(Agent):
                 )
             model = given
         senses.check(model, spec.observation_space)
+        if not self.config.learn:  # what is out of reach now may be found to be within it
+            reachable.check_preferences(model)
         return model
 
     # ------------------------------------------------------------------------------------------- the model

@@ -164,3 +164,31 @@ def _within(count: Tensor) -> Tensor:
     """0, 1, ..., n - 1 for each n, one after the other."""
     total = int(count.sum())
     return torch.arange(total) - torch.repeat_interleave(count.cumsum(0) - count, count)
+
+
+def check_preferences(model: GenerativeModel) -> None:
+    """Raises ConfigError where preferences of a modality tell apart only outcomes that can never be seen.
+
+    Whatever is done from the states that D allows, all that this modality will show is then preferred alike. Models with
+    more joint states than are worth writing out, or with tables of agents' own, are not looked at.
+    """
+    if model.num_states > _MOST_STATES or any(d.ndim > 1 for d in model.D):
+        return
+    flat = model.joint()
+    leads = (flat.B[0] > 0).any(-1)  # [next, state]
+    known = flat.D[0] > 0
+    while True:
+        more = known | leads[:, known].any(1)
+        if bool((more == known).all()):
+            break
+        known = more
+    for m, (a, c) in enumerate(zip(flat.A, flat.C, strict=True)):
+        wanted = c.reshape(-1, c.shape[-1])
+        seen = (a[:, known] > 0).any(1)
+        if bool((wanted.amax(-1) > wanted.amin(-1)).any()) and bool((wanted[:, seen] == wanted[:, seen][:, :1]).all()):
+            best = int(wanted[0].argmax())
+            raise ConfigError(
+                f"Preferences of modality {model.modalities[m]!r} are out of reach: no state that can be come to from D "
+                f"shows its outcome {best}, which is preferred most, nor any other than what is preferred alike. Mend A, B or "
+                "D, or prefer what can be seen."
+            )

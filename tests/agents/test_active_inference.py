@@ -213,3 +213,18 @@ def test_the_planner_in_the_same_model_is_not_curious() -> None:
         mine = agent.energy(obs, torch.zeros(1, obs.shape[1], 0))
     plan = sophisticated.plan(fork().joint(), (obs.double(),), 2, 16.0, Objective("none"), "max", discount=0.99)
     torch.testing.assert_close(mine.double(), -plan.value, atol=1e-4, rtol=1e-4)
+
+
+def test_preferences_out_of_reach_are_told_with_their_modality() -> None:
+    """Three places in a row, the best of them behind a wall: nothing that can be seen is preferred to anything else."""
+    eye = torch.eye(3).double()
+    there, back = torch.tensor([1, 1, 2]), torch.tensor([0, 0, 2])
+    moves = torch.stack([eye[there].mT, eye[back].mT], -1)
+    walled = GenerativeModel(
+        A=(eye,), B=(moves,), C=(torch.tensor([0.0, 0.0, 3.0]).double(),), D=(eye[0],), modalities=("place",)
+    )
+    with pytest.raises(ConfigError, match="modality 'place' are out of reach.* outcome 2"):
+        train(World(walled, 2), "active_inference", {})
+    train(World(walled, 2), "active_inference", {"learn": "B"})
+    likes_the_middle = walled.trusted(C=(torch.tensor([0.0, 1.0, 3.0]).double(),))
+    train(World(likes_the_middle, 2), "active_inference", {})
