@@ -95,8 +95,7 @@ def arrange(
         head = (1,) * (len(batch) - len(head)) + head
         return x.reshape(*head[: len(batch) - shift], *tail).expand(*prefix, *tail).reshape(minds, *tail)
 
-    settled = with_tables(
-        model,
+    settled = model.trusted(
         A=tuple(led(a, 1 + len(pa)) for a, pa in zip(model.A, model.A_factors, strict=True)),
         B=tuple(
             led(b, 1 + len(pa) + len(u)) for b, pa, u in zip(model.B, model.B_factors, model.B_controls, strict=True)
@@ -110,22 +109,13 @@ def arrange(
     return Layout(settled, rows, chosen, found, batch)
 
 
-def with_tables(model: GenerativeModel, **tables: Any) -> GenerativeModel:
-    """The model with other tables of the same kind, which need no second validation: planning makes many."""
-    other = copy.copy(model)
-    for name, value in tables.items():
-        object.__setattr__(other, name, value)
-    return other
-
-
 def lifted(model: GenerativeModel, axes: int) -> GenerativeModel:
     """Of a model whose tables lead with [*p]: with so many axes of size 1 after these, to broadcast against [*p, ...]."""
 
     def wide(x: Tensor, core: int) -> Tensor:
         return _wide(x, core, axes)
 
-    return with_tables(
-        model,
+    return model.trusted(
         A=tuple(wide(a, 1 + len(pa)) for a, pa in zip(model.A, model.A_factors, strict=True)),
         B=tuple(
             wide(b, 1 + len(pa) + len(u)) for b, pa, u in zip(model.B, model.B_factors, model.B_controls, strict=True)

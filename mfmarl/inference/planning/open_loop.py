@@ -45,7 +45,6 @@ from mfmarl.inference.planning.layout import (
     lifted,
     lifted_counts,
     map_counts,
-    with_tables,
 )
 from mfmarl.inference.policies import sharpened
 
@@ -221,8 +220,7 @@ def some_minds(layout: Layout, which: slice) -> Layout:
     def own(x: Tensor, core: int) -> Tensor:
         return x[which] if x.ndim > core else x
 
-    cut = with_tables(
-        model,
+    cut = model.trusted(
         A=tuple(own(a, 1 + len(pa)) for a, pa in zip(model.A, model.A_factors, strict=True)),
         B=tuple(
             own(b, 1 + len(pa) + len(u)) for b, pa, u in zip(model.B, model.B_factors, model.B_controls, strict=True)
