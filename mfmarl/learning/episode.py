@@ -58,7 +58,9 @@ class Episode:
                 old = self.seen_after[i].obs[:, player.slots]
                 view = _in_copies(fresh, view, old)
                 carried = {name: _in_copies(fresh, x, self.carried[i][name]) for name, x in carried.items()}
-            self.carried[i] = carried
+            # In the order that a checkpoint gives them back: sums over another one end in other bits.
+            view = view.contiguous()
+            self.carried[i] = {name: x.contiguous() for name, x in carried.items()}
             views.append(timestep._replace(obs=_placed(view, player.slots, self.env.ids.shape[1])))
         return views
 
