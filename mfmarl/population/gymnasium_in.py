@@ -103,7 +103,11 @@ class OneAgent:
         )
 
     def render(self) -> Any:
-        return self.env.render()
+        """The environment's picture; None where what draws it (pygame, say) is not installed: a run goes on without."""
+        try:
+            return self.env.render()
+        except gymnasium.error.DependencyNotInstalled:
+            return None
 
     def close(self) -> None:
         self.env.close()

@@ -223,3 +223,16 @@ def test_a_class_of_ones_own_is_taken_as_it_is() -> None:
     assert ready.reset(Key.of(0)).obs.shape == (1, 1, 10)
     with pytest.raises(ConfigError, match="one instance can be one copy"):
         open_env(Lock(), copies=2)
+
+
+def test_a_run_goes_on_without_what_draws_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Any) -> Any:
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    env = open_env("gymnasium/CartPole-v1", copies=1)
+    env.reset(Key.of(0))
+    assert env.render(0) is not None
+    monkeypatch.setattr(type(gymnasium.make("CartPole-v1").unwrapped), "render", missing)
+    bare = open_env("gymnasium/CartPole-v1", copies=1)
+    bare.reset(Key.of(0))
+    assert bare.render(0) is None
