@@ -15,6 +15,7 @@ from mfmarl.inference import files, filtering, senses
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
 from mfmarl.inference.planning import sophisticated
+from mfmarl.inference.unknown import level
 from mfmarl.inference.world import World
 from mfmarl.learning.training import Training
 from mfmarl.random import Key
@@ -228,3 +229,44 @@ def test_preferences_out_of_reach_are_told_with_their_modality() -> None:
     train(World(walled, 2), "active_inference", {"learn": "B"})
     likes_the_middle = walled.trusted(C=(torch.tensor([0.0, 1.0, 3.0]).double(),))
     train(World(likes_the_middle, 2), "active_inference", {})
+
+
+def hidden_world() -> GenerativeModel:
+    """Two states that are seen eight times of ten."""
+    blur = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).double()
+    moves = torch.tensor([[0.9, 0.3], [0.1, 0.7]]).double().unsqueeze(-1)
+    return GenerativeModel(
+        A=(blur,), B=(moves,), C=(torch.tensor([0.0, 1.0]).double(),), D=(torch.ones(2).double() / 2,)
+    )
+
+
+def test_an_episode_that_begins_with_an_action_in_force_begins_from_d() -> None:
+    """A spin stands from the first: what stands was nobody's move."""
+    world = hidden_world()
+    training = train(World(world, 3, horizon=9), "active_inference", {})
+    agent, episode = mind(training), training.episode
+    lived(training, 2)
+    again = episode.timestep._replace(step=torch.zeros_like(episode.timestep.step))
+    assert bool((again.action >= 0).all())
+    view, _ = agent.perceive(episode.carried[0], again, episode.felt[0], episode.env.ids, Key.of(0))
+    torch.testing.assert_close(
+        view.double(), world.A[0][again.obs], atol=1e-5, rtol=1e-4
+    )  # uniform D: the column alone
+
+
+def test_a_move_between_states_that_are_hidden_is_counted_by_their_posterior() -> None:
+    """One step by hand: xi(s', s) = p(o' | s') B(s' | s, u) q(s) / p(o'), not the product of the two beliefs."""
+    world = hidden_world()
+    training = train(World(world, 1, horizon=9), "active_inference", {"learn": "B"}, copies=1, evaluate=False)
+    agent = mind(training)
+    before = b_of(agent).double().clone()
+    q = training.episode.seen[0].obs[0, 0, :2].double()
+    training.step()
+    seen = int(training.episode.timestep.obs[0, 0])
+    pair = world.A[0][seen].unsqueeze(-1) * world.B[0][..., 0] * q
+    torch.testing.assert_close(b_of(agent).double()[..., 0] - before[..., 0], pair / pair.sum(), atol=1e-5, rtol=1e-4)
+
+
+def test_rewards_are_told_by_the_nearest_level() -> None:
+    levels = torch.linspace(-1, 1, 5)
+    assert level(torch.tensor([-3.0, -0.8, -0.7, 0.2, 0.3, 1.0]), levels).tolist() == [0, 0, 1, 2, 3, 4]
