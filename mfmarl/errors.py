@@ -58,6 +58,12 @@ class ResourceFault(MfmarlError):
     exit_code = 8
 
 
+class RankLost(MfmarlError):
+    """One of the processes that shared a population died or fell silent; the others stopped."""
+
+    exit_code = 10
+
+
 class ClaimRefuted(MfmarlError):
     """`compare --assert` did not hold."""
 
