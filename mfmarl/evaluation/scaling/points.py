@@ -10,7 +10,8 @@ A sweep's folder:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from mfmarl.learning.run_config import Choice
@@ -52,6 +53,23 @@ class Plan:
     """Bytes that one point may take; 0: four fifths of what is free."""
     device: str = "cpu"
     threads: int = 1
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Plan:
+        """The inverse of `to_table`; entries that this version does not know are left out."""
+        known = {f.name for f in fields(cls)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in known}
+        values["environment"] = Choice(**table["environment"])
+        values["agents"] = {
+            label: {group: Choice(**choice) for group, choice in team.items()}
+            for label, team in table["agents"].items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,5 @@ class Measured:
 
 def _known(kind: type, table: dict[str, Any]) -> dict[str, Any]:
     """What this version knows of a table that another may have written."""
-    from dataclasses import fields
-
     names = {f.name for f in fields(kind)} - {"point", "status"}
     return {name: value for name, value in table.items() if name in names}
