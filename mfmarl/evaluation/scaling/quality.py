@@ -1,0 +1,391 @@
+"""What is learned, against the number of agents: ordinary runs at every size, and what they tell together.
+
+`plan_quality` says which runs there are to be, `judge` reads those that are done. Every number is judged over seeds:
+its interquartile mean with a 95 % interval, as in comparisons.
+
+The runs of one size share their number of agents times copies as far as that can be: small populations are played in
+more copies, so that a report averages over as many agents and a learner meets as many, and one of more than
+`TOGETHER` agents is played in one copy. Learners thus make the same number of updates at every size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mfmarl.errors import ConfigError, MfmarlError
+from mfmarl.evaluation import results, statistics, summary
+from mfmarl.evaluation.comparison import PlannedRun, plan, write_plan
+from mfmarl.evaluation.results import Comparison, Run
+from mfmarl.evaluation.scaling.points import Measured, Plan
+from mfmarl.learning.durable import write_atomic
+from mfmarl.learning.run_config import Choice, RunOptions
+
+TOGETHER = 4096
+"""Agents of all copies together that a run has, where copies can make them up."""
+MOST_COPIES = 64
+TOLERANCE = 0.05
+"""How near to its final value a curve has come when it is called there: a share of all that it rises."""
+NANOSECONDS = 2000.0
+"""CPU-nanoseconds per agent and step that a run is thought to take where nothing was measured."""
+
+FOLDER = "quality"
+_SIZES = "sizes.json"
+Event = dict[str, Any]
+Row = dict[str, Any]
+
+
+class Size(NamedTuple):
+    """What a game says of one number of agents."""
+
+    reason: str
+    """Why it is not played; empty: it is."""
+    horizon: int | None = None
+    """Steps of an episode that everybody lives through; None: it has none such."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All that is said of learning against N: plain values throughout.
+
+    An *estimate* is {"value", "low", "high", "runs"}: interquartile mean over seeds with its 95 % interval (None where
+    it is not known, such as the interval of one run). A *fit* is {"coefficient", "exponent", "low", "high", "points",
+    "misfit", "theory", "agrees"}: y = coefficient N^exponent with the exponent's 95 % interval (None where there was
+    nothing to fit), the number of sizes, the square root of chi^2 per degree of freedom, what theory says of the
+    exponent, and whether the interval holds it.
+    """
+
+    sizes: tuple[int, ...]
+    """Numbers of agents that were played."""
+    skipped: dict[int, str]
+    """Numbers of agents that were not, and why: the game's own sentence, or that no time was left."""
+    rows: list[Row]
+    """One for each agent and size, in the order of the plan, whether or not a run of it is done: "agent", "num_agents",
+    "copies", "runs" (done), "planned"; "reward" and "return" (estimates of the time average over the later half of the
+    evaluations; "return" over an episode, None where episodes have no common length); "measures": by name (`reward`
+    first) {"value", "low", "high", "runs", "standard_error", "theory", "kind", "source", "distance" (measured less
+    theory), "standard_errors" (the distance in them), "agrees" (the interval holds theory)}, whose last six are None
+    where theory is silent; "gaps": estimates by column, of "limit/exploitability" and "finite/exploitability";
+    "steps" and "agent_steps" (estimates of what it takes to come within `TOLERANCE` of the final reward: environment
+    steps of each copy, and steps of agents in all copies together; None where nothing rose beyond the noise)."""
+    failed: list[Row]
+    """Runs that are not done: "agent", "num_agents", "seed", "state", "error"."""
+    fluctuations: list[Row]
+    """One for each agent, size and number: "agent", "num_agents", "name" (`reward` or a measure), "value" and "error"
+    (standard deviation over copies of the population's mean at one moment, and its standard error), "samples"
+    (moments that are worth an independent one), "theory" (the exact one; None: not known), "source", "runs"."""
+    fluctuation_fits: list[Row]
+    """One for each agent and number: "agent", "name", and a fit; theory -1/2, away from critical points."""
+    limit: list[Row]
+    """How far N agents are from infinitely many. One for each agent, size and number: "agent", "num_agents", "name",
+    "value" and "error" (what is measured less the limit's, with its standard error), "measured", "limit", "source",
+    "theory" (the reference at N less the limit's; None: not known)."""
+    limit_fits: list[Row]
+    """One for each agent and number: "agent", "name", and a fit of the distance; theory -1 for means."""
+    transfer: list[Row]
+    """One for each agent and pair of sizes: "agent", "trained", "played", "reward" (an estimate; the diagonal is
+    played alike), "loss" (an estimate of the reward less that of who was trained at this size, paired by seeds; None
+    on the diagonal) and "reason" (why there is no reward; else empty)."""
+    notes: list[str]
+    """What a reader must be told besides: what was left out, and why."""
+
+    def to_table(self) -> dict[str, Any]:
+        """As JSON has it: the fields by name, sizes as words in `skipped`, None for what is no number."""
+        table = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        table["sizes"] = list(self.sizes)
+        table["skipped"] = {str(n): why for n, why in self.skipped.items()}
+        plain: dict[str, Any] = _plain(table)
+        return plain
+
+
+# ------------------------------------------------------------------------------------------------ planning
+
+
+def label(num_agents: int) -> str:
+    """What a comparison calls a size."""
+    return f"N-{num_agents}"
+
+
+def look(plan: Plan) -> dict[int, Size]:
+    """What the game says of each size of the plan: one that it cannot be played with is refused in its own words."""
+    from mfmarl.population.open import open_env
+    from mfmarl.population.simulation import Simulation
+    from mfmarl.registry import lookup
+
+    entry = lookup("environment", plan.environment.name)
+    found = {}
+    for n in plan.sizes:
+        try:
+            env = open_env(entry, _environment(plan, n).options, 1)
+        except MfmarlError as error:
+            found[n] = Size(str(error))
+            continue
+        if env.spec.num_agents != n:
+            found[n] = Size(f"{plan.environment.name} has {env.spec.num_agents} agents when asked for {n}.")
+        else:
+            whole = isinstance(env, Simulation) and env.lockstep
+            found[n] = Size("", env.spec.horizon if whole else None)
+        env.close()
+    return found
+
+
+def options_at(plan: Plan, num_agents: int, seed: int = 0) -> RunOptions:
+    """How a run of that many agents is carried out."""
+    copies = min(MOST_COPIES, max(1, TOGETHER // num_agents))
+    options = RunOptions(
+        seed=seed,
+        steps=plan.learning_steps,
+        copies=copies,
+        evaluation_copies=max(2, copies),  # two tell how they differ
+        device=plan.device,
+        threads=plan.threads,
+    )
+    if 2 * num_agents <= TOGETHER:
+        return options
+    # Two copies act in evaluation where one learns: half as many steps cost as much as acting in training.
+    return replace(options, evaluation_steps=max(1, options.evaluation_interval // 2))
+
+
+def plan_quality(
+    plan: Plan, folder: Path, seconds: float = 0.0, jobs: int = 1, measured: Sequence[Measured] = ()
+) -> list[PlannedRun]:
+    """Every run of every size that the game allows, by size within each seed; writes folder/quality/comparison.json.
+
+    `seconds` of wall time, with `jobs` runs at a time, leave out the largest sizes that would not fit, by the costs
+    that were `measured`; 0: no limit. What is left out, and why, is kept in the folder and told by `judge`.
+
+    Raises ConfigError where no size can be played, with the game's own words.
+    """
+    if not plan.seeds:
+        return []
+    sizes = look(plan)
+    if all(s.reason for s in sizes.values()):
+        raise ConfigError(next(iter(sizes.values())).reason)
+    if seconds > 0:
+        sizes = _within(plan, sizes, seconds * max(1, jobs), measured)
+    place = folder / FOLDER
+    runs = _runs(plan, place, [n for n, s in sizes.items() if not s.reason])
+    _write(place, plan, sizes)
+    return runs
+
+
+def expected_seconds(plan: Plan, num_agents: int, measured: Sequence[Measured] = ()) -> float:
+    """CPU-seconds that all runs of one size are thought to take, by the nearest size that was measured."""
+    options = options_at(plan, num_agents)
+    reports = math.ceil(options.steps / options.report_interval)
+    acted = options.evaluation_copies * options.evaluation_interval * reports
+    total = 0.0
+    for agent in plan.agents:
+        own = [m for m in measured if m.point.agent == agent and m.point.kind == "mfmarl" and m.status == "done"]
+        near = min(own, key=lambda m: abs(math.log(_together(m) / (num_agents * options.copies))), default=None)
+        each = NANOSECONDS if near is None else near.nanoseconds
+        total += 1e-9 * each * num_agents * (options.steps * options.copies + acted) * len(plan.seeds)
+    return total
+
+
+def _together(measured: Measured) -> int:
+    return measured.point.num_agents * measured.point.copies
+
+
+def _within(plan: Plan, sizes: dict[int, Size], cpu: float, measured: Sequence[Measured]) -> dict[int, Size]:
+    """The sizes, those refused that do not fit into so many CPU-seconds: the largest first."""
+    kept, spent = dict(sizes), 0.0
+    for n in sorted(sizes):
+        if sizes[n].reason:
+            continue
+        needed = expected_seconds(plan, n, measured)
+        if spent + needed > cpu:
+            kept[n] = Size(
+                f"Learning at N = {n:,} would take about {needed:,.0f} CPU-seconds, and {max(0.0, cpu - spent):,.0f} "
+                "of the budget are left."
+            )
+        else:
+            spent += needed
+    return kept
+
+
+def _environment(plan: Plan, num_agents: int) -> Choice:
+    return Choice(plan.environment.name, {**plan.environment.options, "num_agents": num_agents})
+
+
+def _runs(the_plan: Plan, place: Path, sizes: Sequence[int]) -> list[PlannedRun]:
+    found: list[PlannedRun] = []
+    for seed in the_plan.seeds:
+        for n in sizes:
+            there = {label(n): _environment(the_plan, n)}
+            found += plan(there, the_plan.agents, [seed], options_at(the_plan, n), place)
+    return found
+
+
+def _write(place: Path, plan: Plan, sizes: dict[int, Size]) -> None:
+    played = {label(n): _environment(plan, n) for n, s in sizes.items() if not s.reason}
+    write_plan(place, played, plan.agents, plan.seeds, f"mfmarl scale {plan.environment.name}")
+    told = {str(n): s._asdict() for n, s in sizes.items()}
+    write_atomic(place / _SIZES, (json.dumps(told, indent=1) + "\n").encode())
+
+
+def _sizes(plan: Plan, place: Path) -> dict[int, Size]:
+    if not (place / _SIZES).is_file():
+        return look(plan)
+    told = results.read_json(place / _SIZES)
+    return {n: Size(**told[str(n)]) if str(n) in told else Size("It was not planned.") for n in plan.sizes}
+
+
+# ------------------------------------------------------------------------------------------------- judging
+
+
+def judge(plan: Plan, folder: Path, on_event: Callable[[Event], None] | None = None) -> Quality:
+    """What the runs that are done tell; those that are not are named. Plays the trained policies on, and elsewhere.
+
+    `on_event` hears {"event": "judging", "what": "fluctuations" or "transfer", "agent", "num_agents"}.
+    """
+    place = folder / FOLDER
+    sizes = _sizes(plan, place)
+    played = [n for n, s in sizes.items() if not s.reason]
+    comparison = _read(plan, place, played)
+    return Quality(
+        sizes=tuple(played),
+        skipped={n: s.reason for n, s in sizes.items() if s.reason},
+        rows=[_row(comparison, agent, n, sizes[n]) for agent in plan.agents for n in played],
+        failed=_failed(plan, place, comparison),
+        fluctuations=[],
+        fluctuation_fits=[],
+        limit=[],
+        limit_fits=[],
+        transfer=[],
+        notes=[],
+    )
+
+
+def _read(plan: Plan, place: Path, sizes: Sequence[int]) -> Comparison:
+    """The runs that are done, as a comparison, and the others as failed ones; nothing is refused or cut short."""
+    runs = []
+    for planned in _runs(plan, place, sizes):
+        try:
+            run = results.read_run(planned.path, planned.environment, planned.agent)
+        except ConfigError:
+            run = _absent(planned)
+        runs.append(run if run.state == "done" else replace(run, state="missing" if not len(run.steps) else "failed"))
+    return Comparison(
+        path=place,
+        name=place.name,
+        runs=tuple(runs),
+        environments=tuple(label(n) for n in sizes),
+        agents=tuple(plan.agents),
+        seeds=plan.seeds,
+    )
+
+
+def _absent(planned: PlannedRun) -> Run:
+    return Run(
+        planned.path, planned.environment, planned.agent, planned.seed, "missing", np.zeros(0, dtype=np.int64), {},
+        error="the run has no results",
+    )  # fmt: skip
+
+
+def _failed(plan: Plan, place: Path, comparison: Comparison) -> list[Row]:
+    noted = results.read_json(place / results.FAILURES) if (place / results.FAILURES).is_file() else {}
+    found = []
+    for run in comparison.runs:
+        if run.state == "done":
+            continue
+        told = noted.get(str(run.path.relative_to(place)), "")
+        found.append({
+            "agent": run.agent,
+            "num_agents": int(run.environment.removeprefix("N-")),
+            "seed": run.seed,
+            "state": run.state,
+            "error": str(told) or run.error,
+        })  # fmt: skip
+    return found
+
+
+def _row(comparison: Comparison, agent: str, num_agents: int, size: Size) -> Row:
+    environment = label(num_agents)
+    runs = [r for r in comparison.of(environment, agent) if r.state == "done"]
+    reward = _estimate([results.time_average(r, "eval/reward") for r in runs])
+    curves = [(r.steps, r.columns["eval/reward"]) for r in runs if "eval/reward" in r.columns]
+    arrived = [arrival(steps, values) for steps, values in curves]
+    took = [
+        float(r.columns["agent_steps"][i]) for r, i in zip(runs, arrived, strict=False) if i is not None
+    ]  # fmt: skip
+    return {
+        "agent": agent,
+        "num_agents": num_agents,
+        "copies": min(MOST_COPIES, max(1, TOGETHER // num_agents)),
+        "runs": len(runs),
+        "planned": len(comparison.of(environment, agent)),
+        "reward": reward,
+        "return": None if reward is None or size.horizon is None else _times(reward, size.horizon),
+        "measures": _measures(comparison, environment, agent),
+        "gaps": summary.gaps(comparison, environment, agent),
+        "steps": _estimate([float(s[i]) for (s, _), i in zip(curves, arrived, strict=True) if i is not None]),
+        "agent_steps": _estimate(took),
+    }
+
+
+def _measures(comparison: Comparison, environment: str, agent: str) -> dict[str, Row]:
+    theory = summary.theory(comparison, environment, agent)
+    runs = [r for r in comparison.of(environment, agent) if r.state == "done"]
+    columns = {name for r in runs for name in r.columns if name.startswith("eval/")}
+    found: dict[str, Row] = {}
+    for name in sorted((c.removeprefix("eval/") for c in columns), key=lambda c: (c != "reward", c)):
+        scores = results.measured(comparison, environment, agent, f"eval/{name}", settled=True).values
+        estimate = _estimate(scores)
+        if estimate is None:
+            continue
+        known, error = theory.get(name), statistics.standard_error(scores)
+        row: Row = {**estimate, "standard_error": error}
+        row |= dict.fromkeys(("theory", "kind", "source", "distance", "standard_errors", "agrees"))
+        if known is not None:
+            away = estimate["value"] - known["theory"]
+            row |= {key: known[key] for key in ("theory", "kind", "source", "agrees")}
+            row |= {"distance": away, "standard_errors": away / error if error > 0 else None}
+        found[name] = row
+    return found
+
+
+def arrival(steps: np.ndarray, values: np.ndarray) -> int | None:
+    """The row from which a curve is near its final value: where three rows' mean first comes as near as `TOLERANCE`.
+
+    The final value is the time average of the later half, what there is to rise its distance from the first row.
+    None where that is not beyond three standard deviations of the later rows: nothing was seen to be learned.
+    """
+    known = np.isfinite(values)
+    where, seen = np.flatnonzero(known), values[known]
+    late = seen[steps[known] > results.BURN_IN * steps[-1]] if len(steps) else seen
+    if len(seen) < 4 or len(late) < 2:
+        return None
+    final, noise = late.mean(), late.std(ddof=1)
+    rise = final - seen[0]
+    if abs(rise) <= 3 * noise or rise == 0:
+        return None
+    smooth = np.convolve(seen, np.full(3, 1 / 3), mode="valid")
+    near = np.sign(rise) * (final - smooth) <= TOLERANCE * abs(rise) + noise / math.sqrt(3)
+    return int(where[int(np.argmax(near)) + 2]) if near.any() else None
+
+
+def _estimate(values: Sequence[float] | np.ndarray) -> Row | None:
+    kept = np.asarray(values, dtype=np.float64)
+    kept = kept[np.isfinite(kept)]
+    return statistics.estimate([kept])._asdict() if len(kept) else None
+
+
+def _times(estimate: Row, factor: float) -> Row:
+    return {k: v if k == "runs" else v * factor for k, v in estimate.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
