@@ -75,7 +75,10 @@ def fit_law(x: Sequence[float], y: Sequence[float], scale: Sequence[float] | Non
     sizes = sorted(set(xs.tolist()))
     if len(sizes) < 5:
         return straight
+    # What a straight line says to a thousandth has no knee.
     best, least = math.inf, 0.7 * _held_back_error(xs, ys, scales, math.inf)
+    if least < 7e-4:
+        return straight
     for knee in sizes[1:-1]:
         error = _held_back_error(xs, ys, scales, knee)
         if error < least:
@@ -121,9 +124,9 @@ def series(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
 
 
 def seconds_per_step(one: Measured) -> float:
-    """CPU-seconds of a step on one thread; with more threads wall seconds, which all of them share."""
-    threads = int(one.machine.get("threads", 1) or 1)
-    return (one.cpu if threads == 1 and one.cpu > 0 else one.wall) / one.steps
+    """CPU-seconds of a step on one thread of a processor; else wall seconds, which threads and a GPU share."""
+    alone = one.machine.get("threads", 1) == 1 and str(one.machine.get("device", "cpu")).startswith("cpu")
+    return (one.cpu if alone and one.cpu > 0 else one.wall) / one.steps
 
 
 @dataclass(frozen=True)
@@ -144,16 +147,16 @@ def _by_size(points: Sequence[Measured]) -> _Sizes:
     for one in points:
         groups.setdefault((one.point.num_agents * one.point.copies, one.point.num_agents), []).append(one)
     keys = sorted(groups)
-    timed = all(one.phases and one.phase_steps > 0 for one in points)
+    apart = {k: [one for one in groups[k] if one.phases and one.phase_steps > 0] for k in keys}
     return _Sizes(
         tuple(float(slots) for slots, _ in keys),
         tuple(agents for _, agents in keys),
         tuple(median(map(seconds_per_step, groups[k])) for k in keys),
         tuple(float(median(one.peak_bytes for one in groups[k])) for k in keys),
         {
-            phase: tuple(median(one.phases.get(phase, 0.0) / one.phase_steps for one in groups[k]) for k in keys)
+            phase: tuple(median(one.phases.get(phase, 0.0) / one.phase_steps for one in apart[k]) for k in keys)
             for phase in PHASES
-            if timed
+            if all(apart.values())
         },
     )
 
@@ -178,10 +181,14 @@ class Load:
 
     field_bytes: float = 0.0
     """Counts that are added up over ranks, each step: int64 for each group and column, of every copy."""
-    field_calls: float = 1.0
+    field_calls: float = 0.0
     """All-reduces that carry them."""
     halo_bytes: float = 0.0
     """Of a lattice that is divided by rows: bytes of one row, given to each of two neighbours each step."""
+    halo_growth: float = 0.5
+    """A row of N agents has N^halo_growth of them: 1 - 1/D in D dimensions."""
+    agents: int = 1
+    """Of the population that the halo was counted for."""
     gradient_bytes: float = 0.0
     """Bytes of an update's gradients: 4 for each weight."""
     updates: float = 0.0
@@ -193,8 +200,25 @@ class Load:
     learning_flops: float = 0.0
     """Operations of learning, per step and rank."""
     learning_bytes: float = 0.0
+    indivisible: str = ""
+    """A field that cannot be felt by parts: such a population is divided by copies alone."""
     known: bool = True
     """Whether it was counted; a load that was not counts weights alone."""
+
+    def sent(self, purposes: Mapping[str, float], steps: int) -> Load:
+        """This load with the bytes that a rank handed over in so many steps (`Ranks.sent`) in place of those counted.
+
+        What goes by other names than field, halo and gradients is added to the field's.
+        """
+        per_step = {name: size / steps for name, size in purposes.items()}
+        gradients, halo = per_step.pop("gradients", 0.0), per_step.pop("halo", 0.0)
+        return replace(
+            self,
+            field_bytes=sum(per_step.values()),
+            field_calls=max(self.field_calls, float(bool(per_step))),
+            halo_bytes=halo / 2,
+            gradient_bytes=gradients / self.updates if self.updates else 0.0,
+        )
 
 
 def load_of(plan: Plan, point: Point) -> Load:
@@ -202,26 +226,20 @@ def load_of(plan: Plan, point: Point) -> Load:
 
     Raises ConfigError where the point's learner is not ours: those are not divided over ranks.
     """
-    import torch
-
-    from mfmarl.learning.build import open_population
+    from mfmarl.evaluation.scaling.measure import config_of
+    from mfmarl.learning.build import choose_device, open_population
     from mfmarl.learning.players import make_players
-    from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
     from mfmarl.random import Key
 
     if point.kind != "mfmarl":
         raise ConfigError(
             f"{point.agent} ({point.kind}) is not divided over ranks: predict one of mfmarl's own agents."
         )
-    if point.agent not in plan.agents:
-        raise ConfigError(f"The sweep has no agent {point.agent!r}.{nearest(point.agent, plan.agents)}")
-    environment, agents = _varied(plan.environment, plan.agents[point.agent], point.varied)
-    device = torch.device("cpu")
+    device = choose_device("cpu")
     fault: ConfigError | None = None
-    for size in sorted({n for n in plan.sizes if n <= point.num_agents} | {point.num_agents}):
-        options = {**environment.options, "num_agents": size}
-        config = RunConfig(Choice(environment.name, options), agents, RunOptions(copies=1, evaluation_copies=0))
+    for size in [*sorted({n for n in plan.sizes if n < point.num_agents}), point.num_agents]:
         try:
+            config = config_of(replace(point, num_agents=size, copies=1), plan)
             env = open_population(config, 1, device)
         except ConfigError as error:  # not every size fills a torus
             fault = error
@@ -235,34 +253,11 @@ def load_of(plan: Plan, point: Point) -> Load:
     raise fault
 
 
-def _varied(environment: Any, agents: dict[str, Any], varied: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A point's options, given to whoever has an option of that name."""
-    from dataclasses import fields
-
-    from mfmarl.learning.run_config import Choice
-    from mfmarl.registry import lookup
-
-    if not varied:
-        return environment, agents
-
-    def known(kind: Any) -> set[str]:
-        return {f.name for f in fields(kind)}
-
-    own = known(lookup("environment", environment.name).load())
-    given = {k: v for k, v in varied.items() if k in own}
-    environment = Choice(environment.name, {**environment.options, **given})
-    out = {}
-    for group, choice in agents.items():
-        has = known(lookup("agent", choice.name).load().Config)
-        mine = {k: v for k, v in varied.items() if k in has and k not in own}
-        out[group] = Choice(choice.name, {**choice.options, **mine})
-    return environment, out
-
-
 def _counted(spec: Any, players: Sequence[Any], copies: int, num_agents: int) -> Load:
     from mfmarl.population.field import Everyone, Neighbours
 
-    field_bytes = halo = calls = 0.0
+    field_bytes = halo = calls = growth = 0.0
+    whole = ""
     gradient = updates = flops = moved = learning_flops = learning_bytes = 0.0
     share = 1 / len(players)
     for player in players:
@@ -274,9 +269,13 @@ def _counted(spec: Any, players: Sequence[Any], copies: int, num_agents: int) ->
                 teams = len(spec.groups) if agent.field.over.same else 1
                 field_bytes += 8 * columns * teams * copies
                 calls += 1
-            elif isinstance(agent.field.over, Neighbours):
-                # A square's side: rows of a torus of that many agents. Counts travel packed, eight bytes to a site.
-                halo += 8 * math.isqrt(num_agents) * copies
+            elif isinstance(agent.field.over, Neighbours) and spec.graph is not None and spec.graph.torus:
+                # A row of a torus of so many agents. Counts travel packed, eight bytes to a site.
+                dimension = len(spec.graph.torus)
+                growth = (dimension - 1) / dimension
+                halo += 8 * num_agents**growth * copies
+            else:
+                whole = str(agent.field)
         weights = sum(p.numel() for p in agent.parameters() if p.requires_grad) / agent.minds
         widths = sum(p.shape[-2] + p.shape[-1] for p in agent.parameters() if p.requires_grad and p.ndim == 3)
         acting = getattr(agent, "policy", None) or getattr(agent, "values", None) or agent
@@ -298,8 +297,11 @@ def _counted(spec: Any, players: Sequence[Any], copies: int, num_agents: int) ->
         # Forward once, backward twice; and once more the target or the old policy.
         learning_flops += 8 * weights * rows
         learning_bytes += 4 * 4 * widths * rows
-    return Load(field_bytes, max(calls, 1.0) if field_bytes else 0.0, halo, gradient, updates,
-                flops, moved, learning_flops, learning_bytes)  # fmt: skip
+    return Load(
+        field_bytes=field_bytes, field_calls=calls, halo_bytes=halo, halo_growth=growth, agents=num_agents,
+        gradient_bytes=gradient, updates=updates, flops=flops, bytes=moved, learning_flops=learning_flops,
+        learning_bytes=learning_bytes, indivisible=whole,
+    )  # fmt: skip
 
 
 def _learned(agent: Any, config: Any, slots: int) -> tuple[float, float]:
@@ -606,7 +608,8 @@ class CostModel:
         straggling = compute * (slowest(self.jitter, ranks) - 1)
         calls = self.load.field_calls
         felt = calls * network.all_reduce(self.load.field_bytes / max(calls, 1.0), ranks) if calls else 0.0
-        halo_bytes = self.load.halo_bytes * math.sqrt(cluster.agents / max(self._halo_agents, 1)) if ranks > 1 else 0.0
+        growth = (cluster.agents / max(self.load.agents, 1)) ** self.load.halo_growth
+        halo_bytes = self.load.halo_bytes * growth if ranks > 1 else 0.0
         halo = network.exchange(halo_bytes, ranks) if halo_bytes else 0.0
         gradients = self.load.updates * network.all_reduce(self.load.gradient_bytes, ranks)
         seconds = compute + straggling + felt + halo + gradients
@@ -622,8 +625,14 @@ class CostModel:
         bottleneck = max(parts, key=lambda name: parts[name])
         if bottleneck == "computing" and phases:
             bottleneck = f"computing ({max(phases, key=lambda name: phases[name])})"
+        if self.load.indivisible and ranks > cluster.copies:
+            notes.append(
+                f"A population that feels {self.load.indivisible!r} is divided by copies alone, not by agents."
+            )
         if not self.load.known:
             notes.append("What the field sends was not counted: only gradients are.")
+        if cluster.nodes > 1 and not cluster.network:
+            notes.append(f"network= was not given: machines are taken to speak as the ranks of {network.name!r} do.")
         if share > 1.01 * self.largest:
             notes.append(
                 f"{share:.3g} agents per rank lie beyond the largest size that was measured, {self.largest:.3g}."
@@ -668,11 +677,6 @@ class CostModel:
             return replace(cluster, agents=agents, nodes=nodes)
         inside = {"gpus": ranks} if cluster.gpus else {"cores": ranks}
         return replace(cluster, agents=agents, nodes=1, **inside)  # type: ignore[arg-type]
-
-    @property
-    def _halo_agents(self) -> float:
-        """Agents of the population whose halo `load` counts: its row is the square root of them."""
-        return (self.load.halo_bytes / 8) ** 2 if self.load.halo_bytes else 1.0
 
     def _network(self, cluster: Cluster) -> Network:
         if not cluster.network:
@@ -810,22 +814,28 @@ def _checks(name: str, sizes: _Sizes, what: str) -> list[Check]:
 # ---------------------------------------------------------------------------------------------- measuring
 
 
-def measure_jitter(run: Any, repeats: int = 5, steps: int = 40) -> tuple[float, ...]:
+def measure_jitter(plan: Plan, point: Point, repeats: int = 5, steps: int = 40) -> tuple[float, ...]:
     """Times of the same step over their median: what makes one rank slower than another that does the same.
 
-    `run()` builds a training anew, always the same (`mfmarl.learning.build.build(config).training`, `episode.begin()`
-    included); a step that learns is compared with the same step of the other repeats, since all ranks learn at once.
-    CPU-seconds: what other processes of this machine take is not counted.
+    The point's training is built `repeats` times, always the same: a step that learns is compared with that very step of
+    the other repeats, since all ranks learn at once. CPU-seconds, of this process: what others of this machine take is not
+    counted, what they do to the caches is.
     """
     import time
 
-    times = []
+    from mfmarl.evaluation.scaling.measure import config_of
+    from mfmarl.learning.build import build
+
+    config, times = config_of(point, plan), []
     for _ in range(repeats):
-        training, row = run(), []
-        for _ in range(steps + 3):
-            began = time.process_time()
-            training.step()
-            row.append(time.process_time() - began)
+        built, row = build(config), []
+        try:
+            for _ in range(steps + 3):
+                began = time.process_time()
+                built.training.step()
+                row.append(time.process_time() - began)
+        finally:
+            built.close()
         times.append(row[3:])
     table = np.asarray(times)
     return tuple((table / np.median(table, 0)).flatten().tolist())
