@@ -17,10 +17,12 @@ import math
 import os
 import platform
 import resource
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ SECONDS = 2.0
 """Wall time that the timed steps take at least, where the plan names no number."""
 LIMIT = 300.0
 """Wall time after which a point is given up."""
+GRACE = 30.0
+"""What a process has beyond that, for its start and its last step."""
 STACKED = ("iql", "ippo")
 """The independent learners of ours that are also measured with a mind for each agent."""
 
@@ -149,6 +153,8 @@ class Runner:
     """Steps of one whole cycle: after them every kind of work has been done as often as it is done for ever."""
     warm: Callable[[], None]
     """Play until everything has been done once and memory has its final size."""
+    played: Callable[[], int]
+    """Steps until now."""
     num_agents: int
     weights: int
     device: torch.device
@@ -170,6 +176,7 @@ def measure(point: Point, plan: Plan, seconds: float = SECONDS, limit: float = L
                 f"{plan.environment.name} has {runner.num_agents} agents where {point.num_agents} were asked for."
             )
         runner.warm()
+        warmed = runner.played()
         steps, wall, cpu = timed(runner, plan.steps, seconds, deadline)
         peak = peak_bytes()
         shares: dict[str, float] = {}
@@ -179,7 +186,8 @@ def measure(point: Point, plan: Plan, seconds: float = SECONDS, limit: float = L
             shares = runner.phases(phase_steps)
         return Measured(
             point, "done", "", steps, wall, cpu, built, peak, base, shares, phase_steps if shares else 0,
-            runner.weights, machine(runner.device, plan.threads),
+            runner.weights,
+            machine(runner.device, plan.threads) | {"unit": runner.unit, "warm_steps": warmed},
         )  # fmt: skip
     finally:
         runner.close()
@@ -238,6 +246,7 @@ def runner_of(built: Built, deadline: float = math.inf) -> Runner:
         advance,
         unit(training),
         lambda: warm(training, advance),
+        lambda: training.tick,
         training.episode.env.spec.num_agents,
         weights(training),
         training.episode.env.device,
@@ -361,6 +370,51 @@ def _processor() -> str:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return named or platform.processor() or platform.machine()
+
+
+def fresh(
+    point: Point, plan: Plan, seconds: float = SECONDS, limit: float = LIMIT, imports: Sequence[str] = ()
+) -> Measured:
+    """`measure` in a new process. However that ends, there is an answer; only an interrupt passes through.
+
+    `machine["seconds"]` of the answer is the wall time of everything, from the start of Python on.
+    """
+    order = {"plan": plan.to_table(), "point": asdict(point), "seconds": seconds, "limit": limit, "imports": [*imports]}
+    threads = str(plan.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mfmarl.evaluation.scaling.measure"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+    )
+    try:
+        told, complaints = process.communicate(json.dumps(order), timeout=limit + GRACE)
+    except subprocess.TimeoutExpired:
+        return Measured(point, "skipped", f"It was not done after {limit + GRACE:.0f} s, and was ended.")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    try:
+        found = Measured.from_table(json.loads(told))
+    except (ValueError, KeyError, TypeError):
+        return Measured(point, "failed", _death(process.returncode, complaints))
+    return replace(found, machine={**found.machine, "seconds": round(time.monotonic() - begun, 3)})
+
+
+def _death(code: int, complaints: str) -> str:
+    """How a process ended that gave no answer."""
+    last = next((line.strip() for line in reversed(complaints.splitlines()) if line.strip()), "")
+    if code == -signal.SIGKILL:
+        return "Its process was killed (SIGKILL), as a system does whose memory runs out."
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"Its process died {how}{f': {last}' if last else ''}."
 
 
 def answer(order: dict[str, Any]) -> Measured:
