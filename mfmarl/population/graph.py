@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
@@ -104,6 +105,24 @@ class Graph:
         """The index as [K, N]: everybody's first neighbour, everybody's second, ..."""
         assert self.index is not None
         return self.index.t().contiguous()
+
+    @cached_property
+    def lines(self) -> tuple[NDArray[np.int64], int]:
+        """A torus as lines along its last axis: the lines before and after each along the other axes, and their length."""
+        assert self.torus is not None
+        *others, side = self.torus
+        line = np.arange(int(np.prod(others, dtype=np.int64)), dtype=np.int64).reshape(others)
+        near = [np.roll(line, step, axis).reshape(-1) for axis in range(len(others)) for step in (1, -1)]
+        return np.stack(near, -1) if near else np.empty((1, 0), np.int64), side
+
+    @cached_property
+    def stretches(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Links as stretches: agent i feels target[begins[i] : begins[i + 1]], on the CPU."""
+        links = self.links().cpu()
+        source, order = torch.sort(links[:, 0], stable=True)
+        counts = torch.bincount(source, minlength=self.num_agents)
+        begins = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        return begins.numpy(), links[:, 1].index_select(0, order).to(torch.int32).numpy()
 
     def neighbour_sum(self, x: Tensor) -> Tensor:
         """Sum of `x` [E, N, *f] over each agent's neighbours: same shape and dtype.
