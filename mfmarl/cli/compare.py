@@ -1,4 +1,4 @@
-"""`mfmarl compare`: environments x agents x seeds on the cores of this machine, with statistics and a report."""
+"""`mfmarl compare`: environments x agents x seeds on the cores of this machine or on Ray, with statistics and a report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mfmarl.cli.choices import (
     parse_environments,
     run_options,
 )
+from mfmarl.cli.engines import add_engine_options, engine_of
 from mfmarl.errors import ClaimRefuted, ConfigError, RunsFailed
 
 EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 --seeds 5
@@ -27,7 +28,8 @@ EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 
   mfmarl compare magent2/battle_v4 --agents red=mfq+blue=rusher,red=iql+blue=rusher --map-size 20
   mfmarl compare congestion --agents mfq:temperature=0.2,mfq:temperature=0.05
   mfmarl compare ising,ising:coupling=-1 --agents mfq,iql
-  mfmarl compare my_env.py:MyEnv --agents mfq,iql"""
+  mfmarl compare my_env.py:MyEnv --agents mfq,iql
+  mfmarl compare ising --agents mfq,iql --engine ray --address auto --cpus-per-run 2"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-film", dest="film", action="store_false", help="no animated picture of the populations")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_run_options(parser, skip=("seed",))
+    add_engine_options(parser)
 
 
 def seeds_of(text: str) -> list[int]:
@@ -107,6 +110,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         raise ConfigError(f"--burn-in is a share of each run, at least 0 and below 1, not {known.burn_in:g}.")
     if known.jobs < 0:
         raise ConfigError(f"--jobs must be at least 1, not {known.jobs}.")
+    engine = engine_of(known)
     environments, agents = assign(pairs_of(rest), parse_environments(known.environments), parse_agents(known.agents))
     options = run_options(known)
     name = known.name or f"{folder_name('-'.join(environments))[:80]}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -114,7 +118,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)
     write_plan(folder, environments, agents, seeds, "mfmarl " + shlex.join(sys.argv[1:]))
-    failed = carry_out(runs, known.jobs, known.quiet, known.imports)
+    failed = carry_out(runs, known.jobs, known.quiet, known.imports, engine)
     return _conclude(known, folder, failed)
 
 

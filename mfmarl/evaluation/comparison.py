@@ -1,6 +1,7 @@
 """Carry out a comparison: environments x agents x seeds, on as many cores as wished, each run in its own folder.
 
-Runs that are done are not done again, interrupted ones go on, failed ones are shown as failed.
+Runs that are done are not done again, interrupted ones go on, failed ones are shown as failed. What carries the runs
+out is an `Engine`: processes of this machine ("local"), or Ray (mfmarl.evaluation.ray_engine).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.results import folder_name, read_json
@@ -36,6 +37,24 @@ class PlannedRun:
     seed: int
     path: Path
     config: RunConfig
+
+
+class Engine(Protocol):
+    """What carries runs out, each in its own folder, with the same results bit for bit."""
+
+    def carry_out(
+        self,
+        runs: Sequence[PlannedRun],
+        jobs: int,
+        on_event: Callable[[PlannedRun, Event], None],
+        imports: Sequence[str] = (),
+    ) -> list[tuple[PlannedRun, str]]:
+        """At most `jobs` runs at a time (0: as many as there is room for); returns the failed ones with their reasons.
+
+        Every event has an "event": "begin", "row" (with "row"), "restarted" and "waiting" (with "error", why), and at
+        last "done", "failed" (with "error") or "interrupted".
+        """
+        ...
 
 
 def plan(
@@ -117,12 +136,15 @@ def execute(
     jobs: int,
     on_event: Callable[[PlannedRun, Event], None],
     imports: Sequence[str] = (),
+    engine: Engine | Literal["local"] = "local",
 ) -> list[tuple[PlannedRun, str]]:
-    """Carry out the runs on `jobs` worker processes; returns the failed ones with their reasons.
+    """Carry out the runs, `jobs` at a time; returns the failed ones with their reasons.
 
-    With one job they are carried out in worker processes too: a run that crashes its process is one failed run.
-    Ctrl-C reaches the workers as well: each saves and leaves.
+    The local engine has them carried out in worker processes, with one job too: a run that crashes its process is one
+    failed run. Ctrl-C reaches the workers as well: each saves and leaves.
     """
+    if engine != "local":
+        return engine.carry_out(runs, jobs, on_event, imports)
     orders: Queue[PlannedRun] = Queue()
     for run in runs:
         orders.put(run)

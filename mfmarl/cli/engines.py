@@ -1,0 +1,54 @@
+"""The options that say where the runs of a command are carried out, the same in every command that has many runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Literal
+
+from mfmarl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mfmarl.evaluation.comparison import Engine
+
+_RAY_ONLY = ("address", "cpus_per_run", "gpus_per_run", "memory_per_run", "max_restarts")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """`--engine` and what only Ray needs to know; `engine_of` reads them."""
+    group = parser.add_argument_group("where the runs are carried out")
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or Ray: pip install 'mfmarl[ray]' (default: local)",
+    )
+    group.add_argument(
+        "--address",
+        help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; all its nodes must see the runs' folder "
+        "(default: a cluster of this machine alone, ended with the command)",
+    )
+    group.add_argument("--cpus-per-run", type=float, help="CPUs that Ray sets aside for each run (default: 1)")
+    group.add_argument("--gpus-per-run", type=float, help="GPUs, or a share of one, for each run (default: 0)")
+    group.add_argument(
+        "--memory-per-run", metavar="SIZE", help="memory that Ray sets aside for each run, e.g. 2GB (default: none)"
+    )
+    group.add_argument(
+        "--max-restarts", type=int, help="how often a run whose worker is lost goes on elsewhere (default: 3)"
+    )
+
+
+def engine_of(known: argparse.Namespace) -> Engine | Literal["local"]:
+    """The engine that the options name, found ready for use. Raises ConfigError."""
+    given = {name: value for name in _RAY_ONLY if (value := getattr(known, name)) is not None}
+    if known.engine == "local":
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise ConfigError(f"{option} is for Ray: add --engine ray, or leave it out.")
+        return "local"
+    from mfmarl.evaluation.ray_engine import RayEngine, bytes_of
+
+    if "memory_per_run" in given:
+        given["memory_per_run"] = bytes_of(given["memory_per_run"], "--memory-per-run")
+    engine = RayEngine(**given)
+    engine.check()
+    return engine
