@@ -125,6 +125,9 @@ class Congestion(PopulationEnv):
     def reset(self, ids: Tensor, key: Key) -> State:
         return State(random.integers(key.fold("route"), ids, len(self.incidence)).to(torch.uint8))
 
+    def own_state(self) -> tuple[str, ...]:
+        return ("route",)
+
     def standing(self, state: State) -> Tensor:
         return state.route.long()
 
@@ -140,7 +143,7 @@ class Congestion(PopulationEnv):
 
     def _counts(self, route: Tensor) -> Tensor:
         """Drivers on every route, [E, R] int64."""
-        return torch.stack([(route == k).sum(1) for k in range(len(self.incidence))], dim=1)
+        return self.ranks.sum(torch.stack([(route == k).sum(1) for k in range(len(self.incidence))], dim=1))
 
     def _loads(self, counts: Tensor) -> Tensor:
         """Share of all drivers on every link, [E, L] float64: whole numbers over N."""

@@ -109,7 +109,7 @@ class Foraging(PopulationEnv):
     def _found(self, patch: Tensor, place: Tensor, ids: Tensor, key: Key) -> State:
         """What everyone finds at its place [E, N] while the patch is there [E]."""
         here = place == patch.unsqueeze(-1)
-        counts = torch.stack([(place == site).sum(1) for site in range(self.places)], 1)
+        counts = self.ranks.sum(torch.stack([(place == site).sum(1) for site in range(self.places)], 1))
         chance = torch.where(here, self.rich, self.poor) * self._help(counts / self.num_agents).float().gather(1, place)
         food = (random.uniform(key.fold("food"), ids) < chance) & (place < self.sites)
         # Another site than the patch: 1..K-1 further round.
@@ -120,6 +120,10 @@ class Foraging(PopulationEnv):
             signal = torch.where(place == self.sites, signal, self.sites)
         return State(patch, place.to(torch.uint8), food, signal.to(torch.uint8))
 
+    def _share(self, which: Tensor) -> Tensor:
+        """The share of all agents [E] of whom it is true."""
+        return (self.ranks.sum(which.sum(1)).double() / self.num_agents).float()
+
     def _help(self, share: Tensor) -> Tensor:
         """f of the share at a place: [...]."""
         if self.company == "congestion":
@@ -127,6 +131,9 @@ class Foraging(PopulationEnv):
         if self.company == "cooperation":
             return (share / self.capacity).clamp(max=1)
         return torch.ones_like(share)
+
+    def own_state(self) -> tuple[str, ...]:
+        return ("place", "food", "signal")
 
     def standing(self, state: State) -> Tensor:
         return state.place.long()
@@ -145,9 +152,9 @@ class Foraging(PopulationEnv):
     def measure(self, state: State) -> dict[str, Tensor]:
         """`at_patch`, `at_lookout`: the shares that are there; `food`: the share that has eaten."""
         return {
-            "at_patch": (state.place == state.patch.unsqueeze(-1)).float().mean(1),
-            "at_lookout": (state.place == self.sites).float().mean(1),
-            "food": state.food.float().mean(1),
+            "at_patch": self._share(state.place == state.patch.unsqueeze(-1)),
+            "at_lookout": self._share(state.place == self.sites),
+            "food": self._share(state.food),
         }
 
     def render(self, state: State, copy: int = 0) -> Tensor:

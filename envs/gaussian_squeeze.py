@@ -87,6 +87,9 @@ class GaussianSqueeze(PopulationEnv):
     def reset(self, ids: Tensor, key: Key) -> State:
         return State(random.integers(key.fold("action"), ids, self.actions).to(torch.uint8))
 
+    def own_state(self) -> tuple[str, ...]:
+        return ("action",)
+
     def standing(self, state: State) -> Tensor:
         return state.action.long()
 
@@ -94,7 +97,7 @@ class GaussianSqueeze(PopulationEnv):
         return torch.ones((*state.action.shape, 1), device=state.action.device)
 
     def step(self, state: State, action: Tensor, ids: Tensor, key: Key) -> tuple[State, Tensor]:
-        reward = self._objective(action.sum(1)).to(torch.float32)
+        reward = self._objective(self.ranks.sum(action.sum(1))).to(torch.float32)
         return State(action.to(torch.uint8)), reward.unsqueeze(-1).expand(action.shape)
 
     def _objective(self, total: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ class GaussianSqueeze(PopulationEnv):
 
     def measure(self, state: State) -> dict[str, Tensor]:
         """The total, the mean action, and the reward that the last joint action is worth."""
-        total = state.action.sum(1, dtype=torch.int64)
+        total = self.ranks.sum(state.action.sum(1, dtype=torch.int64))
         mean = total.to(torch.float32) / self.num_agents
         return {"mean_action": mean, "total": total.to(torch.float32), "objective": self._objective(total).float()}
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.population import picture
-from mfmarl.population.environment import PopulationEnv
+from mfmarl.population.environment import PopulationEnv, copy_ids
 from mfmarl.population.graph import Graph
 from mfmarl.population.known import Known
 from mfmarl.population.named_graph import GraphName, named_graph, torus_sides
@@ -132,8 +132,10 @@ class Ising(PopulationEnv):
         """Graph, colours and number of colours, moved to the device once."""
         if device not in self._placed:
             colours = self.colours if self.order == "checkerboard" else torch.zeros(0, dtype=torch.long)
-            graph = None if self.links is None else self.links.to(device)
-            self._placed[device] = graph, colours.to(device), int(colours.max()) + 1 if colours.numel() else 0
+            many = int(colours.max()) + 1 if colours.numel() else 0
+            colours = self.mine(colours) if many else colours
+            graph = self.links if self.near is None else self.near
+            self._placed[device] = None if graph is None else graph.to(device), colours.to(device), many
         return self._placed[device]
 
     def spec(self) -> Spec:
@@ -159,7 +161,7 @@ class Ising(PopulationEnv):
         if self.order == "checkerboard":
             return (last + 1) % self._on(ids.device)[2]
         if self.order == "sequential":
-            return random.integers(key.fold("turn"), ids[:, 0], self.num_agents)
+            return random.integers(key.fold("turn"), copy_ids(ids), self.num_agents)
         if self.order == "partial":
             return random.uniform(key.fold("turn"), ids) < self.participation
         return last
@@ -168,8 +170,11 @@ class Ising(PopulationEnv):
         if self.order == "checkerboard":
             return self._on(state.turn.device)[1] == state.turn.unsqueeze(-1)
         if self.order == "sequential":
-            return torch.arange(self.num_agents, device=state.turn.device) == state.turn.unsqueeze(-1)
+            return self.mine(torch.arange(self.num_agents, device=state.turn.device)) == state.turn.unsqueeze(-1)
         return state.turn if self.order == "partial" else None
+
+    def own_state(self) -> tuple[str, ...]:
+        return ("spin", "turn") if self.order == "partial" else ("spin",)
 
     def standing(self, state: State) -> Tensor:
         return state.spin.long()
@@ -208,7 +213,7 @@ class Ising(PopulationEnv):
     def _sum(self, x: Tensor) -> Tensor:
         graph = self._on(x.device)[0]
         if graph is None:
-            return x.sum(1, keepdim=True, dtype=torch.int32) - x
+            return (self.ranks.sum(x.sum(1, keepdim=True, dtype=torch.int32)) - x).to(torch.int32)
         # int8 holds sums over up to 127 neighbours.
         return graph.neighbour_sum(x if self._widest < 128 else x.to(torch.int32))
 
@@ -235,8 +240,9 @@ class Ising(PopulationEnv):
         """|m| (Potts: (q max_k n_k/N - 1)/(q - 1)), m, the energy H/N, and the staggered |m| of an even torus."""
         spin, n, q = state.spin, self.num_agents, self.states
         features = self._features(spin)
-        counts = features.sum(1, dtype=torch.int64).to(torch.float64) / n
-        bonds = self.agreement(spin).sum(1, dtype=torch.int64).to(torch.float64)
+        total = self.ranks.sum
+        counts = total(features.sum(1, dtype=torch.int64)).to(torch.float64) / n
+        bonds = total(self.agreement(spin).sum(1, dtype=torch.int64)).to(torch.float64)
         strength = self.coupling / 2 / (max(n - 1, 1) if self.links is None else 1)
         found = {"energy": -strength * bonds / 2 / n - self.field * counts[:, -1]}
         if q > 2:
@@ -245,13 +251,14 @@ class Ising(PopulationEnv):
             found["magnetisation"], found["magnetisation/signed"] = counts[:, 0].abs(), counts[:, 0]
             if self._bipartite:
                 parity = 1 - 2 * self._parity.to(spin.device)
-                found["staggered"] = (features[..., 0] * parity).sum(1, dtype=torch.int64).abs().to(torch.float64) / n
+                odd = total((features[..., 0] * parity).sum(1, dtype=torch.int64))
+                found["staggered"] = odd.abs().to(torch.float64) / n
         return {name: value.to(torch.float32) for name, value in found.items()}
 
     @cached_property
     def _parity(self) -> Tensor:
         assert self.links is not None
-        return self.links.colouring().to(torch.int8)
+        return self.mine(self.links.colouring().to(torch.int8))
 
     def render(self, state: State, copy: int = 0) -> Tensor:
         """The lattice (of three or more dimensions: its first layer); without one, the spins sorted by state."""

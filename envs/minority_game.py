@@ -111,7 +111,10 @@ class MinorityGame(PopulationEnv):
 
     def _surplus(self, side: Tensor) -> Tensor:
         """A [E] int64: how many more are on side 1."""
-        return 2 * side.sum(1, dtype=torch.int64) - self.num_agents
+        return 2 * self.ranks.sum(side.sum(1, dtype=torch.int64)) - self.num_agents
+
+    def own_state(self) -> tuple[str, ...]:
+        return ("choice", "side", "seats")
 
     def standing(self, state: State) -> Tensor:
         return state.choice.long()

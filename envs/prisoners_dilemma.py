@@ -88,11 +88,14 @@ class PrisonersDilemma(PopulationEnv):
     def _meet(self, choice: Tensor, ids: Tensor, key: Key) -> Tensor:
         """Cooperators among those met, [E, N] int64."""
         # Whoever is met is a uniform draw among the others: a cooperator with the chance that their number gives.
-        others = choice.sum(1, keepdim=True) - choice
+        others = self.ranks.sum(choice.sum(1, keepdim=True)) - choice
         met = torch.zeros_like(choice)
         for draw in range(self.meetings):
             met += random.integers(key.fold("met", draw), ids, self.num_agents - 1) < others
         return met
+
+    def own_state(self) -> tuple[str, ...]:
+        return ("choice", "met")
 
     def standing(self, state: State) -> Tensor:
         return state.choice.long()
@@ -106,7 +109,7 @@ class PrisonersDilemma(PopulationEnv):
         if self.meetings:
             share = met.to(torch.float64) / self.meetings
         else:
-            share = (action.sum(1, keepdim=True) - action).to(torch.float64) / (self.num_agents - 1)
+            share = (self.ranks.sum(action.sum(1, keepdim=True)) - action).to(torch.float64) / (self.num_agents - 1)
         paid = torch.where(action == _COOPERATE, self._paid(share, 1), self._paid(share, 0))
         return State(action.to(torch.uint8), met.to(torch.uint8)), paid.to(torch.float32)
 
@@ -117,7 +120,7 @@ class PrisonersDilemma(PopulationEnv):
     def measure(self, state: State) -> dict[str, Tensor]:
         """`cooperation`: the share that cooperated, and `welfare`: what a round of these choices pays on average."""
         n = self.num_agents
-        p = state.choice.to(torch.float64).mean(1)
+        p = self.ranks.sum(state.choice.sum(1, dtype=torch.int64)).double() / n
         # Of pairs of different players: n p of them cooperate.
         both = p * (n * p - 1) / (n - 1)
         none = (1 - p) * (n * (1 - p) - 1) / (n - 1)

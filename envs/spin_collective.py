@@ -93,11 +93,12 @@ class SpinCollective(PopulationEnv):
     @cached_property
     def spins(self) -> Ising:
         """The same moves and rewards without a model."""
-        return Ising(
+        spins = Ising(
             num_agents=self.num_agents, graph=self.graph, shape=self.shape, dimension=self.dimension, degree=self.degree,
             rewiring=self.rewiring, graph_seed=self.graph_seed, coupling=2 * self.w, field=self.bias, order=self.order,
             participation=self.participation, start=self.start, horizon=self.horizon,
         )  # fmt: skip
+        return spins if self.here is None else spins.divided(self.ranks, self.here, self.near)
 
     @property
     def w(self) -> float:
@@ -138,6 +139,9 @@ class SpinCollective(PopulationEnv):
 
     def reset(self, ids: Tensor, key: Key) -> State:
         return self.spins.reset(ids, key)
+
+    def own_state(self) -> tuple[str, ...]:
+        return self.spins.own_state()
 
     def acting(self, state: State) -> Tensor | None:
         return self.spins.acting(state)

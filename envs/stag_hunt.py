@@ -89,12 +89,15 @@ class StagHunt(PopulationEnv):
     def reset(self, ids: Tensor, key: Key) -> State:
         return State((random.uniform(key.fold("choice"), ids) < self.trust).to(torch.uint8))
 
+    def own_state(self) -> tuple[str, ...]:
+        return ("choice",)
+
     def standing(self, state: State) -> Tensor:
         return state.choice.long()
 
     def _caught(self, choice: Tensor) -> Tensor:
         """Whether there are enough for the stag, [E, 1] bool."""
-        return choice.sum(1, keepdim=True, dtype=torch.int64) >= self.threshold
+        return self.ranks.sum(choice.sum(1, keepdim=True, dtype=torch.int64)) >= self.threshold
 
     def observe(self, state: State) -> Tensor:
         return state.choice.long() * (1 + self._caught(state.choice).long())
@@ -106,8 +109,8 @@ class StagHunt(PopulationEnv):
 
     def measure(self, state: State) -> dict[str, Tensor]:
         """`share` of those who hunt the stag, and whether it was `caught`."""
-        share = state.choice.float().mean(1)
-        return {"share": share, "caught": self._caught(state.choice).squeeze(-1).float()}
+        share = self.ranks.sum(state.choice.sum(1, dtype=torch.int64)).double() / self.num_agents
+        return {"share": share.float(), "caught": self._caught(state.choice).squeeze(-1).float()}
 
     def render(self, state: State, copy: int = 0) -> Tensor:
         """Who hunts what, out of all."""

@@ -32,7 +32,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.common_noise import Tree, grow
 from mfmarl.games.kernels import Kernel
 from mfmarl.options import check_numbers
-from mfmarl.population.environment import PopulationEnv
+from mfmarl.population.environment import PopulationEnv, copy_ids
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 
@@ -330,7 +330,10 @@ class MeanFieldGame(PopulationEnv):
 
     @cached_property
     def _group(self) -> Tensor:
-        return torch.repeat_interleave(torch.arange(self.num_groups), torch.tensor(self.group_sizes))
+        return self.mine(torch.repeat_interleave(torch.arange(self.num_groups), torch.tensor(self.group_sizes)))
+
+    def own_state(self) -> tuple[str, ...] | None:
+        return None if self.major else ("state",)
 
     def reset(self, ids: Tensor, key: Key) -> GameState:
         cumulative = self.start(device=ids.device).cumsum(-1)
@@ -349,7 +352,7 @@ class MeanFieldGame(PopulationEnv):
 
     def _one_for_all(self, chance: Tensor, ids: Tensor, key: Key) -> Tensor:
         """A state of the common noise [E] by these probabilities [E, Z]: a copy's own, whatever the number of agents."""
-        level = random.uniform(key.fold("common"), ids[:, 0]).to(chance.dtype)
+        level = random.uniform(key.fold("common"), copy_ids(ids)).to(chance.dtype)
         cumulative = chance.cumsum(-1)
         return (level.unsqueeze(-1) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1)
 
@@ -391,14 +394,20 @@ class MeanFieldGame(PopulationEnv):
         device = state.state.device
         sizes = torch.tensor(self.group_sizes, dtype=torch.float64, device=device)
         cell = self._group.to(device) * self.num_states + state.state
-        shares = _counted(cell, self.num_groups * self.num_states).unflatten(-1, (self.num_groups, -1))
+        shares = self._counted(cell, self.num_groups * self.num_states).unflatten(-1, (self.num_groups, -1))
         mu = shares / sizes.unsqueeze(-1)
         common = state.common.view(-1, 1, 1) if self.common_states > 1 else None
         if action is None or not self.extended:
             return Crowd(mu, common=common)
-        joint = _counted(cell * self.num_actions + action, self.num_groups * self.num_states * self.num_actions)
+        joint = self._counted(cell * self.num_actions + action, self.num_groups * self.num_states * self.num_actions)
         joint = joint.view(*mu.shape, self.num_actions) / sizes.view(-1, 1, 1)
         return Crowd(mu, counted=joint, common=common)
+
+    def _counted(self, index: Tensor, size: int) -> Tensor:
+        """How often each number in [0, size) occurs among all agents, wherever they are: float64 [E, size]."""
+        offset = torch.arange(len(index), device=index.device).unsqueeze(-1) * size
+        counts = torch.bincount((index + offset).flatten(), minlength=len(index) * size).view(len(index), size)
+        return self.ranks.sum(counts).double()
 
     def step(self, state: GameState, action: Tensor, ids: Tensor, key: Key) -> tuple[GameState, Tensor]:
         crowd = self.crowd(state, action)
@@ -444,12 +453,6 @@ class MeanFieldGame(PopulationEnv):
             if self.num_states <= 8:
                 found |= {f"share{team}/{s}": mu[..., g, s] for s in range(self.num_states)}
         return found
-
-
-def _counted(index: Tensor, size: int) -> Tensor:
-    """How often each number in [0, size) occurs along the last axis: float64 [E, size]."""
-    offset = torch.arange(len(index), device=index.device).unsqueeze(-1) * size
-    return torch.bincount((index + offset).flatten(), minlength=len(index) * size).view(len(index), size).double()
 
 
 def _at(table: Tensor, index: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ from mfmarl.errors import (
     ResourceFault,
 )
 from mfmarl.population import third_party
+from mfmarl.population.division import Division
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.picture import enlarged
 from mfmarl.population.simulation import Env
@@ -126,6 +127,7 @@ class Adapter(Env):
             agent_names=tuple(str(agent) for agent in layout.agents),
         )
         self.turns = layout.turns
+        self.division = Division(self.spec, copies)
         self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
         self._place: _Place
         if workers == "threads":

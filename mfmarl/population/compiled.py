@@ -71,9 +71,9 @@ class Codes:
         _kernels().encode(classes.numpy(), living, alive is None, np.array(ends), count, self.bytes)
 
     @staticmethod
-    def hold(count: int, groups: int) -> bool:
-        """Whether a byte is enough."""
-        return 0 < (count + 1) * groups <= _CODES
+    def hold(codes: int) -> bool:
+        """Whether a byte is enough for so many."""
+        return codes <= _CODES
 
     def counts(self) -> Tensor:
         """How many have each code: int64 [E, groups, count + 1], those of no class last."""

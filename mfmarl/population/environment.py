@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from copy import copy
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from mfmarl.errors import EnvironmentFault
+from mfmarl.errors import ConfigError, EnvironmentFault
+from mfmarl.population.graph import Graph
 from mfmarl.population.known import Known
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 
@@ -27,6 +31,13 @@ class PopulationEnv(ABC):
     as one step once everyone asked has chosen, which is the parallel game. `sequential`: each choice is a step of
     its own, in which all others hold their action in force, and it pays only the one that moved: another game, with
     another stationary law. Rules that say `sequential` have `standing`, and `step` heeds the whole action it is given."""
+
+    ranks: Ranks = ALONE
+    """Who plays the agents that are not here: sums over all agents are `self.ranks.sum` of the sums over those here."""
+    here: Tensor | None = None
+    """The numbers of the agents here, where a population is divided over ranks; None: all are."""
+    near: Graph | None = None
+    """Their part of the spec's graph, which asks other ranks for what lies beyond."""
 
     @abstractmethod
     def spec(self) -> Spec:
@@ -47,6 +58,30 @@ class PopulationEnv(ABC):
         `action` is [E, N] int64 (or [E, N, D] float32): for agents that were not asked to act, the
         action in force. The simulation pays nothing to the dead, whatever is returned for them.
         """
+
+    def own_state(self) -> tuple[str, ...] | None:
+        """The fields of the state that each agent has its own of, [E, N, ...], where the rules can be played for some of
+        the agents alone: they then know of the others by `self.ranks` only. None, the default: they cannot.
+        """
+        return None
+
+    def divided(self, ranks: Ranks, here: Tensor, near: Graph | None) -> Self:
+        """These rules, played for the agents `here` alone."""
+        if self.own_state() is None:
+            raise ConfigError(
+                f"{type(self).__name__} cannot be divided by agents: its rules need all of them in one place; "
+                "divide the copies instead (--divide copies)."
+            )
+        rules = copy(self)
+        # The options alone: what has been worked out from them was about all agents.
+        options = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        rules.__dict__.clear()
+        rules.__dict__.update(options, ranks=ranks, here=here, near=near)
+        return rules
+
+    def mine(self, x: Tensor) -> Tensor:
+        """Of something about every agent [N, ...], what is about those here."""
+        return x if self.here is None else x.index_select(0, self.here.to(x.device))
 
     # Optional rules. Each has the meaning of `Timestep`'s field; the default is the usual case.
 
@@ -102,7 +137,16 @@ class PopulationEnv(ABC):
         return self.reference(temperature)
 
 
-def agent_ids(copies: int, num_agents: int, device: torch.device | str = "cpu", first_copy: int = 0) -> Tensor:
-    """Ids [E, N] for keyed noise: the copy's number in the high 32 bits, the agent's in the low ones."""
+def agent_ids(copies: int, agents: int | Tensor, device: torch.device | str = "cpu", first_copy: int = 0) -> Tensor:
+    """Ids [E, N] for keyed noise: the copy's number in the high 32 bits, the agent's in the low ones.
+
+    `agents` is how many there are, or the numbers [N] of those wanted.
+    """
     copy = torch.arange(first_copy, first_copy + copies, device=device, dtype=torch.int64)
-    return (copy << 32).unsqueeze(-1) + torch.arange(num_agents, device=device, dtype=torch.int64)
+    numbers = agents.to(device) if isinstance(agents, Tensor) else torch.arange(agents, device=device)
+    return (copy << 32).unsqueeze(-1) + numbers
+
+
+def copy_ids(ids: Tensor) -> Tensor:
+    """Ids [E] of the copies, for noise that all agents of one share: that of agent 0, wherever it lives."""
+    return ids[:, 0] >> 32 << 32

@@ -207,14 +207,14 @@ class Everyone(Average):
         out = torch.empty((*planes.shape[:2], last - first), device=values.device)
         for part in spec.group_slices.values() if self.same else [slice(0, spec.num_agents)]:
             low, high = max(part.start, first), min(part.stop, last)
-            if low >= high:
+            if low >= high and spec.whole is None:
                 continue
             everybody = planes[..., part]
             if values.dtype == torch.bool:
                 # One plane at a time: the wide copy that a sum makes stays small.
-                total = torch.stack([plane.sum(1, dtype=torch.int32) for plane in everybody])
+                total = spec.ranks.sum(torch.stack([plane.sum(1, dtype=torch.int32) for plane in everybody]))
             else:
-                total = torch.stack([_sum(plane) for plane in everybody])
+                total = torch.stack([_sum(plane, spec) for plane in everybody])
             # The agent's own is taken off in the wide type: what is left is exact, however large the crowd.
             for block in _blocks(low, high, len(ids)):
                 own = planes[..., block].to(total.dtype)
@@ -232,12 +232,20 @@ def _blocks(first: int, last: int, copies: int) -> Iterator[slice]:
         yield slice(start, min(start + length, last))
 
 
-def _sum(x: Tensor) -> Tensor:
-    """Sum of x [E, N] over N in float64, of bits that depend on neither E nor the number of threads."""
-    # Torch splits one long sum among threads, but never a short one: so sum blocks, then the blocks.
-    whole = x.shape[1] // 4096 * 4096
-    blocks = x[:, :whole].unflatten(1, (-1, 4096)).sum(-1, dtype=torch.float64) if whole else x.new_zeros(len(x), 1)
-    return blocks.sum(-1) + x[:, whole:].sum(-1, dtype=torch.float64)
+def _sum(x: Tensor, spec: Spec) -> Tensor:
+    """Sum of x [E, N] over N in float64, of bits that do not depend on the order of the agents, nor on who is where.
+
+    Numbers are taken as whole multiples of a power of two, the finest of which that many still add up in 63 bits: 2^-40
+    of the largest, or finer, for up to four million agents.
+    """
+    largest = spec.ranks.largest(x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x)))
+    finite = torch.isfinite(largest)
+    exponent = torch.frexp(torch.where(finite, largest, 1.0).double()).exponent
+    finest = min(52, 62 - (spec.whole or spec).num_agents.bit_length()) - exponent
+    total = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    for block in _blocks(0, x.shape[1], len(x)):
+        total += torch.ldexp(x[:, block].double(), finest.unsqueeze(-1)).round_().long().sum(1)
+    return torch.where(finite, torch.ldexp(spec.ranks.sum(total).double(), -finest), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -269,6 +277,8 @@ class Nearby(Average):
     def sums(self, values: Tensor, timestep: Timestep, spec: Spec, ids: Tensor, key: Key, rows: slice) -> Tensor:
         if timestep.position is None:
             raise ConfigError("A field over nearby agents needs an environment with positions; try 'over everyone'.")
+        if spec.whole is not None:
+            raise ConfigError("A field over nearby agents cannot be divided by agents: use 'over everyone'.")
         if values.dtype != torch.bool:
             return _radius_sum(values, timestep.position, timestep.alive, self.radius, rows)
         lanes = Lanes.for_counts_up_to(spec.num_agents)
@@ -290,6 +300,8 @@ class Sampled(Average):
             raise ConfigError(f"sampled({self.k}): a whole number of others, at least 1, must be drawn.")
 
     def sums(self, values: Tensor, timestep: Timestep, spec: Spec, ids: Tensor, key: Key, rows: slice) -> Tensor:
+        if spec.whole is not None:
+            raise ConfigError("A field over sampled agents cannot be divided by agents: use 'over everyone'.")
         n, columns = spec.num_agents, values.shape[-1]
         lanes = Lanes.for_counts_up_to(self.k) if values.dtype == torch.bool else None
         planes = (values if lanes is None else lanes.pack(values)).permute(2, 0, 1).contiguous()

@@ -44,8 +44,8 @@ class Ranks:
         """Whether any rank wishes it."""
         return wish
 
-    def everybody(self, x: Tensor, purpose: str = "state") -> list[Tensor]:
-        """Every rank's `x`, in order, on every rank. Shapes may differ along the first axis alone."""
+    def to_first(self, x: Tensor, purpose: str = "state") -> list[Tensor]:
+        """Every rank's `x`, in order, on the first rank; nothing elsewhere. Shapes may differ along the first axis alone."""
         return [x]
 
     def exchange(self, x: Tensor, give: Sequence[int], take: Sequence[int], purpose: str = "halo") -> Tensor:
@@ -99,16 +99,16 @@ class Group(Ranks):
     def agree(self, wish: bool) -> bool:
         return bool(self.largest(torch.tensor(int(wish)), "word"))
 
-    def everybody(self, x: Tensor, purpose: str = "state") -> list[Tensor]:
+    def to_first(self, x: Tensor, purpose: str = "state") -> list[Tensor]:
         lengths = torch.zeros(self.count, dtype=torch.int64)
         lengths[self.rank] = len(x)
         sizes = self.sum(lengths, "word").tolist()
         plain = x.to(torch.uint8) if x.dtype == torch.bool else x
         mine = plain.new_zeros((max(sizes), *x.shape[1:]), device=self.device)
         mine[: len(x)] = plain
-        out = [torch.empty_like(mine) for _ in sizes]
-        self._do(purpose, mine, self.dist.all_gather, out, mine)
-        return [part[:size].to(x.device, x.dtype) for part, size in zip(out, sizes, strict=True)]
+        out = [torch.empty_like(mine) for _ in sizes] if self.first else None
+        self._do(purpose, mine, self.dist.gather, mine, out, dst=0)
+        return [] if out is None else [part[:size].to(x.device, x.dtype) for part, size in zip(out, sizes, strict=True)]
 
     def exchange(self, x: Tensor, give: Sequence[int], take: Sequence[int], purpose: str = "halo") -> Tensor:
         plain = (x.to(torch.uint8) if x.dtype == torch.bool else x).to(self.device).contiguous()

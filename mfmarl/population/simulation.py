@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, NumericFault
+from mfmarl.population.division import Division
 from mfmarl.population.environment import PopulationEnv, agent_ids
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -25,6 +27,7 @@ class Env(ABC):
     ids: Tensor  # [E, N] int64
     copies: int
     device: torch.device
+    division: Division  # which of the agents, or of the copies, are here
     turns: bool = False  # whether a living agent may be left out of a step
     lockstep: bool = False  # whether everyone lives and acts in every step, and all copies end together
 
@@ -64,6 +67,16 @@ def _where(done: Tensor, fresh: Tensor, old: Tensor) -> Tensor:
     return torch.where(done.view(-1, *[1] * (old.ndim - 1)), fresh, old)
 
 
+def _refuse_division(env: PopulationEnv) -> None:
+    """Raises ConfigError where deaths or endings of one rank's agents would have to be known to all."""
+    for rule in ("alive", "done"):
+        if getattr(type(env), rule) is not getattr(PopulationEnv, rule):
+            raise ConfigError(
+                f"{type(env).__name__} cannot be divided by agents: its rules say who is {rule} as it goes; "
+                "divide the copies instead (--divide copies)."
+            )
+
+
 # What a checkpoint keeps of the last timestep: the rest follows from the state.
 _STORED = ("reward", "action", "terminated", "truncated", "ended")
 
@@ -71,8 +84,9 @@ _STORED = ("reward", "action", "terminated", "truncated", "ended")
 class Simulation(Env):
     """E copies of a `PopulationEnv`. Copy c draws the noise of copy c, however many there are.
 
-    `first_copy` is the number of the first copy here: a batch of copies split over processes draws the
-    same noise as one that is whole. `check` looks at every action, reward and observation (a pass over
+    Between `ranks` the population is divided, by agents (each rank plays a part of every team) or by `copies`, which
+    are those of all ranks together; `first_copy` is the number of the first of them. Everything here is then about those
+    on this rank, save `measure`, and `state_dict`, which is the whole population's, on the first rank. `check` looks at every action, reward and observation (a pass over
     memory, and on a GPU a wait): a fault is named with its agent, copy and step, and leaves the
     simulation where it was before that step.
     """
@@ -84,12 +98,19 @@ class Simulation(Env):
         device: torch.device | str = "cpu",
         first_copy: int = 0,
         check: bool = True,
+        ranks: Ranks = ALONE,
+        by_agents: bool = True,
     ) -> None:
         if copies < 1:
             raise ConfigError(f"copies must be at least 1, not {copies}.")
-        self.env, self.copies, self.device, self.check = env, copies, torch.device(device), check
-        self.spec = replace(env.spec(), rules=env)
-        self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
+        self.division = Division(env.spec(), copies, ranks, by_agents)
+        if ranks.count > 1 and by_agents:
+            _refuse_division(env)
+            env = env.divided(ranks, self.division.here, self.division.local_spec.graph)
+        self.env, self.device, self.check = env, torch.device(device), check
+        self.copies = self.division.copies_here
+        self.spec = replace(self.division.local_spec, rules=env)
+        self.ids = agent_ids(self.copies, self.division.here, self.device, first_copy + self.division.first_copy)
         self._everyone = torch.ones_like(self.ids, dtype=torch.bool)
         self._nobody = torch.zeros_like(self._everyone)
         self._all_copies, self._no_copy = self._everyone[:, 0], self._nobody[:, 0]
@@ -103,7 +124,7 @@ class Simulation(Env):
         self.state: Any = None
         self.key = Key(0)
         self.tick = 0  # steps since the simulation began: names the noise
-        self.clock = torch.zeros(copies, dtype=torch.int64, device=self.device)
+        self.clock = torch.zeros(self.copies, dtype=torch.int64, device=self.device)
         self._host_clock = 0
         self.timestep: Timestep | None = None
 
@@ -184,7 +205,7 @@ class Simulation(Env):
         return self.env.measure(self.state)
 
     def render(self, copy: int = 0) -> Tensor | None:
-        if type(self.env).render is PopulationEnv.render:
+        if type(self.env).render is PopulationEnv.render or not self.division.whole:
             return None
         return self.env.render(self.state, copy)
 
@@ -193,10 +214,11 @@ class Simulation(Env):
     def state_dict(self) -> dict[str, Tensor]:
         if self.timestep is None:
             raise EnvironmentFault("state_dict() was called before reset().")
-        parts = {f"state.{name}": value for name, value in self.state._asdict().items()}
-        parts |= {f"timestep.{name}": getattr(self.timestep, name) for name in _STORED}
+        own, gather = self._own_state(self.state), self.division.gather
+        parts = {f"state.{name}": gather(value, name in own) for name, value in self.state._asdict().items()}
+        parts |= {f"timestep.{name}": gather(getattr(self.timestep, name), name != "ended") for name in _STORED}
         parts |= {
-            "clock": self.clock,
+            "clock": gather(self.clock, False),
             "tick": torch.tensor(self.tick),
             "host_clock": torch.tensor(self._host_clock),
             "key": torch.tensor([self.key.value >> 32, self.key.value & 0xFFFFFFFF]),
@@ -204,10 +226,14 @@ class Simulation(Env):
         return {name: value.detach().clone() for name, value in parts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Timestep:
-        def stored(name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        def stored(
+            name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None, per_agent: bool | None = None
+        ) -> Tensor:
             if name not in state:
                 raise CheckpointError(f"The stored simulation lacks {name!r}: it is not one of {self._name}.")
             value = state[name]
+            if per_agent is not None:
+                value = self._part(value, name, per_agent)
             if shape is not None and (value.shape != shape or value.dtype != dtype):
                 raise CheckpointError(
                     f"The stored simulation's {name} is {list(value.shape)} {value.dtype}; "
@@ -219,15 +245,33 @@ class Simulation(Env):
         key = Key(high << 32 | low)
         # A state of the right type and shapes, whose values are then replaced.
         like = self._ask("reset", self.ids, key.fold("reset", 0))
-        values = {name: stored(f"state.{name}", x.shape, x.dtype) for name, x in like._asdict().items()}
-        clock = stored("clock", self.clock.shape, torch.int64)
-        reward = stored("timestep.reward", self.ids.shape, torch.float32)
-        action = stored("timestep.action")
-        ending = {name: stored(f"timestep.{name}") for name in ("terminated", "truncated", "ended")}
+        own = self._own_state(like)
+        values = {n: stored(f"state.{n}", x.shape, x.dtype, n in own) for n, x in like._asdict().items()}
+        clock = stored("clock", self.clock.shape, torch.int64, False)
+        reward = stored("timestep.reward", self.ids.shape, torch.float32, True)
+        action = stored("timestep.action", per_agent=True)
+        ending = {n: stored(f"timestep.{n}", per_agent=n != "ended") for n in ("terminated", "truncated", "ended")}
         self.tick, self._host_clock = int(stored("tick")), int(stored("host_clock"))
         self.key, self.clock, self.state = key, clock, type(like)(**values)
         self.timestep = self._view(reward, action, self._everyone)._replace(**ending)
         return self.timestep
+
+    def _own_state(self, state: Any) -> tuple[str, ...]:
+        """The state's fields that are divided by agents."""
+        return (self.env.own_state() or ()) if self.division.by_agents else tuple(state._fields)
+
+    def _part(self, value: Tensor, name: str, per_agent: bool) -> Tensor:
+        """This rank's part of what is stored of the whole population."""
+        division = self.division
+        expected = (
+            (division.copies, division.spec.num_agents) if per_agent and division.by_agents else (division.copies,)
+        )
+        if not division.whole and tuple(value.shape[: len(expected)]) != expected:
+            raise CheckpointError(
+                f"The stored simulation's {name} is {list(value.shape)}; {self._name} with {division.copies} copies has "
+                f"{list(expected)} and more."
+            )
+        return division.part(value, per_agent)
 
     # ------------------------------------------------------------------------------------ one timestep
 

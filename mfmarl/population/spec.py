@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mfmarl.errors import ConfigError
 from mfmarl.population.graph import Graph
+from mfmarl.population.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,10 @@ class Spec:
     rules: Any = field(default=None, repr=False)
     """The `PopulationEnv` itself, for agents that are given a model of their world instead of learning one; None where
     nobody knows the rules, as of a third-party environment."""
+    whole: Spec | None = field(default=None, repr=False)
+    """Of a part of a population, on one of several ranks: the spec of all. None: everybody is here."""
+    ranks: Ranks = field(default=ALONE, repr=False)
+    """Who plays the other parts."""
 
     def __post_init__(self) -> None:
         _whole("num_agents", self.num_agents)
@@ -48,7 +53,7 @@ class Spec:
         if (
             len(self.groups) != len(self.group_sizes)
             or sum(self.group_sizes) != self.num_agents
-            or min(self.group_sizes) < 1
+            or (min(self.group_sizes) < 1 and self.whole is None)
         ):
             raise ConfigError(
                 f"Groups {self.groups} with sizes {self.group_sizes} do not make up {self.num_agents} agents."

@@ -1,0 +1,144 @@
+"""The compiled loops give the bits of the torch path, whatever the graph, the groups and the dead."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from mfmarl import random
+from mfmarl.errors import ConfigError
+from mfmarl.population import compiled
+from mfmarl.population.environment import agent_ids
+from mfmarl.population.field import Actions, Everyone, Field, Neighbours, parse_field
+from mfmarl.population.graph import Graph
+from mfmarl.population.spec import Spec
+from mfmarl.population.timestep import Timestep
+from mfmarl.random import Key
+
+pytest.importorskip("numba")
+
+COPIES = 2
+
+
+def star_and_ring(agents: int) -> Graph:
+    """Everybody feels the first and the next; nobody is felt by the last."""
+    here = torch.arange(agents)
+    source, target = torch.cat([here, here[:-1], here[:1].expand(agents)]), torch.cat([here * 0, here[1:], here])
+    keep = target != agents - 1
+    return Graph.from_links(agents, source[keep], target[keep])
+
+
+def of_degree_four(agents: int) -> Graph:
+    here = torch.arange(agents)
+    ends = [(here + step) % agents for step in (1, 3, 7, -2)]
+    return Graph.from_links(agents, here.repeat(4), torch.cat(ends))
+
+
+def ragged(agents: int) -> Graph:
+    """Links one way, of which some have none and some three."""
+    here = torch.arange(agents)
+    links = [(here[here % 4 > k], (here[here % 4 > k] * 5 + k) % agents) for k in range(3)]
+    return Graph.from_links(agents, torch.cat([a for a, _ in links]), torch.cat([b for _, b in links]))
+
+
+GRAPHS = {
+    "ring": lambda: Graph.torus_of((60,)),
+    "square": lambda: Graph.torus_of((12, 5)),
+    "cube": lambda: Graph.torus_of((3, 4, 5)),
+    "regular": lambda: of_degree_four(60),
+    "ragged": lambda: ragged(60),
+    "star": lambda: star_and_ring(60),
+    "none": lambda: Graph.from_links(60, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)),
+}
+
+
+def population(
+    graph: Graph | None, actions: int, teams: int = 1, dead: float = 0.0, agents: int = 60
+) -> tuple[Spec, Timestep, Tensor]:
+    """Agents who have acted at random; a few have not acted yet, and a share is dead."""
+    sizes = tuple(agents // teams + (t < agents % teams) for t in range(teams))
+    spec = Spec(
+        agents, Discrete(actions + 1), Discrete(actions), groups=tuple(f"team{t}" for t in range(teams)),
+        group_sizes=sizes, graph=graph,
+    )  # fmt: skip
+    ids = agent_ids(COPIES, agents)
+    key = Key.of(7)
+    action = random.integers(key.fold("action"), ids, actions)
+    action[random.uniform(key.fold("none yet"), ids) < 0.1] = -1
+    alive = random.uniform(key.fold("alive"), ids) >= dead
+    zeros, no = torch.zeros(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
+    timestep = Timestep(
+        obs=random.integers(key.fold("state"), ids, actions + 1), reward=zeros, alive=alive, acting=alive, legal=None,
+        action=action, terminated=no, truncated=no, position=None, step=torch.zeros(COPIES, dtype=torch.int64),
+        ended=no[:, 0],
+    )  # fmt: skip
+    return spec, timestep, ids
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, field: Field, population: tuple[Spec, Timestep, Tensor], agents: slice | None = None
+) -> tuple[Tensor, Tensor]:
+    """The field by compiled loops, and in torch."""
+    spec, timestep, ids = population
+    found = []
+    for word in ("always", "never"):
+        monkeypatch.setenv("MFMARL_COMPILED", word)
+        found.append(field(timestep, spec, ids, Key.of(3), agents))
+    return found[0], found[1]
+
+
+def assert_same_bits(a: Tensor, b: Tensor) -> None:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == torch.float32
+    assert torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("actions", [2, 3, 4, 7, 8, 30])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_mean_action_of_the_neighbours_has_the_bits_of_torch(
+    graph: str, actions: int, dead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = population(GRAPHS[graph](), actions, dead=dead)
+    for rows in (None, slice(0, 60), slice(7, 31), slice(59, 60)):
+        assert_same_bits(*both(monkeypatch, Field(Actions(), Neighbours()), where, rows))
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.3])
+@pytest.mark.parametrize("actions", [2, 3, 12])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_teams_are_kept_apart_with_the_bits_of_torch(
+    graph: str, actions: int, dead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = population(GRAPHS[graph](), actions, teams=3, dead=dead)
+    for text in ("typed(actions) over neighbours", "typed(states) over neighbours", "states over neighbours"):
+        for rows in (None, slice(13, 37)):
+            assert_same_bits(*both(monkeypatch, parse_field(text), where, rows))
+
+
+@pytest.mark.parametrize("text", ["actions", "states", "typed(actions)", "typed(states)"])
+@pytest.mark.parametrize("over", ["everyone", "team"])
+@pytest.mark.parametrize("dead", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("actions", [1, 2, 3, 4, 20, 60])
+def test_the_mean_over_everyone_has_the_bits_of_torch(
+    text: str, over: str, dead: float, actions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for teams in (1, 3):
+        where = population(None, actions, teams=teams, dead=dead, agents=61)
+        for rows in (None, slice(13, 40), slice(60, 61)):
+            assert_same_bits(*both(monkeypatch, parse_field(f"{text} over {over}"), where, rows))
+
+
+def test_one_who_is_alone_feels_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = population(None, 3, agents=1)
+    mine, torchs = both(monkeypatch, Field(Actions(), Everyone()), where)
+    assert_same_bits(mine, torchs)
+    assert not mine.any()
