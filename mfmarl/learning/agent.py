@@ -170,11 +170,29 @@ class Agent(nn.Module, ABC):
         felt = self.by_mind(field)
         legal = None if timestep.legal is None else self.by_mind(timestep.legal[:, self.slots])
         names = self.by_mind(ids)
+        asked = self._asked(timestep)
+        if asked is not None:
+            obs, felt, names = (x.index_select(1, asked) for x in (obs, felt, names))
+            legal = None if legal is None else legal.index_select(1, asked)
         parts = [
             self.choose(obs[:, rows], felt[:, rows], None if legal is None else legal[:, rows], names[:, rows], key)
             for rows in self._chunks(obs.shape[1])
         ]
-        return self.by_copy(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), ids.shape[0])
+        action = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if asked is not None:
+            some, action = action, action.new_zeros(1, ids.numel(), *action.shape[2:])
+            action[:, asked] = some
+        return self.by_copy(action, ids.shape[0])
+
+    def _asked(self, timestep: Timestep) -> Tensor | None:
+        """The rows of those who are asked, where a large crowd with one mind has many who are not; they hold a zero."""
+        acting = timestep.acting[:, self.slots]
+        # On a GPU one would have to wait for the number of them.
+        if self.minds > 1 or acting.numel() <= 2 * _CHUNK or acting.device.type != "cpu":
+            return None
+        if int(acting.count_nonzero()) > 0.8 * acting.numel():
+            return None
+        return acting.flatten().nonzero().squeeze(-1)
 
     def choose(self, obs: Tensor, field: Tensor, legal: Tensor | None, ids: Tensor, key: Key) -> Tensor:
         """One draw from the Gibbs distribution for each row: [M, B] int64."""

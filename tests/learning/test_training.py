@@ -212,3 +212,32 @@ def test_measures_in_training_are_those_of_what_the_players_did() -> None:
     training = train(rules, "random", evaluate=False, steps=20, copies=2)
     training.episode.act = lambda: torch.ones(2, 16, dtype=torch.int64)  # type: ignore[method-assign]
     assert {row["train/magnetisation"] for row in training.rows()} == {1.0}
+
+
+@pytest.mark.parametrize("agent", ["mfq", "mfppo"])
+@pytest.mark.parametrize("options", [{}, {"order": "partial", "participation": 0.3}], ids=["checkerboard", "partial"])
+def test_of_a_large_crowd_only_those_who_are_asked_choose_and_they_choose_as_before(
+    agent: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40,000 spins, several chunks: the same run, bit by bit, as where everybody's network is asked."""
+
+    def run() -> tuple[list[Tensor], Training]:
+        small = {"hidden": (8,)} if agent == "mfq" else {"hidden": (8,), "rollout": 2, "epochs": 1}
+        training = train(Ising(40_000, **options), agent, small, evaluate=False, steps=4)
+        actions = []
+        while training.tick < 4:
+            training.step()
+            actions.append(training.episode.timestep.action)
+        return actions, training
+
+    some, training = run()
+    mind, episode = training.players[0].agent, training.episode
+    asked = episode.timestep.acting
+    assert 0 < int(asked.sum()) < 0.8 * asked.numel()
+    assert int(episode.act()[~asked].abs().sum()) == 0  # who is not asked is not thought for
+    monkeypatch.setattr(type(mind), "_asked", lambda self, timestep: None)
+    assert int(episode.act()[~asked].abs().sum()) > 0
+    everyone, other = run()
+    assert all(torch.equal(a, b) for a, b in zip(some, everyone, strict=True))
+    pairs = zip(mind.parameters(), other.players[0].agent.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
