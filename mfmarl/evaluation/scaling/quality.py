@@ -18,14 +18,40 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from mfmarl.errors import ConfigError, MfmarlError
 from mfmarl.evaluation import results, statistics, summary
 from mfmarl.evaluation.comparison import PlannedRun, plan, write_plan
 from mfmarl.evaluation.results import Comparison, Run
+from mfmarl.evaluation.scaling.fluctuations import (
+    FEWEST,
+    PowerLaw,
+    Spread,
+    in_the_limit,
+    length,
+    of_everybody,
+    play_on,
+    pool,
+    power_law,
+    signed_power_law,
+    spread,
+)
+from mfmarl.evaluation.scaling.fluctuations import exact as exact_of
+from mfmarl.evaluation.scaling.measure import size_option
 from mfmarl.evaluation.scaling.points import Measured, Plan
+from mfmarl.evaluation.scaling.transfer import Mind, minds, play_column
+from mfmarl.evaluation.scaling.transfer import length as pair_length
+from mfmarl.learning.build import Built, known_answers, open_population
 from mfmarl.learning.durable import write_atomic
-from mfmarl.learning.run_config import Choice, RunOptions
+from mfmarl.learning.players import make_players
+from mfmarl.learning.run import load_training
+from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+from mfmarl.population.known import Known
+from mfmarl.population.open import open_env
+from mfmarl.population.simulation import Simulation
+from mfmarl.random import Key
+from mfmarl.registry import lookup
 
 TOGETHER = 4096
 """Agents of all copies together that a run has, where copies can make them up."""
@@ -34,6 +60,9 @@ TOLERANCE = 0.05
 """How near to its final value a curve has come when it is called there: a share of all that it rises."""
 NANOSECONDS = 2000.0
 """CPU-nanoseconds per agent and step that a run is thought to take where nothing was measured."""
+
+BEYOND = 20_000_000
+"""Agents that theory may be asked of, in place of infinitely many, where it knows only finite populations."""
 
 FOLDER = "quality"
 _SIZES = "sizes.json"
@@ -85,7 +114,8 @@ class Quality:
     limit: list[Row]
     """How far N agents are from infinitely many. One for each agent, size and number: "agent", "num_agents", "name",
     "value" and "error" (what is measured less the limit's, with its standard error), "measured", "limit", "source",
-    "theory" (the reference at N less the limit's; None: not known)."""
+    "theory" (the reference at N less the limit's; None: not known), "beyond" (the number of agents that stands for
+    infinitely many where theory knows only finite ones; None: the limit itself)."""
     limit_fits: list[Row]
     """One for each agent and number: "agent", "name", and a fit of the distance; theory -1 for means."""
     transfer: list[Row]
@@ -114,10 +144,6 @@ def label(num_agents: int) -> str:
 
 def look(plan: Plan) -> dict[int, Size]:
     """What the game says of each size of the plan: one that it cannot be played with is refused in its own words."""
-    from mfmarl.population.open import open_env
-    from mfmarl.population.simulation import Simulation
-    from mfmarl.registry import lookup
-
     entry = lookup("environment", plan.environment.name)
     found = {}
     for n in plan.sizes:
@@ -135,6 +161,11 @@ def look(plan: Plan) -> dict[int, Size]:
     return found
 
 
+def evaluation_copies_at(num_agents: int) -> int:
+    """Copies that a policy is evaluated on at that size."""
+    return max(2, min(MOST_COPIES, TOGETHER // num_agents))  # two tell how they differ
+
+
 def options_at(plan: Plan, num_agents: int, seed: int = 0) -> RunOptions:
     """How a run of that many agents is carried out."""
     copies = min(MOST_COPIES, max(1, TOGETHER // num_agents))
@@ -142,7 +173,7 @@ def options_at(plan: Plan, num_agents: int, seed: int = 0) -> RunOptions:
         seed=seed,
         steps=plan.learning_steps,
         copies=copies,
-        evaluation_copies=max(2, copies),  # two tell how they differ
+        evaluation_copies=evaluation_copies_at(num_agents),
         device=plan.device,
         threads=plan.threads,
     )
@@ -211,7 +242,7 @@ def _within(plan: Plan, sizes: dict[int, Size], cpu: float, measured: Sequence[M
 
 
 def _environment(plan: Plan, num_agents: int) -> Choice:
-    return Choice(plan.environment.name, {**plan.environment.options, "num_agents": num_agents})
+    return Choice(plan.environment.name, {**plan.environment.options, size_option(plan.environment): num_agents})
 
 
 def _runs(the_plan: Plan, place: Path, sizes: Sequence[int]) -> list[PlannedRun]:
@@ -245,21 +276,32 @@ def judge(plan: Plan, folder: Path, on_event: Callable[[Event], None] | None = N
 
     `on_event` hears {"event": "judging", "what": "fluctuations" or "transfer", "agent", "num_agents"}.
     """
+    tell = on_event or (lambda event: None)
     place = folder / FOLDER
     sizes = _sizes(plan, place)
     played = [n for n, s in sizes.items() if not s.reason]
     comparison = _read(plan, place, played)
+    notes: list[str] = []
+    looked: list[_Looked] = []
+    transferred: list[Row] = []
+    for agent in plan.agents:
+        found = [x for n in played for x in _look_at(comparison, agent, n, sizes[n].horizon, tell, notes)]
+        looked += found
+        transferred += _transfer(comparison, agent, played, sizes, found, tell, notes)
+    rows = [_row(comparison, agent, n, sizes[n]) for agent in plan.agents for n in played]
+    shaking, shaken = _fluctuations(looked)
+    distances, laws = _limits(plan, comparison, rows, looked)
     return Quality(
         sizes=tuple(played),
         skipped={n: s.reason for n, s in sizes.items() if s.reason},
-        rows=[_row(comparison, agent, n, sizes[n]) for agent in plan.agents for n in played],
-        failed=_failed(plan, place, comparison),
-        fluctuations=[],
-        fluctuation_fits=[],
-        limit=[],
-        limit_fits=[],
-        transfer=[],
-        notes=[],
+        rows=rows,
+        failed=_failed(place, comparison),
+        fluctuations=shaking,
+        fluctuation_fits=shaken,
+        limit=distances,
+        limit_fits=laws,
+        transfer=transferred,
+        notes=list(dict.fromkeys(notes)),
     )
 
 
@@ -289,7 +331,7 @@ def _absent(planned: PlannedRun) -> Run:
     )  # fmt: skip
 
 
-def _failed(plan: Plan, place: Path, comparison: Comparison) -> list[Row]:
+def _failed(place: Path, comparison: Comparison) -> list[Row]:
     noted = results.read_json(place / results.FAILURES) if (place / results.FAILURES).is_file() else {}
     found = []
     for run in comparison.runs:
@@ -308,13 +350,13 @@ def _failed(plan: Plan, place: Path, comparison: Comparison) -> list[Row]:
 
 def _row(comparison: Comparison, agent: str, num_agents: int, size: Size) -> Row:
     environment = label(num_agents)
-    runs = [r for r in comparison.of(environment, agent) if r.state == "done"]
+    runs = _done(comparison, agent, num_agents)
     reward = _estimate([results.time_average(r, "eval/reward") for r in runs])
-    curves = [(r.steps, r.columns["eval/reward"]) for r in runs if "eval/reward" in r.columns]
-    arrived = [arrival(steps, values) for steps, values in curves]
-    took = [
-        float(r.columns["agent_steps"][i]) for r, i in zip(runs, arrived, strict=False) if i is not None
-    ]  # fmt: skip
+    arrived = [
+        (r, i)
+        for r in runs
+        if "eval/reward" in r.columns and (i := arrival(r.steps, r.columns["eval/reward"])) is not None
+    ]
     return {
         "agent": agent,
         "num_agents": num_agents,
@@ -325,8 +367,10 @@ def _row(comparison: Comparison, agent: str, num_agents: int, size: Size) -> Row
         "return": None if reward is None or size.horizon is None else _times(reward, size.horizon),
         "measures": _measures(comparison, environment, agent),
         "gaps": summary.gaps(comparison, environment, agent),
-        "steps": _estimate([float(s[i]) for (s, _), i in zip(curves, arrived, strict=True) if i is not None]),
-        "agent_steps": _estimate(took),
+        "steps": _estimate([float(r.steps[i]) for r, i in arrived]),
+        "agent_steps": _estimate(
+            [float(r.columns["agent_steps"][i]) for r, i in arrived if "agent_steps" in r.columns]
+        ),
     }
 
 
@@ -349,6 +393,253 @@ def _measures(comparison: Comparison, environment: str, agent: str) -> dict[str,
             row |= {"distance": away, "standard_errors": away / error if error > 0 else None}
         found[name] = row
     return found
+
+
+class _Looked(NamedTuple):
+    """What was seen of one trained run by playing it on."""
+
+    agent: str
+    num_agents: int
+    seed: int
+    minds: list[Mind]
+    spreads: dict[str, Spread]
+    exact: dict[str, tuple[float, str]]
+    limit: dict[str, float]
+
+
+def _done(comparison: Comparison, agent: str, num_agents: int) -> list[Run]:
+    return [r for r in comparison.of(label(num_agents), agent) if r.state == "done"]
+
+
+def _look_at(
+    comparison: Comparison,
+    agent: str,
+    num_agents: int,
+    horizon: int | None,
+    tell: Callable[[Event], None],
+    notes: list[str],
+) -> list[_Looked]:
+    """Every run of that agent at that size, restored and played on."""
+    runs = _done(comparison, agent, num_agents)
+    found: list[_Looked] = []
+    for index, run in enumerate(runs):
+        tell({"event": "judging", "what": "fluctuations", "agent": agent, "num_agents": num_agents})
+        try:
+            _, built = load_training(run.path)
+        except MfmarlError as error:
+            notes.append(f"{agent} at N = {num_agents:,}, seed {run.seed}, cannot be played on: {error}")
+            continue
+        try:
+            found.append(_play(agent, num_agents, run.seed, built, index, len(runs), horizon, notes))
+        finally:
+            built.close()
+    return found
+
+
+def _play(
+    agent: str, num_agents: int, seed: int, built: Built, index: int, runs: int, horizon: int | None, notes: list[str]
+) -> _Looked:
+    trained = minds(built)
+    episode = built.training.evaluation
+    spreads: dict[str, Spread] = {}
+    exact: dict[str, tuple[float, str]] = {}
+    if episode is not None:
+        steps, players = length(num_agents, episode.env.copies, runs, horizon)
+        if not players:
+            notes.append(f"Fluctuations at N = {num_agents:,} were not looked at: {FEWEST} steps would be too dear.")
+        elif index < players:
+            series = of_everybody(play_on(episode, steps), num_agents)
+            spreads = {name: spread(x) for name, x in series.items()}
+            schedules = {p.agent.schedule for p in built.players}
+            if len(schedules) == 1 and (schedule := schedules.pop()).kind != "entropy":
+                exact = exact_of(built, schedule.at(1.0))
+    return _Looked(agent, num_agents, seed, trained, spreads, exact, in_the_limit(built))
+
+
+# --------------------------------------------------------------------------------------------- fluctuations
+
+
+def _by_number(looked: Sequence[_Looked]) -> dict[tuple[str, str], dict[int, list[_Looked]]]:
+    """By agent and measured number, and within it by size: who measured it."""
+    found: dict[tuple[str, str], dict[int, list[_Looked]]] = {}
+    for x in looked:
+        for name in x.spreads:
+            found.setdefault((x.agent, name), {}).setdefault(x.num_agents, []).append(x)
+    return found
+
+
+def _fluctuations(looked: Sequence[_Looked]) -> tuple[list[Row], list[Row]]:
+    rows, fits = [], []
+    for (agent, name), by_size in _by_number(looked).items():
+        own = []
+        for n, found in by_size.items():
+            seen = pool([x.spreads[name] for x in found])
+            known = [x.exact[name] for x in found if name in x.exact]
+            own.append({
+                "agent": agent, "num_agents": n, "name": name, "value": seen.value, "error": seen.error,
+                "samples": seen.samples, "runs": len(found),
+                "theory": math.sqrt(sum(v**2 for v, _ in known) / len(known)) if known else None,
+                "source": known[0][1] if known else None,
+            })  # fmt: skip
+        rows += own
+        law = power_law(*_columns(own))
+        fits.append({"agent": agent, "name": name, **_fit(law, -0.5)})
+    return rows, fits
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[float], list[float], list[float]]:
+    return [r["num_agents"] for r in rows], [r["value"] for r in rows], [r["error"] for r in rows]
+
+
+def _fit(law: PowerLaw | None, theory: float) -> Row:
+    if law is None:
+        empty = dict.fromkeys(("coefficient", "exponent", "low", "high", "misfit", "agrees"))
+        return {**empty, "points": 0, "theory": theory}
+    return {**law._asdict(), "theory": theory, "agrees": bool(law.low <= theory <= law.high)}
+
+
+# -------------------------------------------------------------------------------------------------- limit
+
+
+def _limits(
+    plan: Plan, comparison: Comparison, rows: Sequence[Row], looked: Sequence[_Looked]
+) -> tuple[list[Row], list[Row]]:
+    """Distances from infinitely many agents: under the players' own policy where that has a limit, else theory's."""
+    found = _under_the_policy(looked)
+    told = {(r["agent"], r["name"]) for r in found}
+    found += [r for r in _from_references(plan, comparison, rows) if (r["agent"], r["name"]) not in told]
+    fits = []
+    for agent, name in dict.fromkeys((r["agent"], r["name"]) for r in found):
+        own = [r for r in found if (r["agent"], r["name"]) == (agent, name) and r["num_agents"] <= r["beyond"] / 10]
+        fits.append({"agent": agent, "name": name, **_fit(signed_power_law(*_columns(own)), -1.0)})
+    for row in found:
+        row["beyond"] = row["beyond"] if math.isfinite(row["beyond"]) else None
+    return found, fits
+
+
+def _under_the_policy(looked: Sequence[_Looked]) -> list[Row]:
+    rows = []
+    for (agent, name), by_size in _by_number(looked).items():
+        for n, found in by_size.items():
+            known = [x for x in found if name in x.limit]
+            if not known:
+                continue
+            away = np.array([x.spreads[name].mean - x.limit[name] for x in known])
+            within = math.sqrt(sum(x.spreads[name].mean_error ** 2 for x in known)) / len(known)
+            between = away.std(ddof=1) / math.sqrt(len(away)) if len(away) > 1 else 0.0
+            limit = float(np.mean([x.limit[name] for x in known]))
+            rows.append({
+                "agent": agent, "num_agents": n, "name": name, "value": float(away.mean()),
+                "error": max(within, float(between)), "measured": limit + float(away.mean()), "limit": limit,
+                "source": "the players' own policy in a crowd without end", "theory": None, "beyond": math.inf,
+            })  # fmt: skip
+    return rows
+
+
+def _from_references(plan: Plan, comparison: Comparison, rows: Sequence[Row]) -> list[Row]:
+    """Of games that are no mean-field games: theory at so many agents that they stand for infinitely many."""
+    found: list[Row] = []
+    for agent in plan.agents:
+        own = [r for r in rows if r["agent"] == agent and r["runs"]]
+        if not any(m["theory"] is not None for r in own for m in r["measures"].values()):
+            continue
+        beyond, limits = _references_beyond(plan, _done(comparison, agent, own[0]["num_agents"])[0])
+        for row in own:
+            for name, measure in row["measures"].items():
+                error = measure["standard_error"]
+                if name not in limits or measure["theory"] is None or not math.isfinite(error):
+                    continue
+                known = limits[name]
+                found.append({
+                    "agent": agent, "num_agents": row["num_agents"], "name": name,
+                    "value": measure["value"] - known.value, "error": error, "measured": measure["value"],
+                    "limit": known.value, "source": f"{known.source} (N = {beyond:,})",
+                    "theory": measure["theory"] - known.value, "beyond": beyond,
+                })  # fmt: skip
+    return found
+
+
+def _references_beyond(plan: Plan, run: Run) -> tuple[int, dict[str, Known]]:
+    """A number of agents beyond all that are played, and theory's answers there for who played that run."""
+    config = RunConfig.from_table({k: v for k, v in run.config.items() if k != "versions"}, str(run.path))
+    for beyond in (1_000_000, 4 * max(plan.sizes), 100 * max(plan.sizes)):
+        if not 4 * max(plan.sizes) <= beyond <= BEYOND:
+            continue
+        there = replace(config, environment=_environment(plan, beyond))
+        try:
+            env = open_population(there, 1, torch.device("cpu"))
+        except MfmarlError:
+            continue
+        try:
+            # The players of the small population: all that is asked of them is at what temperature they act.
+            small = open_population(config, 1, torch.device("cpu"))
+            players = make_players(config, small.spec, Key.of(config.run.seed), torch.device("cpu"))
+            small.close()
+            known = {k: v for k, v in known_answers(env, players).items() if not k.endswith("/exploitability")}
+            return beyond, known
+        except MfmarlError:
+            return beyond, {}
+        finally:
+            env.close()
+    return 0, {}
+
+
+# ----------------------------------------------------------------------------------------------- transfer
+
+
+def _transfer(
+    comparison: Comparison,
+    agent: str,
+    sizes: Sequence[int],
+    told: dict[int, Size],
+    looked: Sequence[_Looked],
+    tell: Callable[[Event], None],
+    notes: list[str],
+) -> list[Row]:
+    """The table of one agent: every size's minds in every size's crowd, seed by seed."""
+    rewards: dict[tuple[int, int], dict[int, float]] = {}
+    reasons: dict[tuple[int, int], str] = {}
+    trained = {n: {x.seed: x.minds for x in looked if x.num_agents == n} for n in sizes}
+    for n in sizes:
+        runs = _done(comparison, agent, n)
+        if not runs:
+            reasons |= {(m, n): f"no run among {n:,} agents is done" for m in sizes}
+            continue
+        copies = evaluation_copies_at(n)
+        steps, players = pair_length(n, copies, len(sizes), len(runs), told[n].horizon)
+        if not players:
+            reasons |= {(m, n): "it would take too long" for m in sizes}
+            notes.append(f"Nothing was played among {n:,} agents by who was trained elsewhere: it would take too long.")
+        for run in runs[:players]:
+            tell({"event": "judging", "what": "transfer", "agent": agent, "num_agents": n})
+            try:
+                _, built = load_training(run.path)
+            except MfmarlError as error:
+                reasons |= {(m, n): str(error) for m in sizes}
+                continue
+            try:
+                there = {m: trained[m][run.seed] for m in sizes if run.seed in trained[m]}
+                for m, series in play_column(there, built, steps).items():
+                    if isinstance(series, str):
+                        reasons[m, n] = series
+                    else:
+                        rewards.setdefault((m, n), {})[run.seed] = float(series.mean())
+            finally:
+                built.close()
+    rows = []
+    for m in sizes:
+        for n in sizes:
+            here, own = rewards.get((m, n), {}), rewards.get((n, n), {})
+            shared = [here[s] - own[s] for s in here if s in own]
+            rows.append({
+                "agent": agent, "trained": m, "played": n, "reward": _estimate(list(here.values())),
+                "loss": None if m == n else _estimate(shared),
+                "reason": "" if here else reasons.get((m, n), f"no run among {m:,} agents is done"),
+            })  # fmt: skip
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------ estimates
 
 
 def arrival(steps: np.ndarray, values: np.ndarray) -> int | None:
