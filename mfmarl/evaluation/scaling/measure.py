@@ -61,7 +61,7 @@ def config_of(point: Point, plan: Plan) -> RunConfig:
     Raises ConfigError for an environment whose size is no option, an option that is nobody's, or an unknown label.
     """
     varied = dict(point.varied)
-    environment, varied = _environment(plan.environment, point.num_agents, varied)
+    environment, varied = sized(plan.environment, point.num_agents, varied)
     team, varied = _team(point, plan, varied)
     if varied:
         name = next(iter(varied))
@@ -102,7 +102,8 @@ def option_names(kind: Any, name: str) -> set[str]:
     return set(maker.keywords)
 
 
-def _environment(choice: Choice, size: int, varied: dict[str, Any]) -> tuple[Choice, dict[str, Any]]:
+def sized(choice: Choice, size: int, varied: dict[str, Any]) -> tuple[Choice, dict[str, Any]]:
+    """The environment with so many agents and what of `varied` is its own, and the rest of `varied`."""
     known = option_names("environment", choice.name)
     options = {**choice.options, size_option(choice): size}
     left = {}
@@ -273,11 +274,10 @@ def warm(training: Training, advance: Callable[[int], None]) -> None:
     """Play until everybody has learned, and replay lies in memory whole."""
     cycle = unit(training)
     advance(max(cycle, 3))
-    replays = [p for p in training.players if isinstance(p.memory, Replay)]
-    waiting = [p.memory for p in replays]
-    while any(m.least < p.agent.config.warm_up for p, m in zip(replays, waiting, strict=True)):
+    replays = [(p.memory, p.agent.config.warm_up) for p in training.players if isinstance(p.memory, Replay)]
+    while any(memory.least < enough for memory, enough in replays):
         advance(cycle)
-    for memory in waiting:
+    for memory, _ in replays:
         touch(memory)
     advance(cycle)
     if training.tick % cycle:
@@ -296,7 +296,8 @@ def weights(training: Training) -> int:
     total = 0
     for player in training.players:
         named = [(n, p) for n, p in player.agent.named_parameters() if not n.startswith("target")]
-        learned = [p for _, p in named if p.requires_grad] or [p for _, p in named] or list(_tables(player.agent))
+        learned: list[Tensor] = [p for _, p in named if p.requires_grad] or [p for _, p in named]
+        learned = learned or _tables(player.agent)
         total += sum(p.numel() for p in learned)
     return total
 
@@ -317,6 +318,11 @@ def prepare(point: Point, plan: Plan) -> None:
     names = {"sb3"} if point.kind == "sb3" else names if point.kind != "loop" else set()
     for name in names:
         lookup("agent", name).load()
+    if point.kind == "loop":
+        from mfmarl.evaluation.scaling import baselines
+        from mfmarl.population import parallel
+
+        del baselines, parallel  # imported, that is all
     layer = torch.nn.Linear(4, 4).to(device)
     optimiser = torch.optim.Adam(layer.parameters())
     layer(torch.zeros(4, 4, device=device)).sum().backward()

@@ -63,7 +63,7 @@ class Plan:
     def from_table(cls, table: dict[str, Any]) -> Plan:
         """The inverse of `to_table`; entries that this version does not know are left out."""
         known = {f.name for f in fields(cls)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in known}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k in known}
         values["environment"] = Choice(**table["environment"])
         values["agents"] = {
             label: {group: Choice(**choice) for group, choice in team.items()}
