@@ -12,7 +12,7 @@ is no fluctuation; its error knows that successive moments are correlated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +29,9 @@ from mfmarl.learning.limit import limit_policy
 from mfmarl.population.simulation import Simulation
 from mfmarl.statmech.sampling.diagnostics import mean_and_error
 
-PLAYED = 3e7
+PLAYED = 2e7
 """Steps of agents that all runs of one size and agent play together."""
-FEWEST, MOST = 16, 512
+FEWEST, MOST = 16, 256
 """Steps that a run plays at least, or not at all; and at most."""
 _MANY = 32  # copies from which on their own spread tells the error of what they average to
 _ACTING = 0.05  # share of agents that must act in a step for its mean reward to be a population's
@@ -39,6 +39,7 @@ _TABLE = 50_000  # times, groups, states and actions up to which the limit is lo
 _SPAN = np.linspace(-4.0, 2.0, 601)  # exponents that a signed power law is looked for among
 _Z = 1.959963984540054
 _CHI = _Z**2
+_MISFIT = 1.5  # above which a line does not fit
 
 Series = dict[str, Tensor]
 
@@ -65,6 +66,8 @@ class PowerLaw(NamedTuple):
     high: float
     """95 % interval of the exponent."""
     points: int
+    first: float
+    """The smallest size in the fit."""
     misfit: float
     """Square root of chi^2 per degree of freedom: above 1 the points lie farther from the line than their errors say,
     and the interval has been widened by it; NaN without a degree of freedom."""
@@ -167,7 +170,26 @@ def power_law(sizes: Sequence[float], values: Sequence[float], errors: Sequence[
     level = float((weight * z).sum() / weight.sum() - slope * centre)
     misfit = _misfit(float((weight * (z - level - slope * x) ** 2).sum()), len(x) - 2)
     half = _Z / math.sqrt(square) * max(1.0, misfit if math.isfinite(misfit) else 1.0)
-    return PowerLaw(math.exp(level), slope, slope - half, slope + half, len(x), misfit)
+    return PowerLaw(math.exp(level), slope, slope - half, slope + half, len(x), float(n[kept].min()), misfit)
+
+
+Law = Callable[[Sequence[float], Sequence[float], Sequence[float]], PowerLaw | None]
+
+
+def at_large_sizes(
+    law: Law, sizes: Sequence[float], values: Sequence[float], errors: Sequence[float]
+) -> PowerLaw | None:
+    """The law of the large sizes: as long as three are left, the smallest is dropped while the line does not fit.
+
+    What N does at small N (whole numbers, the next power of 1/N) is no part of an exponent; `first` says from where.
+    """
+    order = np.argsort(sizes)
+    n, y, e = (np.asarray(v, dtype=np.float64)[order] for v in (sizes, values, errors))
+    found = law(n, y, e)
+    while found is not None and len(n) > 3 and found.misfit > _MISFIT:
+        n, y, e = n[1:], y[1:], e[1:]
+        found = law(n, y, e)
+    return found
 
 
 def signed_power_law(sizes: Sequence[float], values: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
@@ -198,7 +220,7 @@ def signed_power_law(sizes: Sequence[float], values: Sequence[float], errors: Se
     exponent = float(_SPAN[best])
     # Where the interval ends, between two exponents that were tried.
     low, high = float(_SPAN[inside[0] - 1]), float(_SPAN[inside[-1] + 1])
-    return PowerLaw(float(c[best]) * middle**-exponent, exponent, low, high, len(n), misfit)
+    return PowerLaw(float(c[best]) * middle**-exponent, exponent, low, high, len(n), float(n.min()), misfit)
 
 
 def _misfit(chi: float, freedom: int) -> float:
@@ -219,8 +241,10 @@ def exact(built: Built, temperature: float) -> dict[str, tuple[float, str]]:
     if not isinstance(env, Simulation):
         return {}
     alone = all(p.agent.field.is_nothing for p in built.players)
+    # What theory says of learners is not said of players that do not learn.
+    learned = any(p.agent.memory != "none" for p in built.players)
     told = getattr(env.env, "fluctuations", None)
-    if told is not None:
+    if told is not None and learned:
         return {name: (known.value, known.source) for name, known in told(temperature, alone).items()}
     if isinstance(env.env, MeanFieldGame) and alone:
         try:

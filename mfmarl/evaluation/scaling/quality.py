@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from mfmarl.evaluation.scaling.fluctuations import (
     FEWEST,
     PowerLaw,
     Spread,
+    at_large_sizes,
     in_the_limit,
     length,
     of_everybody,
@@ -85,9 +87,10 @@ class Quality:
 
     An *estimate* is {"value", "low", "high", "runs"}: interquartile mean over seeds with its 95 % interval (None where
     it is not known, such as the interval of one run). A *fit* is {"coefficient", "exponent", "low", "high", "points",
-    "misfit", "theory", "agrees"}: y = coefficient N^exponent with the exponent's 95 % interval (None where there was
-    nothing to fit), the number of sizes, the square root of chi^2 per degree of freedom, what theory says of the
-    exponent, and whether the interval holds it.
+    "first", "misfit", "theory", "agrees"}: y = coefficient N^exponent with the exponent's 95 % interval (None where there
+    was nothing to fit: nothing beyond the errors), the number of sizes in it and the smallest of them (smaller ones are
+    left out where no line fits them), the square root of chi^2 per degree of freedom, what theory says of the exponent
+    (None: nothing), and whether the interval holds it (None likewise).
     """
 
     sizes: tuple[int, ...]
@@ -117,7 +120,8 @@ class Quality:
     "theory" (the reference at N less the limit's; None: not known), "beyond" (the number of agents that stands for
     infinitely many where theory knows only finite ones; None: the limit itself)."""
     limit_fits: list[Row]
-    """One for each agent and number: "agent", "name", and a fit of the distance; theory -1 for means."""
+    """One for each agent and number: "agent", "name", and a fit of the distance; theory -1 for means, and
+    where theory knows every N the exponent of its own distances."""
     transfer: list[Row]
     """One for each agent and pair of sizes: "agent", "trained", "played", "reward" (an estimate; the diagonal is
     played alike), "loss" (an estimate of the reward less that of who was trained at this size, paired by seeds; None
@@ -482,7 +486,7 @@ def _fluctuations(looked: Sequence[_Looked]) -> tuple[list[Row], list[Row]]:
                 "source": known[0][1] if known else None,
             })  # fmt: skip
         rows += own
-        law = power_law(*_columns(own))
+        law = at_large_sizes(power_law, *_columns(own))
         fits.append({"agent": agent, "name": name, **_fit(law, -0.5)})
     return rows, fits
 
@@ -491,11 +495,23 @@ def _columns(rows: Sequence[Row]) -> tuple[list[float], list[float], list[float]
     return [r["num_agents"] for r in rows], [r["value"] for r in rows], [r["error"] for r in rows]
 
 
-def _fit(law: PowerLaw | None, theory: float) -> Row:
+def _fit(law: PowerLaw | None, theory: float | None) -> Row:
     if law is None:
-        empty = dict.fromkeys(("coefficient", "exponent", "low", "high", "misfit", "agrees"))
+        empty = dict.fromkeys(("coefficient", "exponent", "low", "high", "first", "misfit", "agrees"))
         return {**empty, "points": 0, "theory": theory}
-    return {**law._asdict(), "theory": theory, "agrees": bool(law.low <= theory <= law.high)}
+    agrees = None if theory is None else bool(law.low <= theory <= law.high)
+    return {**law._asdict(), "theory": theory, "agrees": agrees}
+
+
+def _expected(rows: Sequence[Row]) -> float | None:
+    """The exponent of theory: -1 of means; where theory knows every N, that of its own distances, if they have one."""
+    if all(r["theory"] is None for r in rows):
+        return -1.0
+    known = sorted((r["num_agents"], r["theory"]) for r in rows if r["theory"])
+    if len(known) < 2 or len(known) < len(rows):
+        return None
+    slopes = [math.log(abs(b / a)) / math.log(m / n) for (n, a), (m, b) in pairwise(known)]
+    return slopes[-1] if max(slopes) - min(slopes) < 0.1 else None
 
 
 # -------------------------------------------------------------------------------------------------- limit
@@ -511,7 +527,9 @@ def _limits(
     fits = []
     for agent, name in dict.fromkeys((r["agent"], r["name"]) for r in found):
         own = [r for r in found if (r["agent"], r["name"]) == (agent, name) and r["num_agents"] <= r["beyond"] / 10]
-        fits.append({"agent": agent, "name": name, **_fit(signed_power_law(*_columns(own)), -1.0)})
+        fits.append(
+            {"agent": agent, "name": name, **_fit(at_large_sizes(signed_power_law, *_columns(own)), _expected(own))}
+        )
     for row in found:
         row["beyond"] = row["beyond"] if math.isfinite(row["beyond"]) else None
     return found, fits

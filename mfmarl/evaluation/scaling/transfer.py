@@ -18,11 +18,11 @@ from mfmarl.evaluation.scaling.fluctuations import play_on
 from mfmarl.learning.build import Built
 from mfmarl.learning.players import Player
 
-PLAYED = 5e7
+PLAYED = 2e7
 """Steps of agents that all of one column plays, about, for each agent."""
 DEAREST = 2e8
 """And at most: a column whose least would take more is left out."""
-FEWEST, MOST = 8, 200
+FEWEST, MOST = 8, 64
 """Steps that each pair plays at least, or not at all; and at most."""
 BURN_IN = 0.25
 """Share of further steps before them in which the crowd gets used to its new minds."""
