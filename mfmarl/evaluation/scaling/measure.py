@@ -262,7 +262,9 @@ def unit(training: Training) -> int:
     for player in training.players:
         config = player.agent.config
         if player.agent.memory == "self":
-            cycle = math.lcm(cycle, (getattr(config, "n_steps", 0) or 16) if config.algorithm != "dqn" else 1)
+            # stable-baselines3's: as its agent chooses where nothing is chosen.
+            usual = {"ppo": 16, "a2c": 5}.get(getattr(config, "algorithm", ""), 1)
+            cycle = math.lcm(cycle, getattr(config, "n_steps", 0) or usual)
         elif player.agent.memory == "rollout":
             cycle = math.lcm(cycle, config.rollout)
         elif player.agent.memory == "replay":
@@ -279,7 +281,8 @@ def warm(training: Training, advance: Callable[[int], None]) -> None:
         advance(cycle)
     for memory, _ in replays:
         touch(memory)
-    advance(cycle)
+    if replays:
+        advance(cycle)
     if training.tick % cycle:
         advance(cycle - training.tick % cycle)
 

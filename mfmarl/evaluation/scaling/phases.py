@@ -65,14 +65,16 @@ def parts(training: Training) -> list[tuple[Any, str, str]]:
 @contextmanager
 def timed(training: Training, clock: Clock) -> Iterator[None]:
     """While it lasts, the training's methods tell the clock when they begin and end."""
-    wrapped = parts(training)
-    for owner, name, phase in wrapped:
+    own = [(owner, name, vars(owner).get(name)) for owner, name, _ in parts(training)]
+    for owner, name, phase in parts(training):
         setattr(owner, name, _telling(clock, phase, getattr(owner, name)))
     try:
         yield
     finally:
-        for owner, name, _ in wrapped:
+        for owner, name, before in own:
             delattr(owner, name)
+            if before is not None:
+                setattr(owner, name, before)
 
 
 def _telling(clock: Clock, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -70,7 +70,7 @@ def refuse(plan: Plan) -> None:
     for point in points(plan):
         if names.setdefault(point.name, point) != point:
             raise ConfigError(f"{names[point.name].agent!r} and {point.agent!r} would be kept in one file; rename one.")
-        if point.repeat == 0 and point.num_agents == min(plan.sizes) and point.kind != "loop":
+        if point.repeat == 0 and point.num_agents == min(plan.sizes) and point.kind not in ("loop", "sb3"):
             config_of(point, plan)
 
 
@@ -200,6 +200,7 @@ def carry_out(
     others = [m for m in kept.values() if m.status == "done" and m.point.name not in done]
     todo = [point for point in wanted if point.name not in done]
     probed: list[Measured] = []
+    given_up: list[Measured] = []
 
     def weigh(point: Point) -> Measured:
         probed.append(measure(point, replace(plan, steps=1), seconds=0.0, limit=limit, imports=imports))
@@ -237,13 +238,15 @@ def carry_out(
             point = able[0]
             todo.remove(point)
             expected = expected_seconds(point, known, plan)
-            reason = hopeless(point, known, limit, plan) or memory.fits(point, plan, [*known, *probed], weigh)
+            reason = hopeless(point, given_up, expected, limit) or memory.fits(point, plan, [*known, *probed], weigh)
             if reason:
                 measured = Measured(point, "skipped", reason)
             else:
                 on_event({"event": "begin", "point": point, "expected_seconds": expected})
                 measured = measure(point, plan, seconds=SECONDS, limit=min(limit, max(left, LEAST)), imports=imports)
                 measured = replace(measured, point=point)
+            if measured.status != "done":
+                given_up.append(measured)
             keep(measured)
             finish(point, measured, expected)
     except KeyboardInterrupt:
@@ -262,20 +265,14 @@ def _is_done(measured: Measured | None) -> bool:
     return measured is not None and measured.status == "done"
 
 
-def hopeless(point: Point, known: Iterable[Measured], limit: float, plan: Plan) -> str:
-    """Why a point is not even begun: one of its kind that was smaller was too much, or it would take far too long."""
-    known = list(known)
-    for other in known:
-        if (
-            other.status != "done"
-            and memory.alike(other, point)
-            and other.point.num_agents <= point.num_agents
-            and (other.point.num_agents < point.num_agents or other.point.repeat < point.repeat)
-            and other.status == "skipped"
-            and "budget" not in other.reason
+def hopeless(point: Point, given_up: Iterable[Measured], expected: float, limit: float) -> str:
+    """Why a point is not even begun: a smaller one of its kind was too much, it was so itself, or it would take far too long."""
+    for other in given_up:
+        size = other.point.num_agents
+        if memory.alike(other, point) and (
+            size == point.num_agents or (size < point.num_agents and other.status == "skipped")
         ):
-            return f"With {other.point.num_agents} agents: {other.reason}"
-    expected = expected_seconds(point, known, plan)
+            return other.reason if size == point.num_agents else f"Already with {size} agents: {other.reason}"
     if expected > 2 * limit:
         return f"It would take about {expected:.0f} s, and a point may take {limit:.0f} s."
     return ""
