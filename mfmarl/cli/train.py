@@ -77,7 +77,15 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     from mfmarl.cli.progress import Progress
     from mfmarl.learning.run import run_in_folder
     from mfmarl.learning.run_folder import read_metrics, read_status
+    from mfmarl.population.ranks import join
 
+    ranks = join(config.run.device)
+    path = Path(ranks.tell(str(path)))
+    if ranks.count > 1 and known.diagnose:
+        raise ConfigError("--diagnose freezes a whole population: diagnose a divided run without torchrun.")
+    if not ranks.first:
+        run_in_folder(config, path, resume=resume, ranks=ranks)
+        return 0
     started = time.monotonic()
     with Progress(known.quiet) as progress:
         progress.add("training", config.run.steps)
@@ -94,7 +102,15 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         if known.diagnose:
             refuse_diagnosis(config, known.diagnose_steps)
         judges: list[Any] = []
-        run_in_folder(config, path, resume=resume, on_row=on_row, on_start=lambda b: judges.append(b.training.judge))
+        run_in_folder(
+            config,
+            path,
+            resume=resume,
+            on_row=on_row,
+            on_start=lambda b: judges.append(b.training.judge),
+            ranks=ranks,
+            imports=known.imports,
+        )
         found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}
     rows, status = read_metrics(path), read_status(path)
     from mfmarl.evaluation.report import report_run

@@ -14,6 +14,7 @@ from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.training import Training
 from mfmarl.population.known import Known
 from mfmarl.population.open import open_env
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.simulation import Env, Simulation
 from mfmarl.random import Key
 from mfmarl.registry import lookup
@@ -60,8 +61,8 @@ def set_threads(count: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def open_population(config: RunConfig, copies: int, device: torch.device) -> Env:
-    """Copies of the config's environment."""
+def open_population(config: RunConfig, copies: int, device: torch.device, ranks: Ranks = ALONE) -> Env:
+    """Copies of the config's environment: this rank's part of them."""
     entry = lookup("environment", config.environment.name)
     return open_env(
         entry,
@@ -70,25 +71,37 @@ def open_population(config: RunConfig, copies: int, device: torch.device) -> Env
         device,
         workers=config.run.workers,
         max_steps=config.run.max_steps or None,
+        ranks=ranks,
+        by_agents=config.run.divide == "agents",
     )
 
 
-def build(config: RunConfig) -> Built:
-    """Environment, evaluation, players and training of a config; nothing is written anywhere."""
+def build(config: RunConfig, ranks: Ranks = ALONE) -> Built:
+    """Environment, evaluation, players and training of a config, or this rank's part; nothing is written anywhere."""
     set_threads(config.run.threads)
     device = choose_device(config.run.device)
-    env = open_population(config, config.run.copies, device)
+    if ranks.count > 1 and device == torch.device("cuda"):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", ranks.rank)) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    env = open_population(config, config.run.copies, device, ranks)
     evaluation = None
     try:
         players = make_players(config, env.spec, Key.of(config.run.seed), device)
         if config.run.evaluation_copies:
-            evaluation = open_population(config, config.run.evaluation_copies, device)
+            evaluation = _open_evaluation(config, device, ranks)
         return Built(Training(env, players, config.run, evaluation), env, evaluation, players)
     except BaseException:
         env.close()
         if evaluation is not None:
             evaluation.close()
         raise
+
+
+def _open_evaluation(config: RunConfig, device: torch.device, ranks: Ranks) -> Env:
+    copies = config.run.evaluation_copies
+    if config.run.divide == "copies" and copies < ranks.count:
+        raise ConfigError(f"{ranks.count} ranks cannot share {copies} copies: give --evaluation-copies {ranks.count}, or 0.")
+    return open_population(config, copies, device, ranks)
 
 
 def known_answers(env: Env, players: list[Player]) -> dict[str, Known]:

@@ -7,26 +7,29 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, ResourceFault
+from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, RankLost, ResourceFault
 from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.build import Built, build, known_answers, versions
 from mfmarl.learning.config import difference, digest
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.run_folder import RunFolder
 from mfmarl.learning.training import Training
+from mfmarl.population.ranks import ALONE, Ranks
 
 Row = dict[str, Any]
 # A Box population has no action in force before its first step: NaN is its mark.
 _MAY_BE_NAN = ("train.env.timestep.action", "evaluation.env.timestep.action")
 # What may change when a run goes on: it does not touch the course of the run.
-_FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "versions")
+_FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "run.ranks",
+         "run.divide", "versions")  # fmt: skip
 
 
 class Interrupted(MfmarlError):
@@ -41,45 +44,88 @@ def run_in_folder(
     resume: bool = False,
     on_row: Callable[[Row], None] | None = None,
     on_start: Callable[[Built], None] | None = None,
+    ranks: Ranks = ALONE,
+    imports: Sequence[str] = (),
 ) -> RunFolder:
     """Train as the config says, in that folder; returns the (closed) folder.
+
+    `ranks` are those who play the run together, this process among them: each calls this, the first alone writes.
+    Where the config wants several and this process is alone, it starts them here, with the user's `imports`.
 
     `resume` goes on with a run that is there, or says that it is done; a changed config is refused with
     the difference. Raises MfmarlError; whatever happens, the rows and checkpoints up to then are kept, and
     status.json says how it ended. SIGINT and SIGTERM finish the step in hand, save, and raise Interrupted.
     """
-    # Everything that can be refused is refused before the folder is made.
-    if resume and run_folder.is_run(path):
-        _refuse_changes(config, path)
-        if run_folder.read_status(path)["state"] == "done" and _steps_of(path) == config.run.steps:
-            return run_folder.reopen(path)
-        built = _build(config)
-        folder = run_folder.reopen(path)
-    else:
-        built = _build(config)
-        try:
-            folder = run_folder.create(path, {**config.to_table(), "versions": versions()})
-        except BaseException:
+    if config.run.ranks > 1 and ranks.count == 1:
+        from mfmarl.learning.launch import run_on_ranks
+
+        if run_folder.is_run(path) and not resume:
+            raise run_folder.exists(path)
+        if not resume or not _is_done(config, path):
+            return run_on_ranks(config, path, resume, on_row, imports)
+    config = replace(config, run=replace(config.run, ranks=ranks.count))
+    built: Built | None = None
+    folder: RunFolder | None = None
+    try:
+        # Everything that can be refused is refused before the folder is made.
+        done = resume and ranks.first and _is_done(config, path)
+        if not done:
+            built = _build(config, ranks)
+        if ranks.first:
+            folder = _open_folder(config, path, resume)
+    except BaseException:
+        if built is not None:
             built.close()
-            raise
-    with folder:
+        _tell_how(ranks, "failed")
+        raise
+    how = _tell_how(ranks, "done" if done else "ready")
+    with folder or contextlib.nullcontext():
         try:
-            if on_start is not None:
-                on_start(built)
-            _write_reference(folder, built)
-            _go(config, folder, built, on_row)
+            if how == "ready":
+                assert built is not None
+                if folder is not None:
+                    if on_start is not None:
+                        on_start(built)
+                    _write_reference(folder, built)
+                _go(config, path, folder, built, on_row, ranks)
         finally:
-            built.close()
-    return folder
+            if built is not None:
+                built.close()
+    return folder or RunFolder(path, -1, -1, 0)
+
+
+_HOW = ("ready", "done", "failed")
+
+
+def _tell_how(ranks: Ranks, how: str) -> str:
+    """How it stands with all ranks: the worst of them. Raises RankLost where another has failed and said why."""
+    worst = _HOW[int(ranks.largest(torch.tensor(_HOW.index(how)), "word"))]
+    if worst == "failed" != how:
+        raise RankLost(f"Rank {ranks.rank} of {ranks.count} stopped, because another rank could not begin.")
+    return worst
+
+
+def _is_done(config: RunConfig, path: Path) -> bool:
+    """Whether the run there has ended as this config wants it. Raises ConfigError where it is another run."""
+    if not run_folder.is_run(path):
+        return False
+    _refuse_changes(config, path)
+    return run_folder.read_status(path)["state"] == "done" and _steps_of(path) == config.run.steps
+
+
+def _open_folder(config: RunConfig, path: Path, resume: bool) -> RunFolder:
+    if resume and run_folder.is_run(path):
+        return run_folder.reopen(path)
+    return run_folder.create(path, {**config.to_table(), "versions": versions()})
 
 
 _NO_MEMORY = "There is not enough memory for this population: use fewer agents, copies, or a smaller network."
 
 
-def _build(config: RunConfig) -> Built:
+def _build(config: RunConfig, ranks: Ranks = ALONE) -> Built:
     """`build`, with what an environment or agent raises when it is made told as such."""
     try:
-        return build(config)
+        return build(config, ranks)
     except Exception as error:
         if _is_memory(error):
             raise ResourceFault(_NO_MEMORY) from error
@@ -152,12 +198,22 @@ class _Stop:
             signal.signal(number, handler)
 
 
-def _go(config: RunConfig, folder: RunFolder, built: Built, on_row: Callable[[Row], None] | None) -> None:
+def _go(
+    config: RunConfig,
+    path: Path,
+    folder: RunFolder | None,
+    built: Built,
+    on_row: Callable[[Row], None] | None,
+    ranks: Ranks,
+) -> None:
+    """The run itself. `folder` is None on all ranks but the first, who do the same and write nothing."""
     training = built.training
     table_digest = digest({k: v for k, v in config.to_table().items() if k != "run"})
-    board = _tensorboard(folder) if config.run.tensorboard else contextlib.nullcontext()
+    board = _tensorboard(folder) if config.run.tensorboard and folder is not None else contextlib.nullcontext()
 
     def status(state: str, error: str = "", code: int = 0) -> None:
+        if folder is None:
+            return
         folder.write_status(
             state,
             error=error,
@@ -169,41 +225,48 @@ def _go(config: RunConfig, folder: RunFolder, built: Built, on_row: Callable[[Ro
         )
 
     def save() -> None:
-        tensors, plain = training.state_dict()
+        tensors, plain = training.state_dict()  # all ranks', on the first
+        if folder is None:
+            return
         plain["metrics"] = folder.committed
         checkpoint.save(
             folder.checkpoints, training.tick, tensors, plain, config_digest=table_digest, nonfinite=_MAY_BE_NAN
         )
 
     try:
-        if checkpoint.list_checkpoints(folder.checkpoints):
-            _load(folder, training)
-        else:
+        if ranks.agree(ranks.first and bool(checkpoint.list_checkpoints(path / "checkpoints"))):
+            _load(path, folder, training, ranks)
+        elif folder is not None:
             folder.truncate_to(0)
         status("running")
-        saved = time.monotonic()
+        saved, traffic = time.monotonic(), _Traffic(ranks, training.tick)
         with _Stop(training) as stop, board as writer:
             for row in training.rows():
-                folder.append(row)
-                if writer is not None:
-                    _to_tensorboard(writer, row)
-                if on_row is not None:
-                    on_row(row)
-                if time.monotonic() - saved >= config.run.checkpoint_seconds:
+                if folder is not None:
+                    row |= traffic.since(training.tick)
+                    folder.append(row)
+                    if writer is not None:
+                        _to_tensorboard(writer, row)
+                    if on_row is not None:
+                        on_row(row)
+                if ranks.agree(ranks.first and time.monotonic() - saved >= config.run.checkpoint_seconds):
                     save()
                     status("running")
                     saved = time.monotonic()
-                if stop.signal:
+                if ranks.agree(bool(stop.signal)):
                     break
             save()
-            if stop.signal and training.tick < config.run.steps:
-                status("interrupted", "asked to stop", 130 if stop.signal == signal.SIGINT else 143)
+            asked = int(ranks.largest(torch.tensor(int(stop.signal)), "word"))
+            if asked and training.tick < config.run.steps:
+                code = 130 if asked == signal.SIGINT else 143
+                status("interrupted", "asked to stop", code)
                 error = Interrupted(
-                    f"Stopped at step {training.tick} of {config.run.steps} and saved; go on with: mfmarl train --resume {folder.path}"
+                    f"Stopped at step {training.tick} of {config.run.steps} and saved; go on with: mfmarl train --resume {path}"
                 )
-                error.exit_code = 130 if stop.signal == signal.SIGINT else 143
+                error.exit_code = code
                 raise error
-        _picture(folder, built)
+        if folder is not None and training.episode.env.division.whole:
+            _picture(folder, built)
         status("done")
     except Interrupted:
         raise
@@ -235,8 +298,28 @@ def _try_status(status: Callable[[str, str, int], None], error: str, code: int) 
         status("failed", error, code)
 
 
-def _load(folder: RunFolder, training: Training) -> None:
-    found = checkpoint.load(folder.checkpoints)
+class _Traffic:
+    """Bytes that this rank has handed over per step, since the last report."""
+
+    def __init__(self, ranks: Ranks, tick: int) -> None:
+        self.ranks, self.tick, self.before = ranks, tick, dict(ranks.sent)
+
+    def since(self, tick: int) -> dict[str, float]:
+        """By purpose; empty of one that is alone."""
+        steps, sent = max(1, tick - self.tick), self.ranks.sent
+        found = {f"sent/{name}": (total - self.before.get(name, 0)) / steps for name, total in sent.items()}
+        self.tick, self.before = tick, dict(sent)
+        return found
+
+
+def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks) -> None:
+    found = checkpoint.load(path / "checkpoints")
+    step = torch.tensor(int(found.state["tick"]))
+    if int(ranks.largest(step, "word")) != -int(ranks.largest(-step, "word")):
+        raise CheckpointError(
+            f"Rank {ranks.rank} finds another checkpoint in {path} than the others: a run that is divided over machines "
+            "needs its folder on storage that all of them share."
+        )
     try:
         training.load_state_dict(found.tensors, found.state)
     except MfmarlError:
@@ -246,7 +329,8 @@ def _load(folder: RunFolder, training: Training) -> None:
             f"{found.path} does not fit this run ({type(error).__name__}: {str(error)[:200]}); "
             "it was made by another agent, environment or version: start a new run."
         ) from error
-    folder.truncate_to(int(found.state["metrics"]))
+    if folder is not None:
+        folder.truncate_to(int(found.state["metrics"]))
     if found.torch != str(torch.__version__):
         warnings.warn(
             f"This run was begun with torch {found.torch} and goes on with {torch.__version__}: not bitwise from here.",

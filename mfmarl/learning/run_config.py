@@ -47,7 +47,11 @@ class RunOptions:
     max_steps: Whole = 0
     """Truncate a third-party environment's episodes after so many steps; 0: as the environment says."""
     device: str = "cpu"
-    """Where tensors live: cpu, cuda, cuda:1, or auto."""
+    """Where tensors live: cpu, cuda, cuda:1, or auto. Of several ranks on `cuda`, each takes the next GPU of its machine."""
+    ranks: Annotated[int, Bounds(1, 1 << 20)] = 1
+    """Processes that play the run together, each a part of the population. Under torchrun: as many as it starts."""
+    divide: Literal["agents", "copies"] = "agents"
+    """What each rank has a part of: every team's agents, or the copies."""
     threads: Annotated[int, Bounds(1, 1024)] = 1
     """Threads of torch inside this run. Part of what makes a run repeatable bit by bit."""
     checkpoint_seconds: Annotated[float, Bounds(0.0, 1e9)] = 60.0

@@ -175,7 +175,7 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
     if path.is_symlink():
         raise ConfigError(f"{path} is a symbolic link; give the folder that it points to, or another name.")
     if is_run(path):
-        raise _exists(path)
+        raise exists(path)
     if path.exists() and not path.is_dir():
         raise ResourceFault(f"{path} is a file; the run needs a folder there: choose another name.")
     try:
@@ -188,7 +188,7 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
     folder = _open(path)
     try:
         if is_run(path):  # made by another process since we looked
-            raise _exists(path)
+            raise exists(path)
         folder.write_status("running")
         write_atomic(path / CONFIG, text.encode())
     except BaseException:
@@ -197,7 +197,7 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
     return folder
 
 
-def _exists(path: Path) -> ConfigError:
+def exists(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} holds a run already. Go on with it (mfmarl train --resume {path}), or choose another name."
     )

@@ -29,7 +29,10 @@ def work(orders: IO[str], reports: IO[str]) -> None:
     from mfmarl.errors import MfmarlError
     from mfmarl.learning.run import Interrupted, run_in_folder
     from mfmarl.learning.run_config import RunConfig
+    from mfmarl.population.ranks import ALONE, join
     from mfmarl.registry import import_user_code
+
+    ranks = ALONE
 
     for line in orders:
         order = json.loads(line)
@@ -39,10 +42,12 @@ def work(orders: IO[str], reports: IO[str]) -> None:
                 import_user_code(name)
             config = RunConfig.from_table(order["config"], path)
             tell(path, "begin")
-            run_in_folder(config, Path(path), resume=True, on_row=partial(report, path))
+            # One of several that play this run together (`mfmarl.learning.launch`): they meet once.
+            ranks = join(config.run.device) if ranks is ALONE else ranks
+            run_in_folder(config, Path(path), order.get("resume", True), partial(report, path), ranks=ranks)
             tell(path, "done")
         except Interrupted as error:
-            tell(path, "interrupted", error=str(error))
+            tell(path, "interrupted", error=str(error), exit_code=error.exit_code)
             return
         except MfmarlError as error:
             tell(path, "failed", error=str(error), exit_code=error.exit_code)

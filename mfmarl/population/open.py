@@ -13,6 +13,7 @@ from mfmarl.options import from_table
 from mfmarl.population import third_party
 from mfmarl.population.adapter import Adapter
 from mfmarl.population.environment import PopulationEnv
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.simulation import Env, Simulation
 from mfmarl.registry import Entry
 
@@ -26,13 +27,16 @@ def open_env(
     max_steps: int | None = None,
     first_copy: int = 0,
     grouping: Mapping[str, str] | Callable[[str], str] | None = None,
+    ranks: Ranks = ALONE,
+    by_agents: bool = True,
 ) -> Env:
     """`copies` copies of an environment.
 
     `what` is a name (`ising`, `magent2/battle_v4`, `my_env.py:MyEnv`), a registry `Entry`, a `PopulationEnv`,
     `ParallelEnv` or `AECEnv` (class or instance), or a function that makes one; `options` are its fields or
     keyword arguments. `workers` and `grouping` (an agent's name -> its team) are for third-party
-    environments, see `Adapter`. `max_steps` truncates episodes that last longer.
+    environments, see `Adapter`. `max_steps` truncates episodes that last longer. Between `ranks` a population of ours is
+    divided, see `Simulation`.
 
     Raises ConfigError (unknown name or option), EnvironmentFault (an environment that cannot be made).
     """
@@ -40,11 +44,19 @@ def open_env(
         what = registry.lookup("environment", what)
     target: Any = what
     name = ""
+
+    def adapter(maker: third_party.Maker) -> Env:
+        if ranks.count > 1:
+            raise ConfigError(
+                f"{maker.name} is another library's and cannot be divided over ranks; give its copies --workers instead."
+            )
+        return Adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
+
     if isinstance(what, Entry):
         name = what.name
         options = {**dict(what.overrides), **dict(options or {})}
         if what.target is None and what.name.partition("/")[0] in registry.NAMESPACES:
-            return _adapter(third_party.maker(name, options), copies, device, first_copy, workers, grouping, max_steps)
+            return adapter(third_party.maker(name, options))
         target = what.load()
     if isinstance(target, type) and issubclass(target, PopulationEnv):
         if not hasattr(target, "__dataclass_fields__"):
@@ -59,11 +71,11 @@ def open_env(
             made = maker()
             if not isinstance(made, PopulationEnv):
                 _close(made)
-                return _adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
+                return adapter(maker)
             target = made
         else:
-            return _adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
-    simulation = Simulation(target, copies, device, first_copy)
+            return adapter(maker)
+    simulation = Simulation(target, copies, device, first_copy, ranks=ranks, by_agents=by_agents)
     if max_steps is not None:
         if max_steps < 1:
             raise ConfigError(f"max_steps must be at least 1, not {max_steps}.")
@@ -75,15 +87,3 @@ def _close(env: Any) -> None:
     close = getattr(env, "close", None)
     if callable(close):
         close()
-
-
-def _adapter(
-    maker: third_party.Maker,
-    copies: int,
-    device: torch.device | str,
-    first_copy: int,
-    workers: int | Literal["threads"],
-    grouping: Mapping[str, str] | Callable[[str], str] | None,
-    max_steps: int | None,
-) -> Env:
-    return Adapter(maker, copies, device, first_copy, workers, grouping, max_steps)

@@ -48,9 +48,17 @@ class Ranks:
         """Every rank's `x`, in order, on the first rank; nothing elsewhere. Shapes may differ along the first axis alone."""
         return [x]
 
+    def everybody(self, x: Tensor, purpose: str = "rows") -> Tensor:
+        """Every rank's `x`, one after the other, on every rank. Shapes may differ along the first axis alone."""
+        return x
+
     def exchange(self, x: Tensor, give: Sequence[int], take: Sequence[int], purpose: str = "halo") -> Tensor:
         """Rows for rows: the first give[0] rows of `x` go to rank 0, and so on; what comes is take[0] rows of rank 0's, ..."""
         return x
+
+    def tell(self, text: str) -> str:
+        """The first rank's `text`, on every rank."""
+        return text
 
     def close(self) -> None:
         """Leave the group."""
@@ -100,15 +108,26 @@ class Group(Ranks):
         return bool(self.largest(torch.tensor(int(wish)), "word"))
 
     def to_first(self, x: Tensor, purpose: str = "state") -> list[Tensor]:
-        lengths = torch.zeros(self.count, dtype=torch.int64)
-        lengths[self.rank] = len(x)
-        sizes = self.sum(lengths, "word").tolist()
-        plain = x.to(torch.uint8) if x.dtype == torch.bool else x
-        mine = plain.new_zeros((max(sizes), *x.shape[1:]), device=self.device)
-        mine[: len(x)] = plain
+        mine, sizes = self._padded(x)
         out = [torch.empty_like(mine) for _ in sizes] if self.first else None
         self._do(purpose, mine, self.dist.gather, mine, out, dst=0)
         return [] if out is None else [part[:size].to(x.device, x.dtype) for part, size in zip(out, sizes, strict=True)]
+
+    def everybody(self, x: Tensor, purpose: str = "rows") -> Tensor:
+        mine, sizes = self._padded(x)
+        out = [torch.empty_like(mine) for _ in sizes]
+        self._do(purpose, mine, self.dist.all_gather, out, mine)
+        return torch.cat([part[:size] for part, size in zip(out, sizes, strict=True)]).to(x.device, x.dtype)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        """`x` as long as the longest, and everybody's own length: what is gathered must be of one shape."""
+        lengths = torch.zeros(self.count, dtype=torch.int64)
+        lengths[self.rank] = len(x)
+        sizes: list[int] = self.sum(lengths, "word").tolist()
+        plain = x.to(torch.uint8) if x.dtype == torch.bool else x
+        mine = plain.new_zeros((max(sizes), *x.shape[1:]), device=self.device)
+        mine[: len(x)] = plain
+        return mine, sizes
 
     def exchange(self, x: Tensor, give: Sequence[int], take: Sequence[int], purpose: str = "halo") -> Tensor:
         plain = (x.to(torch.uint8) if x.dtype == torch.bool else x).to(self.device).contiguous()
@@ -119,13 +138,22 @@ class Group(Ranks):
         )  # fmt: skip
         return out.to(x.device, x.dtype)
 
+    def tell(self, text: str) -> str:
+        raw = text.encode() if self.first else b""
+        size = int(self.sum(torch.tensor(len(raw)), "word"))
+        letters = torch.zeros(size, dtype=torch.int64)
+        letters[: len(raw)] = torch.tensor(list(raw), dtype=torch.int64)
+        return bytes(self.sum(letters, "word").tolist()).decode()
+
     def close(self) -> None:
         if self.dist.is_initialized():
             self.dist.destroy_process_group()
 
 
-def join(backend: str = "gloo", timeout: float = 1800.0) -> Ranks:
+def join(device: str = "cpu", timeout: float = 1800.0) -> Ranks:
     """Take one's place among the ranks that a launcher has started; `ALONE` where none has.
+
+    Between processors they speak by gloo, between GPUs (`device` cuda, or auto where there is one) by nccl.
 
     Understood are torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR ...), and MFMARL_STORE, a file on this machine
     that ranks meet in: nothing then listens but on the loopback interface. Ranks of one machine always speak over that
@@ -141,6 +169,7 @@ def join(backend: str = "gloo", timeout: float = 1800.0) -> Ranks:
     if int(os.environ.get("LOCAL_WORLD_SIZE", count)) == count and not os.environ.get("GLOO_SOCKET_IFNAME"):
         os.environ["GLOO_SOCKET_IFNAME"] = loopback()
     store = os.environ.get("MFMARL_STORE")
+    backend = "nccl" if torch.cuda.is_available() and device.startswith(("cuda", "auto")) else "gloo"
     if not dist.is_initialized():
         try:
             dist.init_process_group(
