@@ -1,6 +1,6 @@
 r"""What M machines would do: the time of a step, its memory and its traffic, from a sweep on one machine.
 
-$$ t(N, M) = \underbrace{(a + b\,x)}_{\text{compute},\ x = N/M}\, s_M
+$$ t(N, M) = \underbrace{(a + b\,x + \dots)}_{\text{compute},\ x = N/M}\, s_M
    + t_{field} + t_{halo} + t_{gradients}, \qquad \mathrm{memory}(N, M) = c_0 + c\,x $$
 
 a, b, c_0, c >= 0 are least squares of the relative error over the sweep's points; s_M >= 1 is the slowest of M ranks, in
@@ -43,67 +43,83 @@ EXACT = 1 << 24
 
 @dataclass(frozen=True)
 class Law:
-    """y = fixed + each min(x, knee) + beyond max(0, x - knee), none of them negative."""
+    """y = fixed + root sqrt(x) + each min(x, knee) + beyond max(0, x - knee), none of them negative."""
 
     fixed: float
     each: float
+    root: float = 0.0
+    """What becomes cheaper by the dozen: of large x nothing is left of it."""
     beyond: float = 0.0
     knee: float = math.inf
 
     def __call__(self, x: float) -> float:
-        return self.fixed + self.each * min(x, self.knee) + self.beyond * max(0.0, x - self.knee)
+        bent = self.beyond * max(0.0, x - self.knee) if self.beyond else 0.0
+        return self.fixed + self.root * math.sqrt(x) + self.each * min(x, self.knee) + bent
 
     def inverse(self, y: float) -> float:
         """The largest x with law(x) <= y; 0 where there is none, infinity where all are."""
         if y < self.fixed:
             return 0.0
-        at_knee = self(self.knee) if math.isfinite(self.knee) else math.inf
-        if y < at_knee:
-            return (y - self.fixed) / self.each if self.each > 0 else math.inf
-        return self.knee + (y - at_knee) / self.beyond if self.beyond > 0 else math.inf
+        low, high = 0.0, 1.0
+        while self(high) <= y:
+            low, high = high, 2 * high
+            if high > 1e30:
+                return math.inf
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self(middle) <= y else (low, middle)
+        return low
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A law without its coefficients."""
+
+    curved: bool = False
+    knee: float = math.inf
 
 
 def fit_law(x: Sequence[float], y: Sequence[float], scale: Sequence[float] | None = None) -> Law:
     """The law with the least squares of (law(x) - y) / scale; `scale` is y itself where it is not given.
 
-    A knee (a cache that is outgrown, a memory that is full) is put at one of the sizes where that predicts sizes that are
-    held back much better: it needs five sizes.
+    Three sizes or fewer allow a straight line, more a root beside it: where there is none, looking for it costs next to
+    nothing, and real steps have one (chunks that are not full, memory that is fetched in blocks). A knee (a cache that is
+    outgrown, a memory that is full) is put at one of five sizes or more, where that predicts held-back ones much better.
     """
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     scales = ys if scale is None else np.asarray(scale, dtype=np.float64)
-    straight = _fit(xs, ys, scales, math.inf)
     sizes = sorted(set(xs.tolist()))
-    if len(sizes) < 5:
-        return straight
-    # What a straight line says to a thousandth has no knee.
-    best, least = math.inf, 0.7 * _held_back_error(xs, ys, scales, math.inf)
-    if least < 7e-4:
-        return straight
-    for knee in sizes[1:-1]:
-        error = _held_back_error(xs, ys, scales, knee)
-        if error < least:
-            best, least = knee, error
-    return straight if best == math.inf else _fit(xs, ys, scales, best)
+    best = _Shape(curved=len(sizes) >= 4)
+    if len(sizes) >= 5:
+        least = 0.7 * _held_back_error(xs, ys, scales, best)
+        for knee in sizes[1:-1]:
+            error = _held_back_error(xs, ys, scales, _Shape(knee=knee))
+            # What is said to a thousandth has no knee.
+            if error < least and least > 7e-4:
+                best, least = _Shape(knee=knee), error
+    return _fit(xs, ys, scales, best)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, scale: np.ndarray, knee: float) -> Law:
-    columns = [np.ones_like(x), np.minimum(x, knee)]
-    if math.isfinite(knee):
-        columns.append(np.maximum(0.0, x - knee))
-    design = np.stack(columns, 1) / scale[:, None]
+def _fit(x: np.ndarray, y: np.ndarray, scale: np.ndarray, shape: _Shape) -> Law:
+    columns = {"fixed": np.ones_like(x), "each": np.minimum(x, shape.knee)}
+    if shape.curved:
+        columns["root"] = np.sqrt(x)
+    if math.isfinite(shape.knee):
+        columns["beyond"] = np.maximum(0.0, x - shape.knee)
+    design = np.stack(list(columns.values()), 1) / scale[:, None]
     # Columns of one size: a million agents and one step differ by too much for the solver's tolerance.
     size = np.linalg.norm(design, axis=0)
-    found, _ = nnls(design / np.where(size > 0, size, 1.0), y / scale)
-    found = found / np.where(size > 0, size, 1.0)
-    return Law(float(found[0]), float(found[1]), float(found[2]) if len(found) > 2 else 0.0, knee)
+    size = np.where(size > 0, size, 1.0)
+    found, _ = nnls(design / size, y / scale)
+    return Law(**{name: float(c) for name, c in zip(columns, found / size, strict=True)}, knee=shape.knee)
 
 
-def _held_back_error(x: np.ndarray, y: np.ndarray, scale: np.ndarray, knee: float) -> float:
+def _held_back_error(x: np.ndarray, y: np.ndarray, scale: np.ndarray, shape: _Shape) -> float:
     """Root mean square of the relative error of sizes held back one at a time."""
     errors = []
     for size in sorted(set(x.tolist())):
         rest = x != size
-        law = _fit(x[rest], y[rest], scale[rest], knee)
+        law = _fit(x[rest], y[rest], scale[rest], shape)
         errors += [(law(size) - value) / by for value, by in zip(y[~rest], scale[~rest], strict=True)]
     return float(np.sqrt(np.mean(np.square(errors))))
 
@@ -732,7 +748,7 @@ def calibrate(
         load,
         law,
         phases,
-        fit_law(sizes.x, sizes.memory) if all(sizes.memory) else Law(0.0, 0.0),
+        _memory_law(sizes.x, sizes.memory) if all(sizes.memory) else Law(0.0, 0.0),
         min(spread, math.log(100.0)),
         tuple(jitter) or _between_repeats(points),
         min(sizes.x),
@@ -745,6 +761,12 @@ def _compute_law(sizes: _Sizes) -> tuple[Law, dict[str, Law]]:
     # A phase's error counts by what it is of the whole step: the smallest phases are all noise.
     phases = {name: fit_law(sizes.x, y, scale=sizes.seconds) for name, y in sizes.phases.items() if any(y)}
     return fit_law(sizes.x, sizes.seconds), phases
+
+
+def _memory_law(x: Sequence[float], y: Sequence[float]) -> Law:
+    """Arrays of agents lie beside each other, and beside what is there without them: a straight line."""
+    known = np.asarray(y, dtype=np.float64)
+    return _fit(np.asarray(x, dtype=np.float64), known, known, _Shape())
 
 
 def _between_repeats(points: Sequence[Measured]) -> tuple[float, ...]:
@@ -804,7 +826,8 @@ def _checks(name: str, sizes: _Sizes, what: str) -> list[Check]:
     out = []
     for i, x in enumerate(sizes.x):
         rest = [j for j, other in enumerate(sizes.x) if other != x]
-        law = fit_law([sizes.x[j] for j in rest], [known[j] for j in rest])
+        fit = fit_law if what == "seconds" else _memory_law
+        law = fit([sizes.x[j] for j in rest], [known[j] for j in rest])
         where = "smallest" if x == different[0] else "largest" if x == different[-1] else "between"
         agents = sizes.agents[i]
         out.append(Check(name, agents, round(x / agents), what, where, known[i], law(x)))
