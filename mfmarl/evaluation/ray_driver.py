@@ -2,7 +2,7 @@
 events go as lines of JSON to standard output; the end of the input is the order to stop, with the runs in hand saved.
 
     in:  {"address": "", "jobs": 2, "cpus": 1, ..., "folder": ..., "runs": [{"path": ..., "config": ...}, ...]}
-    out: {"event": "connected"} {"event": "ready"}, or {"event": "refused", "error": ...}; then for each run
+    out: {"event": "awake"} {"event": "connected"} {"event": "ready"}, or {"event": "refused", "error": ...}; then for each run
          {"path": ..., "event": "begin" | "row" | "restarted" | "waiting" | "done" | "failed" | "interrupted", ...}
          and {"event": "end"}, or {"event": "lost", "error": ...} where the cluster went away
 """
@@ -93,7 +93,7 @@ class _Carrier:
     def carry_out(self) -> None:
         while (self.waiting or self.running) and not self.stopping.is_set():
             self._hand_out()
-            done = []
+            done: list[Any] = []
             if self.running:
                 done, _ = ray.wait(list(self.running), num_returns=1, timeout=0.5)
             else:
@@ -316,11 +316,12 @@ def serve(orders: IO[str], reports: IO[str]) -> None:
     stopping = threading.Event()
     threading.Thread(target=_watch, args=(orders, stopping), daemon=True).start()
     lock = hold(Path(os.environ["MFMARL_RAY_FOLDER"])) if not order["address"] else -1
+    carrier = _Carrier(order, reports, stopping)
     try:
+        carrier.tell("awake")
         connect(order)
         # Ray sets its own; after it, a polite end is an order to stop.
         signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-        carrier = _Carrier(order, reports, stopping)
         carrier.tell("connected")
         try:
             nodes = [node for node in ray.nodes() if node["Alive"]]

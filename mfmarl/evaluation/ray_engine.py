@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ipaddress
 import json
 import math
 import os
@@ -32,15 +33,18 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mfmarl.errors import ConfigError, ResourceFault
-from mfmarl.evaluation.comparison import Event, PlannedRun
+
+if TYPE_CHECKING:  # Ray's driver imports this file, and has no use for torch
+    from mfmarl.evaluation.comparison import Event, PlannedRun
 
 _REACH = 15.0
 """Seconds in which a cluster must answer."""
@@ -210,15 +214,12 @@ class _Driver:
         with contextlib.suppress(OSError):  # a driver that died says why on standard error
             self.orders.write(json.dumps(order) + "\n")
             self.orders.flush()
+        self._await("awake", _START)
         self._await("connected", _REACH if self.address else _START)
         self._await("ready", _PROBE)
 
     def _await(self, word: str, seconds: float) -> None:
-        try:
-            line = self.lines.get(timeout=seconds)
-        except Empty:
-            self.process.kill()
-            raise ConfigError(self._why_not(f"it did not answer within {seconds:g} s")) from None
+        line = self._line_within(seconds)
         if line is None:
             raise ConfigError(self._why_not("the connection was refused"))
         event = json.loads(line)
@@ -226,6 +227,18 @@ class _Driver:
             raise ConfigError(event["error"])
         if event["event"] != word:
             raise ResourceFault(f"Ray's driver said {event['event']!r} where {word!r} was expected.")
+
+    def _line_within(self, seconds: float) -> str | None:
+        """The next line. Raises ConfigError where none comes, or Ray keeps trying with a token that is refused."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self.lines.get(timeout=0.25)
+            except Empty:
+                refused = self.address and any("unauthenticated" in line.lower() for line in list(self.told))
+                if refused or time.monotonic() >= until:
+                    self.process.kill()
+                    raise ConfigError(self._why_not(f"it did not answer within {seconds:g} s")) from None
 
     def _why_not(self, reason: str) -> str:
         self.process.wait()
@@ -304,6 +317,20 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
+def _on_loopback_alone(host: str, port: int) -> bool:
+    """Whether what answers at a loopback address answers nowhere else: Ray would look for it at our outer address."""
+    try:
+        if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+            return False
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it asks the system which address it would send from
+            outer = probe.getsockname()[0]
+        socket.create_connection((outer, port), timeout=2).close()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
 def _check_token_file() -> None:
     """Raises ConfigError where others may read the token that Ray would show the cluster."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
@@ -345,6 +372,8 @@ def _environment(address: str, private: Path) -> dict[str, str]:
     # The package is found by the workers wherever the command found it, installed or not.
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    if address and address != "auto" and _on_loopback_alone(*_host_and_port(address)):
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # see below
     if not address:
         for name in ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_ID", "RAY_RUNTIME_ENV"):
             environment.pop(name, None)
