@@ -61,6 +61,7 @@ def config_of(point: Point, plan: Plan) -> RunConfig:
     Raises ConfigError for an environment whose size is no option, an option that is nobody's, or an unknown label.
     """
     varied = dict(point.varied)
+    _refuse_ambiguous(point, plan)
     environment, varied = sized(plan.environment, point.num_agents, varied)
     team, varied = _team(point, plan, varied)
     if varied:
@@ -92,7 +93,7 @@ def option_names(kind: Any, name: str) -> set[str]:
     """The options of an environment or agent by name."""
     entry = lookup(kind, name)
     if kind == "agent":
-        return {f.name for f in fields(entry.load().Config)} - {name for name, _ in entry.overrides}
+        return {f.name for f in fields(entry.load().Config)} - {fixed for fixed, _ in entry.overrides}
     target = entry.load() if entry.target is not None or not entry.where.startswith("third party") else None
     if isinstance(target, type) and is_dataclass(target):
         return {f.name for f in fields(target)}
@@ -115,6 +116,20 @@ def sized(choice: Choice, size: int, varied: dict[str, Any]) -> tuple[Choice, di
         else:
             left[name] = value
     return replace(choice, options=options), left
+
+
+def _refuse_ambiguous(point: Point, plan: Plan) -> None:
+    """What an environment and an agent both have means two things (`field`: a magnet's, and what is felt)."""
+    if point.kind != "mfmarl" or not point.varied:
+        return
+    place = option_names("environment", plan.environment.name)
+    for name in point.varied:
+        for choice in plan.agents.get(point.agent, {}).values():
+            if name in place and name in option_names("agent", choice.name):
+                raise ConfigError(
+                    f"{name!r} could be the environment's ({plan.environment.name}) or the agent's ({choice.name}): "
+                    f"write env.{name} or agent.{name}."
+                )
 
 
 def _team(point: Point, plan: Plan, varied: dict[str, Any]) -> tuple[dict[str, Choice], dict[str, Any]]:
