@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mfmarl import __version__
-from mfmarl.errors import ConfigError, MfmarlError, nearest
+from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest
 
 COMMANDS = {
     "train": "train agents on an environment, in a run folder",
     "compare": "compare agents: environments x agents x seeds, with statistics and a report",
+    "scale": "measure cost, memory and learning against the number of agents, and foretell M machines",
     "solve": "solve a mean-field game: its equilibrium, exploitability, pictures and a report",
     "tournament": "let trained teams play each other: win matrix and Elo",
     "render": "draw a trained population: PNG and GIF",
@@ -94,7 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+# What all ranks of a divided run have to say alike: a mistake in the command, a signal to all, that another was lost.
+_SAID_BY_THE_FIRST = (ConfigError.exit_code, RankLost.exit_code, 130, 143)
+
+
 def _tell(message: str, code: int, as_json: bool) -> int:
+    if os.environ.get("RANK", "0") != "0" and code in _SAID_BY_THE_FIRST:
+        return code
     if as_json:
         print(json.dumps({"error": message, "exit_code": code}))
     print(f"mfmarl: {message}", file=sys.stderr)

@@ -153,7 +153,11 @@ def _linear(design: Array, means: _Means) -> _Fit:
     normal = design.T @ (weight[:, None] * design)
     theta = np.linalg.solve(normal, design.T @ (weight * means.logs))
     left = means.logs - design @ theta
-    return _Fit(theta, np.linalg.inv(normal), float((weight * left**2).sum()))
+    return _Fit(np.asarray(theta, np.float64), _inverse(normal), float((weight * left**2).sum()))
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def _offset(means: _Means) -> _Fit | None:
@@ -185,7 +189,7 @@ def _offset(means: _Means) -> _Fit | None:
     if not np.all(np.isfinite(best.x)) or best.x[0] <= 0 or np.linalg.cond(normal) > 1e12:
         return None
     theta = np.array([best.x[0], best.x[1] - best.x[0] * x[-1], best.x[2]])
-    return _Fit(theta, np.linalg.inv(normal), float(2 * best.cost))
+    return _Fit(theta, _inverse(normal), float(2 * best.cost))
 
 
 def _better(plain: _Fit, full: _Fit, means: _Means) -> bool:
@@ -369,7 +373,7 @@ def curves(measured: Sequence[Measured]) -> list[Curve]:
     found = []
     for members in groups.values():
         point = members[0].point
-        words = [_called(point)]
+        words = [called(point)]
         if len(varied) > 1:
             words += [f"{name}={value}" for name, value in sorted(point.varied.items())]
         if len(copies) > 1:
@@ -382,7 +386,7 @@ def _key(point: Point) -> tuple[Any, ...]:
     return (point.kind, point.agent, point.copies, tuple(sorted((k, str(v)) for k, v in point.varied.items())))
 
 
-def _called(point: Point) -> str:
+def called(point: Point) -> str:
     if point.kind == "mfmarl":
         return point.agent
     name = KINDS.get(point.kind, point.kind)
