@@ -238,14 +238,15 @@ def carry_out(
             point = able[0]
             todo.remove(point)
             expected = expected_seconds(point, known, plan)
-            reason = hopeless(point, given_up, expected, limit) or memory.fits(point, plan, [*known, *probed], weigh)
+            told = given_up_before(point, given_up)
+            reason = told or far_too_long(expected, limit) or memory.fits(point, plan, [*known, *probed], weigh)
             if reason:
                 measured = Measured(point, "skipped", reason)
             else:
                 on_event({"event": "begin", "point": point, "expected_seconds": expected})
                 measured = measure(point, plan, seconds=SECONDS, limit=min(limit, max(left, LEAST)), imports=imports)
                 measured = replace(measured, point=point)
-            if measured.status != "done":
+            if measured.status != "done" and not told:
                 given_up.append(measured)
             keep(measured)
             finish(point, measured, expected)
@@ -265,17 +266,22 @@ def _is_done(measured: Measured | None) -> bool:
     return measured is not None and measured.status == "done"
 
 
-def hopeless(point: Point, given_up: Iterable[Measured], expected: float, limit: float) -> str:
-    """Why a point is not even begun: a smaller one of its kind was too much, it was so itself, or it would take far too long."""
+def given_up_before(point: Point, given_up: Iterable[Measured]) -> str:
+    """Why a point is not begun: it failed or was too much before, or a smaller one of its kind was too much."""
     for other in given_up:
         size = other.point.num_agents
-        if memory.alike(other, point) and (
-            size == point.num_agents or (size < point.num_agents and other.status == "skipped")
-        ):
-            return other.reason if size == point.num_agents else f"Already with {size} agents: {other.reason}"
-    if expected > 2 * limit:
-        return f"It would take about {expected:.0f} s, and a point may take {limit:.0f} s."
+        if memory.alike(other, point) and size == point.num_agents:
+            return other.reason
+        if memory.alike(other, point) and size < point.num_agents and other.status == "skipped":
+            return f"Already with {size} agents: {other.reason}"
     return ""
+
+
+def far_too_long(expected: float, limit: float) -> str:
+    """Why a point is not begun that would surely be given up; what might be in time is tried."""
+    if expected <= 2 * limit:
+        return ""
+    return f"It would take about {expected:.0f} s, and a point may take {limit:.0f} s."
 
 
 # ----------------------------------------------------------------------------------------------- foretelling
