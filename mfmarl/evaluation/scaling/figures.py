@@ -86,33 +86,35 @@ def agent_looks(numbers: Numbers) -> dict[str, Style]:
 
 @themed
 def cost(numbers: Numbers) -> Figure:
-    """CPU-nanoseconds per agent and step against N, of ours and of the baselines; lines are the fitted laws."""
-    figure, axes = _log_figure("What one agent's step costs", "CPU-nanoseconds per agent and step")
+    """CPU time per agent and step against N, of ours and of the baselines; lines are the fitted laws."""
+    figure, axes = _log_figure("What one agent's step costs", "CPU time per agent and step")
+    axes.yaxis.set_major_formatter(lambda value, _: _time(value))
     subtitle(axes, "dots: each size, bars from its cheapest to its dearest repeat; lines: fixed part + power of N")
     ends = []
     for one, look in _drawn(numbers):
         n = np.array([s["num_agents"] for s in one["sizes"]], dtype=float)
         slots = n * one["copies"]
-        y = np.array([s["nanoseconds"] for s in one["sizes"]])
-        low = np.array([s["cpu_low"] for s in one["sizes"]]) * 1e9 / slots
-        high = np.array([s["cpu_high"] for s in one["sizes"]]) * 1e9 / slots
+        y = np.array([s["nanoseconds"] for s in one["sizes"]]) * 1e-9
+        low = np.array([s["cpu_low"] for s in one["sizes"]]) / slots
+        high = np.array([s["cpu_high"] for s in one["sizes"]]) / slots
         axes.vlines(n, low, high, color=look.colour, linewidth=2.5, alpha=0.35, zorder=2)
         _dots(axes, n, y, look)
         end = float(y[-1])
         if one["growth"] is not None:
             fine = np.geomspace(n[0], n[-1], 100)
-            fitted = _law(one["growth"], fine) * 1e9 / (fine * one["copies"])
+            fitted = _law(one["growth"], fine) / (fine * one["copies"])
             axes.plot(fine, fitted, color=look.colour, linestyle=look.dash, linewidth=1.4, zorder=3)
         else:
             axes.plot(n, y, color=look.colour, linestyle=look.dash, linewidth=1.4, zorder=3)
-        ends.append((end, f"{label(one['label'], 30)}  {_time(end * 1e-9)}", look.colour))
+        ends.append((end, f"{label(one['label'], 30)}  {_time(end)}", look.colour))
     return _finish(figure, axes, ends, "No point was measured to its end.")
 
 
 @themed
 def step(numbers: Numbers) -> Figure:
     """CPU-seconds of one step of everybody against N, with the exponent of each law."""
-    figure, axes = _log_figure("What a step of everybody costs", "CPU-seconds per step")
+    figure, axes = _log_figure("What a step of everybody costs", "CPU time per step")
+    axes.yaxis.set_major_formatter(lambda value, _: _time(value))
     subtitle(axes, "flat on the left: what a step costs whatever N; the slope on the right is the exponent")
     ends = []
     for one, look in _drawn(numbers):
@@ -533,8 +535,20 @@ def _finish(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]], 
     lines = [n for line in axes.lines for n in np.atleast_1d(np.asarray(line.get_xdata(), dtype=float))]
     if lines and max(lines) == min(lines):
         axes.set_xlim(lines[0] / 3, lines[0] * 3)
+    for axis, scale in ((axes.xaxis, "log"), (axes.yaxis, axes.get_yscale())):
+        if scale == "log":
+            _few_ticks(axis)
     _names(figure, axes, ends)
     return figure
+
+
+def _few_ticks(axis: Any) -> None:
+    """Decades alone; 1, 2 and 5 of each where fewer than three decades would be marked."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axis.get_view_interval()
+    decades = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
 
 
 def _names(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

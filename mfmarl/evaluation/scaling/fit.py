@@ -83,7 +83,8 @@ class Memory(NamedTuple):
     high: float
     fixed: float
     deviation: float
-    """Largest share by which a size lies off the line, of those whose agents outweigh the allocator's grain; NaN: none."""
+    """Largest share by which a size lies off the line, of those whose agents outweigh the allocator's grain; NaN with fewer
+    than two such."""
     sizes: int
 
     @property
@@ -297,8 +298,9 @@ def memory(agents: ArrayLike, taken: ArrayLike) -> Memory:
         # The inflation is not below 1: what is not known is not made smaller by a lucky fit of three points.
         inflation = max(1.0, float((weight * left**2).sum()) / freedom)
         half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(np.linalg.inv(normal)[0, 0] * inflation)
-    # Two points lie on every line.
-    seen = [n for n in distinct if slope * n > 5 * _GRAIN] if len(distinct) > 2 else []
+    # Two points lie on every line, and so does the only one that is heavy enough to count.
+    seen = [n for n in distinct if slope * n > 5 * _GRAIN]
+    seen = seen if len(seen) > 1 and len(distinct) > 2 else []
     off = [abs(float(y[x == n].mean()) / float(slope * n + fixed) - 1) for n in seen]
     return Memory(float(slope), slope - half, slope + half, float(fixed), max(off, default=math.nan), len(distinct))
 

@@ -281,6 +281,8 @@ def _costs(one: Numbers) -> str:
     else:
         bounds = f" ({growth['low']:.2f} to {growth['high']:.2f})"
     text = f"cost grows as N^{reach}{bounds}"
+    if growth["low"] is not None and growth["high"] - growth["low"] > 1:
+        text = f"how cost grows is not determined: N^{reach}{bounds}"
     if growth["fixed"] > 0:
         text += " beyond what a step costs whatever N"
         if growth["knee"] > rows[0]["num_agents"]:
@@ -518,7 +520,7 @@ def _costs_section(folder: Path, numbers: Numbers) -> str:
     )
     return (
         "<section><h2>What it costs</h2>"
-        + _figure(folder, "cost", figures.cost(numbers), "CPU-nanoseconds of one agent and step, learning included. Flat: "
+        + _figure(folder, "cost", figures.cost(numbers), "CPU time of one agent and step, learning included. Flat: "
                   "a step costs in proportion to its agents. It falls while a fixed part is shared by more of them.")
         + _figure(folder, "step", figures.step(numbers), "CPU-seconds of one step of everybody. The upright mark is the knee: "
                   "there half of a step is what it costs whatever N.")
