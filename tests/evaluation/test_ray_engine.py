@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mfmarl.cli.main import build_parser
-from mfmarl.errors import ConfigError
+from mfmarl.errors import ConfigError, ResourceFault
 from mfmarl.evaluation import ray_engine, ray_task
 from mfmarl.evaluation.comparison import PlannedRun, execute
 from mfmarl.evaluation.ray_engine import RayEngine, bytes_of, unreachable
-from mfmarl.learning import checkpoint
-from mfmarl.learning.run import run_in_folder
+from mfmarl.learning import checkpoint, run_folder
+from mfmarl.learning.run import Interrupted, run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.learning.run_folder import read_metrics, read_status
 from mfmarl.registry import import_user_code
@@ -35,17 +40,9 @@ def planned(folder: Path, seeds: int = 2, steps: int = 200, sleep: float = 0.01)
     options = RunOptions(steps=steps, copies=1, report_every=5, evaluation_copies=0, checkpoint_seconds=0.2)
     config = RunConfig(Choice("slow", {"sleep": sleep}), {"all": Choice("mfq")}, options)
     return [
-        PlannedRun(
-            "slow", "mfq", s, folder / f"seed-{s}", RunConfig(config.environment, config.agents, _seeded(options, s))
-        )
-        for s in range(seeds)
+        PlannedRun("slow", "mfq", seed, folder / f"seed-{seed}", replace(config, run=replace(options, seed=seed)))
+        for seed in range(seeds)
     ]
-
-
-def _seeded(options: RunOptions, seed: int) -> RunOptions:
-    from dataclasses import replace
-
-    return replace(options, seed=seed)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -233,8 +230,6 @@ def test_where_nothing_listens_the_address_is_named():
     ],
 )
 def test_what_ray_told_becomes_one_sentence(told, sentence):
-    import re
-
     assert re.search(sentence, unreachable("h:1", told, "silence"))
 
 
@@ -365,3 +360,237 @@ def test_a_worker_killed_in_mid_run_loses_nothing_and_nobody_can_call_from_outsi
     assert len(heard) >= 6 and set(heard) <= set(LOOPBACK), heard
     assert gone(mark) == {}
     assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+@pytest.mark.verify
+def test_a_run_whose_worker_is_always_lost_becomes_a_failed_run_and_a_held_folder_is_waited_for(tmp_path, monkeypatch):
+    """Two ends of patience: restarts are counted, and a folder that another process writes is not written by two."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"patience-{os.getpid()}")
+    doomed, held = planned(tmp_path)
+    run_in_folder_until(held, 20)
+    lock = run_folder.reopen(held.path)
+    waits: list[str] = []
+
+    def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
+        if run is doomed and event["event"] == "row":
+            with suppress(ProcessLookupError):
+                os.kill(writer_of(run), signal.SIGKILL)
+        if event["event"] == "waiting":
+            assert run is held
+            waits.append(event["error"])
+            threading.Timer(3.0, lock.close).start()
+
+    failed = execute([doomed, held], 2, on_event, [SLOW], RayEngine(max_restarts=1))
+    assert [(run, why) for run, why in failed] == [(doomed, "the process of this run died (signal 9), 2 times")]
+    assert len(waits) == 1 and f"is being written by process {os.getpid()}" in waits[0]
+    assert gone(mark) == {}
+    assert_as_if_undisturbed([held], tmp_path / "again")
+
+
+COMMAND = """
+import json, signal, sys
+from pathlib import Path
+from mfmarl.errors import MfmarlError
+from mfmarl.evaluation.comparison import PlannedRun, execute
+from mfmarl.evaluation.ray_engine import RayEngine
+from mfmarl.learning.run_config import RunConfig
+
+given = json.loads(sys.argv[1])
+runs = [PlannedRun("slow", "mfq", i, Path(p), RunConfig.from_table(c)) for i, (p, c) in enumerate(given["runs"])]
+def tell(run, event):
+    print(json.dumps({"seed": run.seed, **event}), flush=True)
+try:
+    execute(runs, given["jobs"], tell, [given["slow"]], RayEngine(**given["engine"]))
+except MfmarlError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def command(runs: list[PlannedRun], jobs: int = 2, **engine: Any) -> subprocess.Popen[str]:
+    """A process that carries the runs out, as the command line does; its events on standard output."""
+    given = {"runs": [(str(r.path), r.config.to_table()) for r in runs], "jobs": jobs, "slow": SLOW, "engine": engine}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, json.dumps(given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+
+
+def events_until(process: subprocess.Popen[str], enough: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    assert process.stdout is not None
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line))
+        if enough(events[-1]):
+            return events
+    assert process.stderr is not None
+    raise AssertionError(f"the command ended early: {process.stderr.read()}")
+
+
+def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["event"] == "row" and event["row"]["step"] >= step
+
+
+@contextmanager
+def cluster(place: Path) -> Iterator[str]:
+    """A Ray cluster of its own, as a user would start one with `ray start`; its address."""
+    place.mkdir(mode=0o700)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(REPOSITORY)}
+    options = ["--head", "--block", "--num-cpus=2", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    options += ["--include-dashboard=false", f"--temp-dir={place}", "--object-store-memory=80000000"]
+    head = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), "start", *options, "--disable-usage-stats"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 60
+        while True:
+            assert head.poll() is None and time.monotonic() < until, "the cluster did not start"
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        time.sleep(3)  # the port answers before the node has joined
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        try:
+            head.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch) -> Path:
+    path = tmp_path / "token"
+    path.write_text("0123456789abcdef" * 4)
+    path.chmod(0o600)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    return path
+
+
+@pytest.mark.verify
+def test_a_killed_command_is_given_again_and_goes_on_on_the_same_cluster(tmp_path, token, monkeypatch):
+    """SIGKILL to the command, and the cluster lives on: no task of the dead one writes beside the new one's."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"again-{os.getpid()}")
+    runs = planned(tmp_path / "runs", seeds=3)
+    with tempfile.TemporaryDirectory(prefix="mfmarl-", dir="/tmp") as short, cluster(Path(short) / "r") as address:
+        first = command(runs, address=address)
+        seen = events_until(first, lambda event: event["seed"] == 2 and at_step(50)(event))
+        done = {event["seed"] for event in seen if event["event"] == "done"}
+        assert done, "one of the first two runs is done before the third is in its middle"
+        first.kill()
+        first.wait()
+        before = {seed: (runs[seed].path / "metrics.jsonl").stat().st_mtime_ns for seed in done}
+        second = command(runs, address=address)
+        told, errors = second.communicate(timeout=200)
+        assert second.returncode == 0, errors
+        events = [json.loads(line) for line in told.splitlines()]
+        assert {event["seed"] for event in events if event["event"] == "done"} == {0, 1, 2}
+        assert not any(event["event"] == "row" and event["seed"] in done for event in events)
+        assert {seed: (runs[seed].path / "metrics.jsonl").stat().st_mtime_ns for seed in done} == before
+        assert not any(tmp_path.rglob(".mfmarl-probe*"))
+
+        token.write_text("f" * 64)
+        begun = time.monotonic()
+        refused = command(runs, address=address)
+        _, errors = refused.communicate(timeout=100)
+        assert refused.returncode == 2 and errors.count("\n") == 1 and "refused our token" in errors
+        assert time.monotonic() - begun < 40
+        token.write_text("0123456789abcdef" * 4)
+    assert gone(mark) == {}
+    assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+@pytest.mark.verify
+def test_a_killed_command_leaves_no_process_of_its_own_cluster_and_goes_on_when_given_again(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"killed-{os.getpid()}")
+    runs = planned(tmp_path)
+    first = command(runs)
+    events_until(first, at_step(50))
+    folder = next(
+        e[18:]
+        for e in Path(f"/proc/{next(iter(drivers(mark)))}/environ").read_text().split("\0")
+        if e.startswith("MFMARL_RAY_FOLDER=")
+    )
+    first.kill()
+    first.wait()
+    assert gone(mark, 60.0) == {}
+    second = command(runs)
+    _, errors = second.communicate(timeout=200)
+    assert second.returncode == 0, errors
+    assert not Path(folder).exists()
+    assert gone(mark) == {}
+    assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+@pytest.mark.verify
+def test_the_process_that_talks_to_ray_may_die_too(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"driver-{os.getpid()}")
+    runs = planned(tmp_path)
+
+    def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
+        if at_step(50)(event):
+            for driver in drivers(mark):
+                os.kill(driver, signal.SIGKILL)
+
+    with pytest.raises(ResourceFault, match="The connection to Ray was lost.*give the same command again"):
+        execute(runs, 2, on_event, [SLOW], RayEngine())
+    assert gone(mark, 60.0) == {}
+    assert execute(runs, 2, lambda *_: None, [SLOW], RayEngine()) == []
+    assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+@pytest.mark.verify
+def test_ctrl_c_lets_the_runs_save(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"ctrl-c-{os.getpid()}")
+    runs = planned(tmp_path)
+    process = command(runs)
+    events_until(process, at_step(50))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert gone(mark) == {}
+    for run in runs:
+        assert read_status(run.path)["state"] == "interrupted"
+        assert rows(run.path)[-1]["step"] >= 50
+    assert execute(runs, 2, lambda *_: None, [SLOW]) == []  # what Ray began, this machine's processes end
+    assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+def drivers(mark: str) -> list[int]:
+    return [pid for pid, line in marked(mark).items() if "mfmarl.evaluation.ray_driver" in line]
+
+
+def run_in_folder_until(run: PlannedRun, step: int) -> None:
+    """Begin the run in this process, and stop it there as Ctrl-C would."""
+    import_user_code(SLOW)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] >= step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_in_folder(run.config, run.path, on_row=stop)
