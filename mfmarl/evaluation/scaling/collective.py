@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -119,8 +119,8 @@ def fit(name: str, measured: Sequence[tuple[int, int, float]], algorithm: Litera
     if len({size for ranks, size, _ in measured if ranks > 1}) < 2:
         raise ConfigError("A network is fitted to all-reduces of at least two sizes between at least two ranks.")
     (latency, per_byte), _ = nnls(np.array(rows), np.ones(len(rows)))
-    bandwidth = 1 / per_byte if per_byte > 0 else math.inf
-    return replace(shape, latency=float(latency), bandwidth=float(bandwidth), measured=tuple(measured))
+    # Faster than 1e12 bytes a second cannot be told from what it takes to send nothing.
+    return replace(shape, latency=float(latency), bandwidth=1 / max(float(per_byte), 1e-12), measured=tuple(measured))
 
 
 def measure(
@@ -135,13 +135,18 @@ def measure(
         raise ConfigError(f"ranks={ranks}: an all-reduce is measured between 2 to 64 processes of this machine.")
     with tempfile.TemporaryDirectory(prefix="mfmarl-") as folder, started(ranks, Path(folder) / "store") as children:
         order = json.dumps({"sizes": list(sizes), "repeats": repeats, "timeout": timeout})
-        rows = gather(children, order, timeout)
+        rows = gather(children, order, timeout)["rows"]
     return fit(name, [(ranks, 4 * int(size), seconds) for size, seconds in rows])
 
 
 @contextlib.contextmanager
-def started(ranks: int, store: Path) -> Any:
-    """So many child processes that are to meet in the file `store`; killed on leaving, whatever happened."""
+def started(
+    ranks: int, store: Path, program: Sequence[str] = ("-m", "mfmarl.evaluation.scaling.collective")
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many child processes that are to meet in the file `store`; killed on leaving, whatever happened.
+
+    Each runs Python with `program` and this process's id: it should `die_with_parent`.
+    """
     children: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(ranks):
@@ -156,7 +161,7 @@ def started(ranks: int, store: Path) -> Any:
             environment.pop("GLOO_SOCKET_IFNAME", None)
             children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "mfmarl.evaluation.scaling.collective", str(os.getpid())],
+                    [sys.executable, *program, str(os.getpid())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -171,8 +176,8 @@ def started(ranks: int, store: Path) -> Any:
             child.communicate()
 
 
-def gather(children: Sequence[subprocess.Popen[bytes]], order: str, timeout: float) -> list[tuple[int, float]]:
-    """Hand every child the order; what rank 0 reports. Raises RankLost when one dies or the time is up."""
+def gather(children: Sequence[subprocess.Popen[bytes]], order: str, timeout: float) -> dict[str, Any]:
+    """Hand every child the order; what rank 0 reports, as JSON. Raises RankLost when one dies or the time is up."""
     for child in children:
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -192,23 +197,25 @@ def gather(children: Sequence[subprocess.Popen[bytes]], order: str, timeout: flo
             raise RankLost(f"{len(children)} ranks did not finish their all-reduces within {timeout:g} s.")
         time.sleep(0.02)
     report, _ = children[0].communicate()
-    return [(size, seconds) for size, seconds in json.loads(report)["rows"]]
+    told: dict[str, Any] = json.loads(report)
+    return told
 
 
 def take_part(orders: IO[str], reports: IO[str]) -> None:
     """What a child does: join, add up, tell (rank 0 alone)."""
     order = json.loads(orders.readline())
+    sizes, repeats, timeout = order["sizes"], int(order["repeats"]), float(order["timeout"])
     import torch
 
     from mfmarl.population.ranks import join
 
     torch.set_num_threads(1)
-    ranks = join(timeout=float(order["timeout"]))
+    ranks = join(timeout=timeout)
     rows = []
-    for size in order["sizes"]:
+    for size in sizes:
         x = torch.ones(size)
         times = []
-        for turn in range(order["repeats"] + 2):
+        for turn in range(repeats + 2):
             ranks.agree(False)  # together
             began = time.perf_counter()
             total = ranks.sum(x)

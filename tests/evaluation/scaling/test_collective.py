@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -41,8 +40,10 @@ def test_latency_and_bandwidth_are_fitted_over_six_decades() -> None:
         fit("one", rows[:1])
 
 
-def test_times_that_do_not_grow_have_no_bandwidth_to_speak_of() -> None:
-    assert fit("flat", [(2, 4, 1e-4), (2, 4000, 1e-4), (2, 400_000, 0.9e-4)]).bandwidth == math.inf
+def test_times_that_do_not_grow_tell_of_a_bandwidth_beyond_all_and_are_json() -> None:
+    flat = fit("flat", [(2, 4, 1e-4), (2, 4000, 1e-4), (2, 400_000, 0.9e-4)])
+    assert flat.bandwidth == pytest.approx(1e12)
+    assert Network(**json.loads(json.dumps(flat.to_table(), allow_nan=False))).latency == flat.latency
 
 
 def test_a_network_is_found_by_name_or_the_nearest_is_told() -> None:
