@@ -185,10 +185,10 @@ def at_large_sizes(
     """
     order = np.argsort(sizes)
     n, y, e = (np.asarray(v, dtype=np.float64)[order] for v in (sizes, values, errors))
-    found = law(n, y, e)
+    found = law(n.tolist(), y.tolist(), e.tolist())
     while found is not None and len(n) > 3 and found.misfit > _MISFIT:
         n, y, e = n[1:], y[1:], e[1:]
-        found = law(n, y, e)
+        found = law(n.tolist(), y.tolist(), e.tolist())
     return found
 
 

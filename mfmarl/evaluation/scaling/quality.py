@@ -49,6 +49,7 @@ from mfmarl.learning.durable import write_atomic
 from mfmarl.learning.players import make_players
 from mfmarl.learning.run import load_training
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+from mfmarl.learning.run_folder import read_status
 from mfmarl.population.known import Known
 from mfmarl.population.open import open_env
 from mfmarl.population.simulation import Simulation
@@ -62,7 +63,6 @@ TOLERANCE = 0.05
 """How near to its final value a curve has come when it is called there: a share of all that it rises."""
 NANOSECONDS = 2000.0
 """CPU-nanoseconds per agent and step that a run is thought to take where nothing was measured."""
-
 BEYOND = 20_000_000
 """Agents that theory may be asked of, in place of infinitely many, where it knows only finite populations."""
 
@@ -203,7 +203,7 @@ def plan_quality(
     if all(s.reason for s in sizes.values()):
         raise ConfigError(next(iter(sizes.values())).reason)
     if seconds > 0:
-        sizes = _within(plan, sizes, seconds * max(1, jobs), measured)
+        sizes = _within(plan, folder, sizes, seconds * max(1, jobs), measured)
     place = folder / FOLDER
     runs = _runs(plan, place, [n for n, s in sizes.items() if not s.reason])
     _write(place, plan, sizes)
@@ -228,13 +228,17 @@ def _together(measured: Measured) -> int:
     return measured.point.num_agents * measured.point.copies
 
 
-def _within(plan: Plan, sizes: dict[int, Size], cpu: float, measured: Sequence[Measured]) -> dict[int, Size]:
-    """The sizes, those refused that do not fit into so many CPU-seconds: the largest first."""
+def _within(
+    plan: Plan, folder: Path, sizes: dict[int, Size], cpu: float, measured: Sequence[Measured]
+) -> dict[int, Size]:
+    """The sizes, those refused that do not fit into so many CPU-seconds: the largest first. What is done costs nothing."""
     kept, spent = dict(sizes), 0.0
     for n in sorted(sizes):
         if sizes[n].reason:
             continue
-        needed = expected_seconds(plan, n, measured)
+        runs = _runs(plan, folder / FOLDER, [n])
+        left = sum(read_status(r.path)["state"] != "done" for r in runs) / len(runs)
+        needed = left * expected_seconds(plan, n, measured)
         if spent + needed > cpu:
             kept[n] = Size(
                 f"Learning at N = {n:,} would take about {needed:,.0f} CPU-seconds, and {max(0.0, cpu - spent):,.0f} "
