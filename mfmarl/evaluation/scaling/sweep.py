@@ -87,8 +87,10 @@ def points(plan: Plan) -> list[Point]:
 
 def series(plan: Plan) -> list[tuple[Kind, str, dict[str, Any]]]:
     """(kind, agent, what is varied) of every curve over sizes. A baseline is measured as it is: with nothing varied."""
+    # As files give it back, where a tuple is a list: points that are read are compared with these.
+    varied = plan.to_table()["varied"]
     ours: list[tuple[Kind, str, dict[str, Any]]] = [
-        ("mfmarl", agent, dict(varied)) for varied in plan.varied for agent in plan.agents
+        ("mfmarl", agent, dict(options)) for options in varied for agent in plan.agents
     ]
     return ours + [(kind, agent, {}) for kind in plan.baselines for agent in BASELINES[kind]]
 
@@ -131,7 +133,7 @@ def merged(old: Plan, new: Plan, folder: Path) -> Plan:
         agents={**old.agents, **new.agents},
         sizes=tuple(sorted({*old.sizes, *new.sizes})),
         copies=tuple(sorted({*old.copies, *new.copies})),
-        varied=(*old.varied, *(v for v in new.varied if v not in old.varied)),
+        varied=(*before["varied"], *(v for v in after["varied"] if v not in before["varied"])),
         baselines=(*old.baselines, *(b for b in new.baselines if b not in old.baselines)),
         repeats=max(old.repeats, new.repeats),
         seeds=tuple(sorted({*old.seeds, *new.seeds})),

@@ -203,7 +203,8 @@ def test_entries_of_a_table_are_counted() -> None:
     training = build(
         measure.config_of(Point("mfq", "mfmarl", 16), plan(mfq=Choice("mfq", {"values": "table", "bins": 3})))
     ).training
-    assert measure.weights(training) == training.players[0].agent.values.value.numel()
+    table: Any = training.players[0].agent.values
+    assert measure.weights(training) == table.value.numel()
 
 
 # ------------------------------------------------------------------------------------------- what is weighed

@@ -168,6 +168,15 @@ def test_a_point_that_dies_is_one_failed_point_and_is_tried_again(flat: World, t
     assert flat.names == [("mfq", 128, 0), ("mfq", 128, 1)]
 
 
+def test_a_tuple_that_is_varied_is_the_list_that_a_file_holds(flat: World, tmp_path: Path) -> None:
+    plan = replace(PLAN, varied=({"hidden": (8, 8)},), sizes=(16,), repeats=1)
+    sweep.carry_out(plan, tmp_path / "s", measure=flat)
+    kept, measured = sweep.read(tmp_path / "s")
+    assert [m.point for m in measured] == sweep.points(plan) == sweep.points(kept)
+    assert sweep.write_plan(plan, tmp_path / "s", "").varied == ({"hidden": [8, 8]},)
+    assert memory.alike(measured[0], sweep.points(plan)[0])
+
+
 # --------------------------------------------------------------------------------------------- the plan's file
 
 
