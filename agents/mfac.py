@@ -30,11 +30,12 @@ from mfmarl.learning.agent import (
     Rate,
     Transition,
     actor_temperature,
-    finite,
+    averaged,
     logits_as_energy,
     policy,
     pooled,
     told_of_weights,
+    told_once,
     weighted,
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
@@ -90,6 +91,7 @@ class MFAC(Agent):
 
     Config = MFACConfig
     memory = "replay"
+    divides = True
 
     def __init__(self, config: MFACConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -144,28 +146,31 @@ class MFAC(Agent):
         else:
             q = chosen = self.critic(batch.obs, batch.field, batch.action).squeeze(-1)
         error = chosen - target
-        loss = pooled(weighted(error.square(), batch.weight), batch.valid)
-        finite(loss, "the critic of mean-field actor-critic")
+        loss = pooled(weighted(error.square(), batch.weight), batch.valid, batch.of)
         pace, clip = self.pace() if config.anneal else 1.0, config.gradient_clip
         for optimiser, rate in zip((self.actor_optimiser, self.critic_optimiser), self.rates, strict=True):
             set_pace(optimiser, pace * rate, config, self.progress)
-        norm = descend(loss, self.critic_weights, self.critic_optimiser, self.minds, clip)
+        name = "mean-field actor-critic"
+        norm = descend(
+            loss, self.critic_weights, self.critic_optimiser, self.minds, clip, f"the critic of {name}", self.ranks
+        )
         track(self.target, self.critic, config.target_rate)
         free, entropy = self.free_energy(batch, q.detach())
-        free_loss = pooled(weighted(free, batch.weight), batch.valid)
-        finite(free_loss, "the actor of mean-field actor-critic")
+        free_loss = pooled(weighted(free, batch.weight), batch.valid, batch.of)
         # Through the critic, but not into it: the gradient of the actor's weights alone.
-        actor_norm = descend(free_loss, self.actor_weights, self.actor_optimiser, self.minds, clip)
-        entropy = pooled(entropy.detach(), batch.valid) / self.minds
+        actor_norm = descend(
+            free_loss, self.actor_weights, self.actor_optimiser, self.minds, clip, f"the actor of {name}", self.ranks
+        )
+        entropy = pooled(entropy.detach(), batch.valid, batch.of) / self.minds
         self.adapt_temperature(entropy)
         self.learned += 1
         return {
             "loss": loss.detach() / self.minds,
             "free_energy": free_loss.detach() / self.minds,
             "entropy": entropy,
-            "gradient_norm": norm.mean(),
-            "actor_gradient_norm": actor_norm.mean(),
-            "value": q.detach().mean(),
+            "gradient_norm": told_once(norm.mean(), self.ranks),
+            "actor_gradient_norm": told_once(actor_norm.mean(), self.ranks),
+            "value": averaged(q.detach(), batch.of),
             **told_of_weights(batch, error),
         }
 
@@ -176,7 +181,7 @@ class MFAC(Agent):
         if self.spec.discrete:
             p, _ = policy(self.actor(obs, field), batch.next_legal)
             return (p * self.target(obs, field)).sum(-1)
-        action = self.squash(draw(*self._gaussian(obs, field), _names(obs), self.key.fold("next", self.learned)))
+        action = self.squash(draw(*self._gaussian(obs, field), _names(batch), self.key.fold("next", self.learned)))
         return self.target(obs, field, action).squeeze(-1)
 
     def free_energy(self, batch: Transition, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +192,7 @@ class MFAC(Agent):
             energy = -(p * q).sum(-1)
         else:
             mean, log_std = self._gaussian(batch.obs, batch.field)
-            u = draw(mean, log_std, _names(batch.obs), self.key.fold("now", self.learned))
+            u = draw(mean, log_std, _names(batch), self.key.fold("now", self.learned))
             entropy = self.squash.log_slope(u) - log_density(u, mean, log_std)
             energy = -self.critic(batch.obs, batch.field, self.squash(u)).squeeze(-1)
         return energy - self.temperature * entropy, entropy
@@ -205,6 +210,8 @@ class MFAC(Agent):
         self.learned = int(state)
 
 
-def _names(obs: Tensor) -> Tensor:
-    """A number for every row [M, B], the same whoever else learns beside it."""
-    return torch.arange(obs.shape[1], device=obs.device).expand(obs.shape[0], -1)
+def _names(batch: Transition) -> Tensor:
+    """A number for every row [M, B], the same whoever else learns beside it, and wherever."""
+    if batch.number is not None:
+        return batch.number
+    return torch.arange(batch.obs.shape[1], device=batch.obs.device).expand(batch.obs.shape[0], -1)

@@ -30,16 +30,17 @@ from mfmarl.learning.agent import (
     Positive,
     Rate,
     actor_temperature,
-    finite,
     logits_as_energy,
     policy,
     pooled,
+    told_once,
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
-from mfmarl.learning.memory import advantages
-from mfmarl.learning.networks import Activation, Network, clip_gradients
+from mfmarl.learning.memory import advantages, either
+from mfmarl.learning.networks import Activation, Network, clip_gradients, find_gradients
 from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
+from mfmarl.population.ranks import Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
@@ -82,6 +83,7 @@ class MFPPO(Agent):
 
     Config = MFPPOConfig
     memory = "rollout"
+    divides = True
     centre: Tensor
     spread: Tensor
     seen: Tensor
@@ -139,7 +141,8 @@ class MFPPO(Agent):
             return chosen, -(p * log_p).sum(-1)
         log_std = self.log_std.expand_as(out)
         chosen = log_density(rows["u"], out, log_std)  # the slope of the map cancels in the ratio
-        names = torch.arange(out.shape[1], device=out.device).expand(out.shape[:2])
+        names = rows["number"] if "number" in rows else torch.arange(out.shape[1], device=out.device)
+        names = names.expand(out.shape[:2])
         u = draw(out, log_std, names, key)
         return chosen, self.squash.log_slope(u) - log_density(u, out, log_std)
 
@@ -147,69 +150,83 @@ class MFPPO(Agent):
         config: MFPPOConfig = self.config
         steps, key = batch
         length = len(steps["reward"])
+        # Of a crowd that is divided: which of so many rows of a step are here.
+        number, of = steps.pop("number", None), int(steps.pop("of", torch.tensor(0)))
         last_value = self.value(steps.pop("last_obs"), steps.pop("last_field"))
         # [T, M, B, ...] -> [M, T x B, ...]: a row is one agent's step.
         rows = {name: x.transpose(0, 1).flatten(1, 2) for name, x in steps.items()}
-        value = self.value(rows["obs"], rows["field"])
-        by_step = value.unflatten(1, (length, -1)).transpose(0, 1)
+        worth = self.value(rows["obs"], rows["field"])
+        by_step = worth.unflatten(1, (length, -1)).transpose(0, 1)
         advantage, returns = advantages(
             steps["reward"], by_step, last_value, steps["acting"], steps["ended"], steps["bootstrap"],
             self.gamma, config.lam,
         )  # fmt: skip
         acting = rows.pop("acting")
-        everyone = bool(acting.all())
+        everyone = not self.ranks.agree(not bool(acting.all()))
         if not self.spec.discrete:
             rows["u"] = self.squash.inverse(rows["action"].nan_to_num())
         rows = {name: rows[name] for name in ("obs", "field", "legal", "action", "u") if name in rows}
         rows["advantage"] = advantage.transpose(0, 1).flatten(1, 2)
         rows["returns"] = returns.transpose(0, 1).flatten(1, 2)
         rows["acting"] = acting
+        place = None if number is None else _places(length, number, of)
         if self.minds == 1 and not everyone:
+            if place is not None:
+                place = _asked_places(place, acting[0], self.ranks)
             asked = acting[0].nonzero().squeeze(-1)
             rows = {name: x.index_select(1, asked) for name, x in rows.items()}
             everyone = True
-        count = rows["advantage"].shape[1]
+        here = rows["advantage"].shape[1]
+        count = here if place is None else len(place)
         if count == 0:
             return {}
         weight = None if everyone else rows["acting"]
         self._rescale(rows["returns"], weight)
-        mean, deviation = _moments(rows["advantage"], weight)
+        mean, deviation = _moments(rows["advantage"], weight, self.ranks)
         temperature = self.temperature
         scale = deviation + temperature + 1e-8
         rows["advantage"] = (rows["advantage"] - mean) / scale
         rows["returns"] = (rows["returns"] - self.centre) / self.spread
         with torch.no_grad():
-            parts = [self._judge({n: x[:, part] for n, x in rows.items()}, key)[0] for part in self._chunks(count)]
+            parts = [self._judge({n: x[:, part] for n, x in rows.items()}, key)[0] for part in self._chunks(here)]
             rows["log_p"] = torch.cat(parts, 1)
         numbers: dict[str, list[Tensor]] = {}
         set_pace(self.optimiser, 0.0, config, self.progress)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.pace() if config.anneal else rate
         for epoch in range(config.epochs):
-            order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(value.device)
+            order = torch.randperm(count, generator=random.generator(key.fold("order", epoch))).to(worth.device)
             for part in order.chunk(min(config.minibatches, count)):
-                minibatch = {name: x.index_select(1, part) for name, x in rows.items()}
+                some, now = part, key.fold("now", epoch)
+                if place is not None:
+                    inside = place[part] >= 0
+                    some = place[part[inside]]
+                minibatch = {name: x.index_select(1, some) for name, x in rows.items()}
+                if place is not None:
+                    minibatch["number"] = inside.nonzero().T
                 mask = None if everyone else minibatch["acting"]
-                for name, number in self._update(minibatch, mask, temperature / scale, key.fold("now", epoch)).items():
-                    numbers.setdefault(name, []).append(number)
+                whole = None if place is None else len(part)
+                for name, value in self._update(minibatch, mask, temperature / scale, now, whole).items():
+                    numbers.setdefault(name, []).append(value)
         means = {name: torch.stack(values).mean() for name, values in numbers.items()}
         # As often as the others, who adapt with each of their updates.
         self.adapt_temperature(means["entropy"], 0.01 * len(numbers["entropy"]))
         return means
 
-    def _update(self, rows: dict[str, Tensor], mask: Tensor | None, cold: Tensor, key: Key) -> dict[str, Tensor]:
+    def _update(
+        self, rows: dict[str, Tensor], mask: Tensor | None, cold: Tensor, key: Key, of: int | None
+    ) -> dict[str, Tensor]:
         config: MFPPOConfig = self.config
         log_p, entropy = self._judge(rows, key)
         change = log_p - rows["log_p"]
         ratio, advantage = change.exp(), rows["advantage"]
         clipped = torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
-        gain = pooled(clipped + cold * entropy, mask)
-        error = pooled((self.worth(rows["obs"], rows["field"]).squeeze(-1) - rows["returns"]).square(), mask)
+        gain = pooled(clipped + cold * entropy, mask, of)
+        error = pooled((self.worth(rows["obs"], rows["field"]).squeeze(-1) - rows["returns"]).square(), mask, of)
         loss = 0.5 * error - gain
-        finite(loss, "proximal policy optimisation")
         weights = [*self.policy_weights, *self.value_weights]
-        for parameter, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            parameter.grad = gradient
+        weighed = None if of is None else torch.stack([ratio.detach().sum(), ratio.detach().square().sum()])
+        weighed = find_gradients(loss, weights, "proximal policy optimisation", self.ranks, weighed)
         norm = clip_gradients(self.policy_weights, self.minds, config.gradient_clip)
         clip_gradients(self.value_weights, self.minds, config.gradient_clip)
         self.optimiser.step()
@@ -217,18 +234,21 @@ class MFPPO(Agent):
             with torch.no_grad():
                 self.log_std.clamp_(-5.0, 2.0)
         with torch.no_grad():
-            divergence = pooled(ratio - 1 - change, mask)
-            weighed = change if mask is None else change.masked_fill(~mask, float("-inf"))
-            rows_left = change.shape[1] if mask is None else mask.sum(1).clamp(min=1)
-            share = importance.effective_sample_size(weighed) / rows_left
+            divergence = pooled(ratio - 1 - change, mask, of)
+            if weighed is not None and of is not None:
+                share = told_once(weighed[0].square() / weighed[1] / of, self.ranks)
+            else:
+                log_weight = change if mask is None else change.masked_fill(~mask, float("-inf"))
+                rows_left = change.shape[1] if mask is None else mask.sum(1).clamp(min=1)
+                share = importance.effective_sample_size(log_weight) / rows_left
         minds = self.minds
         return {
             "loss": error.detach() / minds,
             "gain": gain.detach() / minds,
-            "entropy": pooled(entropy.detach(), mask) / minds,
+            "entropy": pooled(entropy.detach(), mask, of) / minds,
             "divergence": divergence / minds,
             "effective_sample_share": share.nan_to_num(0.0).mean(),
-            "gradient_norm": norm.mean(),
+            "gradient_norm": told_once(norm.mean(), self.ranks),
         }
 
     @torch.no_grad()
@@ -236,7 +256,7 @@ class MFPPO(Agent):
         """Move the returns' mean and spread towards this rollout's, and the last layer so that values stay."""
         self.seen += 1
         rate = self.seen.reciprocal().clamp(min=0.1)
-        mean, deviation = _moments(returns, weight)
+        mean, deviation = _moments(returns, weight, self.ranks)
         second = torch.lerp(self.spread.square() + self.centre.square(), deviation.square() + mean.square(), rate)
         centre = torch.lerp(self.centre, mean, rate)
         spread = (second - centre.square()).clamp(min=1e-6).sqrt()
@@ -251,11 +271,29 @@ class MFPPO(Agent):
         return {"all": self.optimiser}
 
 
-def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Each mind's mean and standard deviation over its (valid) rows: [M, B] -> [M, 1] each."""
-    if weight is None:
-        return x.mean(1, keepdim=True), x.std(1, correction=0, keepdim=True)
-    w = weight.to(x.dtype)
-    count = w.sum(1, keepdim=True).clamp(min=1)
-    mean = (x * w).sum(1, keepdim=True) / count
-    return mean, (((x - mean).square() * w).sum(1, keepdim=True) / count).sqrt()
+def _moments(x: Tensor, weight: Tensor | None, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Each mind's mean and standard deviation over its (valid) rows on all ranks: [M, B] -> [M, 1] each."""
+    wide = x.double()
+    w = torch.ones_like(wide) if weight is None else weight.double()
+    count, total = ranks.sum(torch.stack([w.sum(1, keepdim=True), (wide * w).sum(1, keepdim=True)]), "moments")
+    mean = total / count.clamp(min=1)
+    squares = ranks.sum(((wide - mean).square() * w).sum(1, keepdim=True), "moments")
+    return mean.to(x.dtype), (squares / count.clamp(min=1)).sqrt().to(x.dtype)
+
+
+def _places(length: int, number: Tensor, of: int) -> Tensor:
+    """Where each of the length x of rows of a whole rollout lies among those here, step by step; -1: elsewhere."""
+    place = torch.full((length, of), -1, dtype=torch.int64, device=number.device)
+    place[:, number] = torch.arange(length * len(number), device=number.device).view(length, -1)
+    return place.flatten()
+
+
+def _asked_places(place: Tensor, acting: Tensor, ranks: Ranks) -> Tensor:
+    """Of those rows of the whole rollout alone whose agents acted, where they lie among the ones here."""
+    here = place >= 0
+    asked = torch.zeros_like(here)
+    asked[here] = acting[place[here]]
+    rank = acting.long().cumsum(0) - 1
+    place = place.clone()
+    place[here] = rank[place[here]]
+    return place[either(asked, ranks)]

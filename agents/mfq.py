@@ -29,20 +29,24 @@ from mfmarl.learning.agent import (
     Positive,
     Rate,
     Transition,
-    finite,
+    averaged,
     forbid,
     pooled,
     told_of_weights,
+    told_once,
     weighted,
 )
 from mfmarl.learning.networks import Network, descend, track
 from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
 from mfmarl.statmech import gibbs
+
+_SENT = 1 << 18  # values of a table up to which ranks send each other theirs in every step: 2 MB
 
 
 @dataclass(frozen=True)
@@ -138,22 +142,31 @@ class Table(nn.Module):
         cell = self.cell(obs, field)
         return self.value.gather(1, cell.unsqueeze(-1).expand(-1, -1, self.value.shape[-1]))
 
-    def pull(self, cell: Tensor, action: Tensor, target: Tensor, weight: Tensor, rate: float) -> None:
-        """Move each visited entry the share `rate` of the way to the mean of its targets."""
+    def pull(
+        self, cell: Tensor, action: Tensor, target: Tensor, weight: Tensor, rate: float, ranks: Ranks = ALONE
+    ) -> Tensor:
+        """Move each visited entry the share `rate` of the way to the mean of its targets, those on other ranks too.
+
+        Returns the sum of all weights.
+        """
         minds, cells, actions = self.value.shape
         first = torch.arange(minds, device=cell.device).unsqueeze(1) * (cells * actions)
         index = (first + cell * actions + action).flatten()
         flat = self.value.data.view(-1)
         # Of a large table only what was visited is touched.
-        where, place = (None, index) if len(flat) <= 4 * len(index) else index.unique(return_inverse=True)
+        dense = len(flat) <= 4 * len(index) or ranks.count > 1
+        where, place = (None, index) if dense else index.unique(return_inverse=True)
         old = flat if where is None else flat[where]
         total = torch.zeros_like(old).scatter_add_(0, place, (target * weight).flatten())
         count = torch.zeros_like(old).scatter_add_(0, place, weight.flatten())
+        if ranks.count > 1:
+            total, count = ranks.sum(torch.stack([total, count]), "gradients")
         new = old + torch.where(count > 0, rate * (total / count.clamp(min=1) - old), torch.zeros_like(old))
         if where is None:
             flat.copy_(new)
         else:
             flat[where] = new
+        return count.sum()
 
 
 def _told(count: int) -> str:
@@ -168,6 +181,7 @@ class MFQ(Agent):
     Config = MFQConfig
     memory = "replay"  # of a network; a table learns from the latest step
     needs_discrete = True
+    divides = True
 
     def __init__(self, config: MFQConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
         super().__init__(config, spec, slots, minds, key)
@@ -251,19 +265,19 @@ class MFQ(Agent):
             return self._learn_table(batch, target)
         q = self._evaluate(self.values, batch.obs, batch.field)
         error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - target
-        loss = pooled(weighted(error.square(), batch.weight), batch.valid)
-        finite(loss, "mean-field Q-learning")
+        loss = pooled(weighted(error.square(), batch.weight), batch.valid, batch.of)
         minds = self.minds * self.replicas
         set_pace(self.optimiser, self.rate, config, self.progress)
-        norm = descend(loss, self.weights, self.optimiser, minds, config.gradient_clip)
+        name = "mean-field Q-learning"
+        norm = descend(loss, self.weights, self.optimiser, minds, config.gradient_clip, name, self.ranks)
         track(self.target, self.values, config.target_rate)
-        entropy = gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature).mean()
+        entropy = averaged(gibbs.entropy(forbid(-q.detach(), batch.legal), self.temperature), batch.of)
         self.adapt_temperature(entropy)
         return {
             "loss": loss.detach() / minds,
             "entropy": entropy,
-            "gradient_norm": norm.mean(),
-            "value": q.detach().mean(),
+            "gradient_norm": told_once(norm.mean(), self.ranks),
+            "value": averaged(q.detach(), batch.of),
             **told_of_weights(drawn, error.view(self.minds, -1)),
         }
 
@@ -274,8 +288,7 @@ class MFQ(Agent):
         weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
         action = batch.action.clamp(min=0)  # rows that are not valid may hold -1
         error = q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target
-        table.pull(cell, action, target, weight, self.rate)
-        share = weight.sum().clamp(min=1)
+        share = table.pull(cell, action, target, weight, self.rate, self.ranks).clamp(min=1)
         entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
         self.adapt_temperature(entropy)
         return {
@@ -283,6 +296,11 @@ class MFQ(Agent):
             "entropy": entropy,
             "value": (q.mean(-1) * weight).sum() / share,
         }
+
+    def why_whole(self) -> str:
+        if isinstance(self.values, Table) and self.values.value.numel() > _SENT:
+            return f"a table of {self.values.value.numel():,} values is too large to be sent in every step"
+        return super().why_whole()
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {} if self.tabular else {"values": self.optimiser}

@@ -85,6 +85,7 @@ class Rusher(Agent):
     Config = RusherConfig
     needs_discrete = True
     memory = "none"
+    divides = True
     side: Tensor
 
     def __init__(self, config: RusherConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:

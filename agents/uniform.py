@@ -29,6 +29,7 @@ class Uniform(Agent):
     """Uniform over the legal actions, or over the Box (standard normal where it has no bounds)."""
 
     Config = UniformConfig
+    divides = True
     low: Tensor
     high: Tensor
 

@@ -8,8 +8,8 @@ one mind for all of them or one mind each; rows are then [M, B, ...]: M minds, B
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -20,12 +20,14 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.options import Bounds
 from mfmarl.population.field import Field, default_field, parse_field
 from mfmarl.population.known import Known
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs, importance
 from mfmarl.statmech.annealing.schedule import Schedule, parse_schedule
 
+_FEWEST = 16  # rows of which each one's energy has the bits that it has among many
 _CHUNK = 1 << 14  # rows whose activations stay in the cache: twice as fast as a million rows in one go
 
 
@@ -47,7 +49,7 @@ class AgentConfig:
 
 
 # What a memory keeps of a transition's columns: not how it was drawn.
-NOT_KEPT = ("valid", "weight", "place")
+NOT_KEPT = ("valid", "weight", "place", "number", "of")
 
 
 class Transition(NamedTuple):
@@ -65,6 +67,9 @@ class Transition(NamedTuple):
     valid: Tensor | None = None  # [M, B] bool; None: every row
     weight: Tensor | None = None  # [M, B]: what each row counts where some are drawn more often than others
     place: Tensor | None = None  # [M, B]: where such rows lie in the memory, which wants their new priorities
+    # Of a batch that is divided over ranks, each of which has some rows of it, or none:
+    number: Tensor | None = None  # [M, B]: which rows of the whole batch these are
+    of: int | None = None  # how many there are in the whole batch; None: all are here
 
 
 class Agent(nn.Module, ABC):
@@ -83,6 +88,12 @@ class Agent(nn.Module, ABC):
     """Whether it acts upon beliefs of its own, `perceive`, instead of upon what it sees."""
     carries: str = "felt"
     """Which field a transition carries: the one `felt` when acting, or the one the step `caused`."""
+    divides: ClassVar[bool] = False
+    """Whether it learns the same where its crowd is divided over `ranks`: each works out its share of every mean from
+    the rows that it has (`pooled`, `averaged`), shares of gradients are added up, and all take the same step. The
+    numbers that `learn` gives are shares too: what every rank knows whole is told by one (`told_once`)."""
+    ranks: Ranks = ALONE
+    """Who learns the rest of what this mind learns from."""
     log_temperature: Tensor
 
     def __init__(self, config: AgentConfig, spec: Spec, slots: slice, minds: int, key: Key) -> None:
@@ -132,10 +143,10 @@ class Agent(nn.Module, ABC):
         return max(1e-3, min(1.0, 4 - 4 * self.progress) * cold**0.5)
 
     def adapt_temperature(self, entropy: Tensor, rate: float = 0.01) -> None:
-        """One step of dual ascent towards the target entropy: log T += rate (target - H)."""
+        """One step of dual ascent towards the target entropy: log T += rate (target - H), with this rank's share of H."""
         if self.schedule.kind == "entropy":
             with torch.no_grad():
-                gap = self.schedule.start - entropy.detach().mean()
+                gap = self.schedule.start - self.ranks.sum(entropy.detach().mean(), "gradients")
                 self.log_temperature.add_(rate * gap).clamp_(-18.0, 18.0)
 
     def perceive(
@@ -174,14 +185,21 @@ class Agent(nn.Module, ABC):
         if asked is not None:
             obs, felt, names = (x.index_select(1, asked) for x in (obs, felt, names))
             legal = None if legal is None else legal.index_select(1, asked)
-        parts = [
-            self.choose(obs[:, rows], felt[:, rows], None if legal is None else legal[:, rows], names[:, rows], key)
-            for rows in self._chunks(obs.shape[1])
-        ]
+        chunks = self._chunks(obs.shape[1])
+        parts = []
+        for rows in chunks:
+            seen, near, named = obs[:, rows], felt[:, rows], names[:, rows]
+            allowed = None if legal is None else legal[:, rows]
+            count = seen.shape[1]
+            if count < _FEWEST and (self.ranks.count > 1 or len(chunks) > 1):
+                # A product of few rows has other bits than one of many: a part of a crowd must act as in the whole one.
+                seen, near, named = _lengthened(seen), _lengthened(near), _lengthened(named)
+                allowed = None if allowed is None else _lengthened(allowed)
+            parts.append(self.choose(seen, near, allowed, named, key)[:, :count])
         action = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if asked is not None:
-            some, action = action, action.new_zeros(1, ids.numel(), *action.shape[2:])
-            action[:, asked] = some
+            chosen, action = action, action.new_zeros(1, ids.numel(), *action.shape[2:])
+            action[:, asked] = chosen
         return self.by_copy(action, ids.shape[0])
 
     def _asked(self, timestep: Timestep) -> Tensor | None:
@@ -199,7 +217,7 @@ class Agent(nn.Module, ABC):
         energy = forbid(self.energy(obs, field), legal)
         return gibbs.sample(energy, self.temperature, ids, key)
 
-    def _chunks(self, rows: int) -> Iterable[slice]:
+    def _chunks(self, rows: int) -> list[slice]:
         step = max(1, _CHUNK // self.minds) if rows * self.minds > 2 * _CHUNK else max(rows, 1)
         return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
 
@@ -218,6 +236,21 @@ class Agent(nn.Module, ABC):
         """
         return {}
 
+    def why_whole(self) -> str:
+        """Why it cannot play in a population that is divided over ranks; empty: it can."""
+        kind = type(self).__name__
+        if self.perceives:
+            return f"{kind} carries beliefs along"
+        if not self.divides:
+            return f"{kind} does not learn from parts of a crowd"
+        if self.minds > 1:
+            return "there is a mind for each agent (sharing = none)"
+        if getattr(self.config, "replicas", 1) > 1:
+            return f"{kind} has replicas = {self.config.replicas}"
+        if getattr(self.config, "priority", 0.0):
+            return f"{kind} draws by priority = {self.config.priority}"
+        return ""
+
     # ---------------------------------------------------------------------------------------- layout
 
     def by_mind(self, x: Tensor) -> Tensor:
@@ -233,6 +266,13 @@ class Agent(nn.Module, ABC):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by name, so that a checkpoint is the whole agent."""
         return {}
+
+
+def _lengthened(x: Tensor) -> Tensor:
+    """Rows [M, B, ...] made `_FEWEST` by repeating the last; zeros where there is none."""
+    minds, rows, *rest = x.shape
+    more = x[:, -1:] if rows else x.new_zeros(minds, 1, *rest)
+    return torch.cat([x, more.expand(minds, _FEWEST - rows, *rest)], 1)
 
 
 def forbid(energy: Tensor, legal: Tensor | None) -> Tensor:
@@ -257,15 +297,31 @@ def finite(loss: Tensor, name: str) -> None:
         )
 
 
-def pooled(values: Tensor, valid: Tensor | None) -> Tensor:
+def pooled(values: Tensor, valid: Tensor | None, of: int | None = None) -> Tensor:
     """The sum over minds of each mind's mean over its valid rows: [M, B] -> 0-dim.
 
-    So a mind's gradient is that of its own mean loss, whether it learns alone or beside a thousand.
+    So a mind's gradient is that of its own mean loss, whether it learns alone or beside a thousand. Of a batch of `of`
+    rows that is divided over ranks: this rank's share of it, such that shares add up.
     """
+    if of is not None:
+        return values.sum() / max(of, 1)
     if valid is None:
         return values.mean(1).sum()
     weight = valid.to(values.dtype)
     return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).sum()
+
+
+def averaged(values: Tensor, of: int | None = None) -> Tensor:
+    """The mean of values [M, B, ...]: 0-dim. Of a batch of `of` rows that is divided over ranks: this rank's share."""
+    if of is None:
+        return values.mean()
+    minds, _, *rest = values.shape
+    return values.sum() / max(of * minds * math.prod(rest), 1)
+
+
+def told_once(number: Tensor, ranks: Ranks) -> Tensor:
+    """A number for the log that all ranks know: the first tells it, and the others nothing, so that they add up."""
+    return number if ranks.first else torch.zeros_like(number)
 
 
 def policy(logits: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:

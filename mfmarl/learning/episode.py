@@ -91,8 +91,11 @@ class Episode:
         return restarted
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Where it stands: of a population that is divided, the whole one's, on the first rank."""
         state = {f"env.{name}": value for name, value in self.env.state_dict().items()}
-        state |= {f"felt.{i}": felt for i, felt in enumerate(self.felt)}
+        gather = self.env.division.gather
+        for i, (player, felt) in enumerate(zip(self.players, self.felt, strict=True)):
+            state[f"felt.{i}"] = gather(felt, True, player.name)
         for i, player in enumerate(self.players):
             if player.agent.perceives:
                 state[f"seen.{i}"] = self.seen[i].obs[:, player.slots]
@@ -101,7 +104,8 @@ class Episode:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.timestep = self.env.load_state_dict(under(state, "env."))
-        self.felt = [state[f"felt.{i}"].to(self.env.device) for i in range(len(self.players))]
+        part, device = self.env.division.part, self.env.device
+        self.felt = [part(state[f"felt.{i}"].to(device), True, p.name) for i, p in enumerate(self.players)]
         self.tick = int(state["tick"])
         agents = self.env.ids.shape[1]
         for i, player in enumerate(self.players):

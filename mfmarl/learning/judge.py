@@ -8,6 +8,7 @@ others' answers to fluctuations of their field are left out, unless the gap is `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -34,8 +35,11 @@ _MOST = 512
 
 
 def rules(env: Env) -> MeanFieldGame | None:
-    """The mean-field game that an environment plays; None where it plays something else."""
-    return env.env if isinstance(env, Simulation) and isinstance(env.env, MeanFieldGame) else None
+    """The mean-field game that an environment plays, all of its agents; None where it plays something else."""
+    if not isinstance(env, Simulation) or not isinstance(env.env, MeanFieldGame):
+        return None
+    # Of a part of its agents: the same options, and nothing that says who is here.
+    return env.env if env.env.here is None else replace(env.env)
 
 
 class Judge:

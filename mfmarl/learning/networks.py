@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mfmarl import random
+from mfmarl.learning.agent import finite
+from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 
@@ -132,13 +134,42 @@ def descend(
     optimiser: torch.optim.Optimizer,
     minds: int,
     largest: float,
+    name: str = "a network",
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """One step down the gradient of these parameters alone, clipped mind by mind; returns its norms [M] before that."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+    """One step down the gradient of these parameters alone, clipped mind by mind; returns its norms [M] before that.
+
+    `loss` is this rank's share of the whole. Raises NumericFault, on all ranks, before a loss of `name` that is not
+    finite has touched anything.
+    """
+    find_gradients(loss, parameters, name, ranks)
     norm = clip_gradients(parameters, minds, largest)
     optimiser.step()
     return norm
+
+
+def find_gradients(
+    loss: Tensor, parameters: Sequence[nn.Parameter], name: str, ranks: Ranks, more: Tensor | None = None
+) -> Tensor | None:
+    """Give the parameters the gradient of the whole loss, of which every rank has a share: their sum, in one message.
+
+    `more` [n] are numbers that are to be added up beside it. Raises NumericFault, on all ranks, where the loss is not
+    finite.
+    """
+    if ranks.count == 1:
+        finite(loss, name)
+    gradients = torch.autograd.grad(loss, parameters)
+    if ranks.count > 1:
+        shares = [loss.detach().unsqueeze(0), *([] if more is None else [more]), *(g.flatten() for g in gradients)]
+        whole, told, *flat = ranks.sum(torch.cat(shares), "gradients").split(
+            [1, 0 if more is None else len(more), *(g.numel() for g in gradients)]
+        )
+        finite(whole.squeeze(0), name)
+        gradients = tuple(x.view_as(g) for x, g in zip(flat, gradients, strict=True))
+        more = None if more is None else told
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return more
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], minds: int, largest: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +11,11 @@ import torch
 
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.learning.agent import Agent
-from mfmarl.learning.memory import Replay, Rollout
+from mfmarl.learning.memory import Crowd, Replay, Rollout
 from mfmarl.learning.run_config import Choice, RunConfig
 from mfmarl.options import from_table
+from mfmarl.population.division import Division
+from mfmarl.population.ranks import ALONE
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import lookup
@@ -73,6 +77,36 @@ def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) 
         agent = make_agent(choice, spec, slots, minds, key.fold("agent", name), device)
         players.append(Player(name, agent, slots, make_memory(agent)))
     return players
+
+
+def divide(players: Sequence[Player], division: Division) -> None:
+    """Tell players and their memories whose rows they have of a population that is divided over ranks.
+
+    Raises ConfigError for one that cannot learn from a part of its crowd.
+    """
+    for player in players:
+        player.agent.ranks = division.ranks
+        if division.whole:
+            continue
+        reason = player.agent.why_whole()
+        if reason:
+            raise ConfigError(
+                f"{player.name} cannot play in a population that is divided over ranks: {reason}; use one."
+            )
+        if isinstance(player.memory, Replay | Rollout):
+            player.memory.crowd = Crowd(division, player.name)
+
+
+def as_whole(players: Sequence[Player], division: Division) -> list[Player]:
+    """The players, with the same weights, as those of a population that is in one place."""
+    if division.whole:
+        return list(players)
+    found = []
+    for player in players:
+        agent, slots = copy(player.agent), division.slots(player.name)
+        agent.spec, agent.slots, agent.num_slots, agent.ranks = division.spec, slots, slots.stop - slots.start, ALONE
+        found.append(Player(player.name, agent, slots, None))
+    return found
 
 
 def make_memory(agent: Agent) -> Replay | Rollout | Any:

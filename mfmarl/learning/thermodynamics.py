@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfmarl.learning.agent import Agent, forbid
+from mfmarl.learning.memory import WHOLE, Crowd
 from mfmarl.population.timestep import Timestep
 from mfmarl.statmech import gibbs, information
 
@@ -18,12 +19,12 @@ _ROWS = 1 << 16  # agents enough for any mean that is drawn
 
 
 @torch.no_grad()
-def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str, Tensor]:
+def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor, crowd: Crowd = WHOLE) -> dict[str, Tensor]:
     """Means (0-dim) over who acts now, of at most 65,536 agents; empty for a Box of actions or where nobody acts.
 
     Of an agent with replicas also `uncertainty`: what a draw of the replica tells of the action, in nats (Houlsby et
     al. 2011's mutual information); 0 where they agree, at most log R and log A.
-    `field` [E, n, F] is what the agent's slots feel.
+    `field` [E, n, F] is what the agent's slots feel. Of a `crowd` that is divided over ranks, means over all of it.
     """
     if not agent.spec.discrete:
         return {}
@@ -31,11 +32,18 @@ def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str,
     acting = agent.by_mind(timestep.acting[:, agent.slots])
     legal = None if timestep.legal is None else agent.by_mind(timestep.legal[:, agent.slots])
     # One that does not learn may know its rows by their place.
-    every = 1 if agent.memory == "none" else -(-acting.numel() // _ROWS)
-    obs, felt, acting = obs[:, ::every], felt[:, ::every], acting[:, ::every]
-    if not bool(acting.any()):
+    every = 1 if agent.memory == "none" else -(-crowd.count(acting.numel()) // _ROWS)
+    if crowd.divided and every > 1:
+        # The same rows as of the whole crowd, by their numbers there.
+        some = (crowd.numbers(acting.numel(), acting.device) % every == 0).nonzero().squeeze(-1)
+        obs, felt, acting = (x.index_select(1, some) for x in (obs, felt, acting))
+        legal = None if legal is None else legal.index_select(1, some)
+    else:
+        obs, felt, acting = obs[:, ::every], felt[:, ::every], acting[:, ::every]
+        legal = None if legal is None else legal[:, ::every]
+    if not crowd.ranks.agree(bool(acting.any())):
         return {}
-    energy = forbid(agent.energy(obs, felt), None if legal is None else legal[:, ::every])[acting]
+    energy = forbid(agent.energy(obs, felt), legal)[acting]
     temperature = agent.temperature
     found = {
         "energy": gibbs.mean_energy(energy, temperature),
@@ -45,7 +53,10 @@ def thermodynamics(agent: Agent, timestep: Timestep, field: Tensor) -> dict[str,
     }
     replicas = agent.replica_energies(obs, felt)
     if replicas is not None and len(replicas) > 1:
-        allowed = None if legal is None else legal[:, ::every]
-        p = torch.stack([gibbs.probabilities(forbid(one, allowed)[acting], temperature) for one in replicas], dim=-2)
+        p = torch.stack([gibbs.probabilities(forbid(one, legal)[acting], temperature) for one in replicas], dim=-2)
         found["uncertainty"] = information.jensen_shannon(p)
-    return {name: value.mean(dtype=torch.float64) for name, value in found.items()}
+    if not crowd.divided:
+        return {name: value.mean(dtype=torch.float64) for name, value in found.items()}
+    sums = [acting.sum(dtype=torch.float64), *(value.sum(dtype=torch.float64) for value in found.values())]
+    count, *totals = crowd.ranks.sum(torch.stack(sums), "report")
+    return {name: total / count for name, total in zip(found, totals, strict=True)}

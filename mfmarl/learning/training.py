@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError
-from mfmarl.learning.agent import Transition
+from mfmarl import random
+from mfmarl.errors import ConfigError, NumericFault
+from mfmarl.learning.agent import Agent, Transition
 from mfmarl.learning.episode import Episode, under
 from mfmarl.learning.judge import Judge, rules
-from mfmarl.learning.memory import Replay, Rollout
-from mfmarl.learning.players import Player
+from mfmarl.learning.memory import WHOLE, Crowd, Replay, Rollout
+from mfmarl.learning.players import Player, as_whole, divide
 from mfmarl.learning.run_config import RunOptions
 from mfmarl.learning.thermodynamics import thermodynamics
+from mfmarl.population.ranks import Ranks
 from mfmarl.population.simulation import Env, Simulation
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -33,6 +36,7 @@ class Tally:
     def __init__(self, env: Env) -> None:
         self.spec = env.spec
         self.teams = dict(env.spec.group_slices) if len(env.spec.groups) > 1 else {}
+        self.share = env.copies / env.division.copies  # of the copies that are here
         self.clear()
 
     def clear(self) -> None:
@@ -52,10 +56,21 @@ class Tally:
 
     def measures(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.add(name, value.to(torch.float64).mean(), 1.0)
+            self.add(name, self.share * value.to(torch.float64).mean(), self.share)
 
     def means(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{n}": float(total) / max(float(self.counts[n]), 1.0) for n, total in self.sums.items()}
+
+    def added_up(self, ranks: Ranks) -> Tally:
+        """Over all ranks: in one message, which all must ask for at once."""
+        if ranks.count == 1:
+            return self
+        whole, names = copy(self), list(self.sums)
+        pairs = [torch.stack([self.sums[n], torch.as_tensor(self.counts[n]).to(self.sums[n])]) for n in names]
+        if pairs:
+            sums, counts = ranks.sum(torch.stack(pairs, 1), "report").unbind()
+            whole.sums, whole.counts = dict(zip(names, sums, strict=True)), dict(zip(names, counts, strict=True))
+        return whole
 
     def number(self, name: str) -> int:
         return int(float(self.counts.get(name, 0.0)))
@@ -66,6 +81,12 @@ class Training:
 
     def __init__(self, env: Env, players: list[Player], options: RunOptions, evaluation: Env | None = None) -> None:
         self.options, self.players = options, players
+        self.ranks = env.division.ranks
+        if self.ranks.count > 1 and options.sharing == "none":
+            raise ConfigError(
+                "A mind for each agent (sharing = none) cannot be divided over ranks: use sharing = group."
+            )
+        divide(players, env.division)
         self.key = Key.of(options.seed)
         alone = [p for p in players if p.agent.memory == "self"]
         if alone and len(players) > 1:
@@ -78,7 +99,8 @@ class Training:
         self.agent_steps = 0
         self.tally = Tally(env)
         game = rules(env) if options.exploitability != "off" else None
-        self.judge = None if game is None else Judge(game, players, options.exploitability == "sampled")
+        whole = as_whole(players, env.division)
+        self.judge = None if game is None else Judge(game, whole, options.exploitability == "sampled")
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
         self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
@@ -98,13 +120,21 @@ class Training:
             if self.players[0].agent.memory == "self":
                 self._advance_alone(until)
             else:
-                while self.tick < until and not self.stopping:
+                while self.tick < until and not self._stop():
                     self.step()
             self.wall += time.monotonic() - wall
             self.cpu += time.process_time() - cpu
             if self.tick < until:
                 return
             yield self.report()
+
+    def _stop(self) -> bool:
+        """Whether to stop here. Ranks stop together, and ask each other a few times between reports."""
+        ranks = self.ranks
+        if ranks.count > 1 and self.tick % max(1, self.options.report_interval // 20) == 0:
+            self.stopping = ranks.agree(self.stopping)
+            return self.stopping
+        return self.stopping and ranks.count == 1
 
     def _set_progress(self) -> None:
         for player in self.players:
@@ -174,7 +204,8 @@ class Training:
         if pending is None:
             return
         valid = who & pending["open"]
-        if ended and not bool(valid.any()):
+        # What all ranks store, they store together.
+        if ended and not self.ranks.agree(bool(valid.any())):
             return
         self._store(i, player, pending["obs"], pending["field"], pending.get("legal"), pending["action"],
                     pending["reward"], timestep, field, valid)  # fmt: skip
@@ -268,6 +299,8 @@ class Training:
             steps = memory.stacked()
             steps["last_obs"] = memory.select(agent.by_mind(episode.seen[i].obs[:, player.slots]))
             steps["last_field"] = memory.select(agent.by_mind(episode.felt[i]))
+            if memory.number is not None:
+                steps |= {"number": memory.number, "of": torch.tensor(memory.width)}
             self._note(player, agent.learn((steps, key)))
             memory.clear()
 
@@ -278,24 +311,28 @@ class Training:
     # ---------------------------------------------------------------------------------------- reporting
 
     def report(self) -> dict[str, Any]:
-        """The row of numbers since the last report; evaluates the frozen players."""
-        self.agent_steps += self.tally.number("reward")
+        """The row of numbers since the last report; evaluates the frozen players.
+
+        Of a divided population it is complete on the first rank.
+        """
+        self._compare()
+        tally = self.tally.added_up(self.ranks)
+        self.agent_steps += tally.number("reward")
         row: dict[str, Any] = {
             "step": self.tick,
             "agent_steps": self.agent_steps,
             "wall": round(self.wall, 3),
-            "cpu": round(self.cpu, 3),
-            **self.tally.means("train"),
+            "cpu": round(float(self.ranks.sum(torch.tensor(self.cpu, dtype=torch.float64), "report")), 3),
+            **tally.means("train"),
         }
         if self.evaluation is not None:
             row |= self.evaluate(self.options.evaluation_interval)
-        if self.judge is not None:
+        if self.judge is not None and self.ranks.first:
             row |= self._judged(self.judge)
-        for name, values in self.numbers.items():
-            row[name] = float(torch.stack([v.detach().to(torch.float64) for v in values]).mean())
+        row |= self._noted()
         for player, seen, felt in zip(self.players, self.episode.seen, self.episode.felt, strict=True):
             team = f"/{player.name}" if len(self.players) > 1 else ""
-            found = thermodynamics(player.agent, seen, felt)
+            found = thermodynamics(player.agent, seen, felt, self._crowd(player))
             row |= {f"gibbs/{name}{team}": float(value) for name, value in found.items()}
             if player.agent.memory != "self":
                 row[f"{player.name}/temperature"] = float(player.agent.temperature)
@@ -303,14 +340,37 @@ class Training:
         self.numbers.clear()
         return row
 
+    def _crowd(self, player: Player) -> Crowd:
+        return WHOLE if self.ranks.count == 1 else Crowd(self.episode.env.division, player.name)
+
+    def _noted(self) -> dict[str, float]:
+        """The mean of every number that learning has told since the last report, over all ranks' shares of it."""
+        means = {n: torch.stack([v.detach().to(torch.float64) for v in vs]).mean() for n, vs in self.numbers.items()}
+        if means and self.ranks.count > 1:
+            means = dict(zip(means, self.ranks.sum(torch.stack(list(means.values())), "report"), strict=True))
+        return {name: float(mean) for name, mean in means.items()}
+
+    def _compare(self) -> None:
+        """Raises NumericFault where ranks do not act by the same weights any more."""
+        if self.ranks.count == 1:
+            return
+        mine = torch.stack([_digest(player.agent) for player in self.players])
+        same = torch.equal(self.ranks.largest(mine, "report"), ~self.ranks.largest(~mine, "report"))
+        if not same:
+            raise NumericFault(
+                f"The ranks' agents are no longer alike at step {self.tick}: machines that add up in different ways cannot "
+                "share a population; go on from the last checkpoint on machines of one kind."
+            )
+
     def _judged(self, judge: Judge) -> dict[str, float]:
         """Distances from equilibrium of the frozen players: in the limit, and at the end at N too."""
         self._set_progress()
+        judge.players = players = as_whole(self.players, self.episode.env.division)
         if self.tick < self.options.steps:
             return judge.row()
 
         def begin(copies: int, key: Key) -> Episode:
-            return Episode(Simulation(judge.game, copies, self.episode.env.device), self.players, key)
+            return Episode(Simulation(judge.game, copies, self.episode.env.device), players, key)
 
         return judge.last(begin, self.agent_steps, self.key.fold("deviate"))
 
@@ -326,12 +386,15 @@ class Training:
                 tally.step(before, after)
                 tally.measures(episode.env.measure())
                 episode.go_on(after, now)
-        return tally.means("eval")
+        return tally.added_up(episode.env.division.ranks).means("eval")
 
     # -------------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values): the whole run at a report."""
+        """(tensors, plain values): the whole run at a report.
+
+        All ranks of a divided one must ask for it; the first alone gets it, as any number of ranks can take it up.
+        """
         tensors = {f"train.{n}": v for n, v in self.episode.state_dict().items()}
         if self.evaluation is not None:
             tensors |= {f"evaluation.{n}": v for n, v in self.evaluation.state_dict().items()}
@@ -339,13 +402,17 @@ class Training:
             tensors |= {f"player.{i}.{n}": v for n, v in player_state(player).items()}
             pending = self.pending[i]
             if pending is not None:
-                tensors |= {f"pending.{i}.{n}": v for n, v in pending.items()}
+                gather = self.episode.env.division.gather
+                tensors |= {f"pending.{i}.{n}": gather(v, True, player.name) for n, v in pending.items()}
         # Stopped between two reports, the sums of the open interval are part of the run.
-        for name, total in self.tally.sums.items():
-            tensors[f"tally.{name}"] = torch.stack([total, torch.as_tensor(self.tally.counts[name]).to(total)])
+        tally = self.tally.added_up(self.ranks)
+        for name, total in tally.sums.items():
+            tensors[f"tally.{name}"] = torch.stack([total, torch.as_tensor(tally.counts[name]).to(total)])
         for name, values in self.numbers.items():
-            tensors[f"numbers.{name}"] = torch.stack([v.detach().to(torch.float64) for v in values])
-        plain = {"agent_steps": self.agent_steps, "tick": self.tick, "wall": self.wall, "cpu": self.cpu}
+            shares = torch.stack([v.detach().to(torch.float64) for v in values])
+            tensors[f"numbers.{name}"] = self.ranks.sum(shares, "state")
+        cpu = float(self.ranks.sum(torch.tensor(self.cpu, dtype=torch.float64), "state"))
+        plain = {"agent_steps": self.agent_steps, "tick": self.tick, "wall": self.wall, "cpu": cpu}
         return tensors, plain
 
     def load_state_dict(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -355,13 +422,18 @@ class Training:
         device = self.episode.env.device
         for i, player in enumerate(self.players):
             load_player_state(player, under(tensors, f"player.{i}."), device)
-            pending = {n: v.to(device) for n, v in under(tensors, f"pending.{i}.").items()}
+            part = self.episode.env.division.part
+            stored = under(tensors, f"pending.{i}.")
+            pending = {n: part(v.to(device), True, player.name).clone() for n, v in stored.items()}
             self.pending[i] = pending or None
         self.tally.clear()
+        # What all have in common so far, the first goes on with: shares add up.
+        first = 1.0 if self.ranks.first else 0.0
         for name, pair in under(tensors, "tally.").items():
-            self.tally.sums[name], self.tally.counts[name] = pair.to(device).unbind()
-        self.numbers = {n: list(v.to(device).unbind()) for n, v in under(tensors, "numbers.").items()}
-        self.agent_steps, self.wall, self.cpu = int(plain["agent_steps"]), float(plain["wall"]), float(plain["cpu"])
+            self.tally.sums[name], self.tally.counts[name] = (first * pair.to(device)).unbind()
+        self.numbers = {n: list((first * v.to(device)).unbind()) for n, v in under(tensors, "numbers.").items()}
+        self.agent_steps, self.wall = int(plain["agent_steps"]), float(plain["wall"])
+        self.cpu = first * float(plain["cpu"])
         self._set_progress()
 
 
@@ -371,6 +443,15 @@ def _slots(x: Tensor | None, slots: slice) -> Tensor | None:
 
 def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(mask.view(*mask.shape, *[1] * (new.ndim - 2)), new, old)
+
+
+def _digest(agent: Agent) -> Tensor:
+    """64 bits [] that tell one agent's weights and buffers from another's."""
+    total = torch.zeros((), dtype=torch.int64)
+    for name, value in sorted(agent.state_dict().items()):
+        raw = torch.as_tensor(value).detach().cpu().contiguous().reshape(-1).view(torch.uint8).long()
+        total += (raw * random.bits(Key.of(0).fold(name), torch.arange(len(raw)))).sum()
+    return total
 
 
 def player_state(player: Player) -> dict[str, Tensor]:

@@ -54,6 +54,9 @@ class Thread(Ranks):
         found = self._meet("to_first", purpose, x)
         return found if self.first else []
 
+    def everybody(self, x: Tensor, purpose: str = "rows") -> Tensor:
+        return torch.cat(self._meet("everybody", purpose, x))
+
     def exchange(self, x: Tensor, give: Sequence[int], take: Sequence[int], purpose: str = "halo") -> Tensor:
         found = self._meet("exchange", purpose, x.split(list(give)))
         mine = [parts[self.rank] for parts in found]
