@@ -322,6 +322,60 @@ class Ising(PopulationEnv):
             known["staggered"] = known["magnetisation"]  # both of spins that nothing aligns
         return known
 
+    def fluctuations(self, temperature: float, independent: bool = False) -> dict[str, Known]:
+        """Exact standard deviations over copies of what is measured at one moment, at this N, where they are known.
+
+        `independent`: of agents that feel no field, whose spins are independent of each other. Else of the heat bath:
+        the magnetisation of the complete graph; the energy of a ring or torus without a field, from its specific heat.
+        """
+        if self.states > 2 or temperature <= 0:
+            return {}
+        if independent and self.sight != "neighbours":
+            return self._spread_of_independent(temperature)
+        if self.order not in ("checkerboard", "sequential"):
+            return {}
+        n, half = self.num_agents, self.coupling / 2
+        if self.graph == "complete" or self.coupling == 0:
+            pull = 0.0 if n == 1 else half * n / (n - 1)
+            found = ising_exact.curie_weiss_finite(n, temperature, self.field, pull)
+            square = 1 / n + (1 - 1 / n) * found.correlation
+            known = {"magnetisation": square - found.absolute**2}
+            if self.field or pull < temperature:  # else a copy stays on the side that it is on
+                known["magnetisation/signed"] = square - found.magnetisation**2
+            return _spreads(known, f"Curie-Weiss, exact sum over the magnetisations of N = {n}")
+        if self.field or len(self.sides) not in (1, 2) or (self.coupling < 0 and not self._bipartite):
+            return {}
+
+        def energy(t: float) -> float:
+            if len(self.sides) == 1:
+                return -ising_exact.ring(n, t).correlation
+            return ising_exact.torus_energy((self.sides[0], self.sides[1]), t)
+
+        t = temperature / abs(half)
+        step = 1e-4 * t
+        heat = (energy(t + step) - energy(t - step)) / (2 * step)
+        return _spreads({"energy": half**2 * t**2 * heat / n}, "specific heat of the finite torus: T^2 du/dT / N")
+
+    def _spread_of_independent(self, temperature: float) -> dict[str, Known]:
+        """Of independent spins, each of mean m: bonds with a spin in common hang together where m is not 0."""
+        source = "independent spins of the mean-field law"
+        m = ising_exact.curie_weiss(temperature, self.field, self.coupling * self._mean_degree / 2)
+        n, h, alone = self.num_agents, self.field, 1 - m * m
+        degree = torch.full((n,), n - 1) if self.links is None else self.links.degree
+        ends = degree.to(torch.float64)
+        bonds, joints = float(ends.sum()) / 2, float((ends * (ends - 1)).sum())
+        strength = self.coupling / 2 / (max(n - 1, 1) if self.links is None else 1)
+        pairs = bonds * (1 - m**4) + joints * m**2 * alone
+        energy = strength**2 * pairs + 4 * strength * h * bonds * m * alone + h**2 * n * alone
+        bias = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, m)))
+        absolute = ising_exact.curie_weiss_finite(n, 1.0, bias, 0.0).absolute
+        known = {
+            "magnetisation": m**2 + alone / n - absolute**2,
+            "magnetisation/signed": alone / n,
+            "energy": energy / n**2,
+        }
+        return _spreads(known, source)
+
     def _known(self, moments: ising_exact.Moments, source: str) -> dict[str, Known]:
         """From moments of Ising spins to the measured names; what is NaN is not known."""
         bond, z = self.coupling / 2 * moments.correlation, self._mean_degree
@@ -396,6 +450,10 @@ class Ising(PopulationEnv):
         else:
             return {}
         return {name: Known(value, source, "optimum") for name, value in values.items()}
+
+
+def _spreads(variances: dict[str, float], source: str) -> dict[str, Known]:
+    return {name: Known(math.sqrt(max(0.0, value)), source) for name, value in variances.items()}
 
 
 parallel_env, env = faces(Ising)

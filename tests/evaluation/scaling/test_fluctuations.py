@@ -235,3 +235,12 @@ def test_means_of_many_agents_are_near_the_limits_by_one_over_their_number() -> 
     for name in ("reward", "spread", "share/2"):
         assert abs(found[name].mean - limit[name]) < 5 * found[name].mean_error + 4 / 4000, name
     assert in_the_limit(built("ising", num_agents=9)) == {}
+
+
+def test_a_game_that_knows_its_spread_is_asked_for_learners_and_not_for_who_never_learns() -> None:
+    lonely = exact(built("ising", "iql", copies=2, num_agents=100), 3.0)
+    assert lonely["magnetisation/signed"][0] == pytest.approx(0.1)
+    assert "independent spins" in lonely["magnetisation/signed"][1]
+    felt = exact(built("ising", "mfq", copies=2, num_agents=100), 3.0)
+    assert set(felt) == {"energy"} and "specific heat" in felt["energy"][1]
+    assert exact(built("ising", "random", copies=2, num_agents=100), 3.0) == {}
