@@ -67,8 +67,8 @@ class Codes:
     def __init__(self, classes: Tensor, alive: Tensor | None, count: int, ends: list[int]) -> None:
         self.count, self.groups, self.everyone = count, len(ends), alive is None
         self.bytes = np.empty(tuple(classes.shape), np.uint8)
-        living = np.ones((1, 1), np.bool_) if alive is None else alive.numpy()
-        _kernels().encode(classes.numpy(), living, alive is None, np.array(ends), count, self.bytes)
+        living = np.ones((1, 1), np.bool_) if alive is None else alive.contiguous().numpy()
+        _kernels().encode(classes.contiguous().numpy(), living, alive is None, np.array(ends), count, self.bytes)
 
     @staticmethod
     def hold(codes: int) -> bool:
@@ -118,7 +118,7 @@ def _shares(most: int) -> NDArray[np.float32]:
 
 def alike(state: Tensor, graph: Graph) -> Tensor:
     """How many neighbours are in the agent's own state, whole numbers [E, N], of int8 states [E, N]."""
-    kernels, states = _kernels(), state.numpy().view(np.uint8)
+    kernels, states = _kernels(), state.contiguous().numpy().view(np.uint8)
     if graph.torus is not None and graph.max_degree <= 255:
         out = torch.empty(states.shape, dtype=torch.uint8)
         kernels.torus_alike(states, *graph.lines, out.numpy())

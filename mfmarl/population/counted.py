@@ -43,13 +43,13 @@ class Codes:
 
     def counts(self) -> Tensor:
         copies = len(self.code)
-        found = torch.bincount(self.code.view(-1), minlength=copies * (self.dead + 1)).view(copies, -1)
+        found = torch.bincount(self.code.flatten(), minlength=copies * (self.dead + 1)).view(copies, -1)
         return found[:, : self.dead].unflatten(1, (self.groups, self.count + 1))
 
     def look_up(self, rows: Tensor, first: int, last: int) -> Tensor:
         table = torch.nn.functional.pad(rows, (0, 0, 0, 1)).flatten(0, 1)
         code = self.code[:, first:last]
-        return table.index_select(0, code.reshape(-1)).view(*code.shape, -1)
+        return table.index_select(0, code.reshape(-1)).view(*code.shape, table.shape[-1])
 
 
 def fits(spec: Spec, count: int, device: torch.device) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault, nearest
+from mfmarl.population import compiled, counted
 from mfmarl.population.graph import Lanes
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
@@ -54,6 +55,10 @@ class Feature(ABC):
 
         Values of the dead may be anything.
         """
+
+    def classes(self, timestep: Timestep, spec: Spec) -> Tensor | None:
+        """Whole numbers [E, N] of which `values` are the one-hot, in `size` columns; None: they are something else."""
+        return None
 
 
 def _one_hot(number: Tensor, classes: int) -> Tensor:
@@ -88,6 +93,9 @@ class Actions(Feature):
             return timestep.action.nan_to_num(nan=0.0)
         return _one_hot(timestep.action, spec.num_actions)
 
+    def classes(self, timestep: Timestep, spec: Spec) -> Tensor | None:
+        return timestep.action if spec.discrete else None
+
     def __str__(self) -> str:
         return "actions"
 
@@ -107,6 +115,9 @@ class States(Feature):
         if n is not None:
             return _one_hot(timestep.obs, int(n))
         return timestep.obs.reshape(*timestep.alive.shape, -1)
+
+    def classes(self, timestep: Timestep, spec: Spec) -> Tensor | None:
+        return None if getattr(spec.observation_space, "n", None) is None else timestep.obs
 
     def __str__(self) -> str:
         return "states"
@@ -442,6 +453,9 @@ class Field:
         alive = timestep.alive
         rows = slice(0, spec.num_agents) if agents is None else agents
         everyone = bool(alive.all())
+        mean = self._counted(timestep, spec, None if everyone else alive, rows)
+        if mean is not None:
+            return mean
         values = self.of.values(timestep, spec)
         if values.ndim == 2:
             values = values.unsqueeze(-1)
@@ -469,6 +483,20 @@ class Field:
                 (sums.unflatten(0, (len(kinds), width)) / count.unsqueeze(1)).flatten(0, 1).permute(1, 2, 0)
             )
         return mean
+
+    def _counted(self, timestep: Timestep, spec: Spec, alive: Tensor | None, rows: slice) -> Tensor | None:
+        """The same of classes that are few enough to be counted without a plane for each, where that is quicker."""
+        classes = self.of.classes(timestep, spec)
+        if classes is None:
+            return None
+        count, (first, last, _) = self.of.size(spec), rows.indices(spec.num_agents)
+        if isinstance(self.over, Everyone) and counted.fits(spec, count, classes.device):
+            return counted.everyone(classes, count, alive, spec, self.over.same, self.typed, first, last)
+        if isinstance(self.over, Neighbours) and spec.graph is not None and spec.whole is None:
+            ends = [part.stop for part in spec.group_slices.values()] if self.typed else [spec.num_agents]
+            if compiled.Codes.hold(len(ends) * (count + 1)) and compiled.chosen(classes.numel(), classes.device):
+                return compiled.Codes(classes, alive, count, ends).neighbour_means(spec.graph, first, last)
+        return None
 
     def __str__(self) -> str:
         if self.is_nothing:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 
-import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from mfmarl import random
@@ -83,22 +80,29 @@ def population(
     return spec, timestep, ids
 
 
-def both(
-    monkeypatch: pytest.MonkeyPatch, field: Field, population: tuple[Spec, Timestep, Tensor], agents: slice | None = None
-) -> tuple[Tensor, Tensor]:
-    """The field by compiled loops, and in torch."""
+def ways(
+    monkeypatch: pytest.MonkeyPatch,
+    field: Field,
+    population: tuple[Spec, Timestep, Tensor],
+    agents: slice | None = None,
+) -> list[Tensor]:
+    """The field by compiled loops, by counts in torch, and from a plane for each class."""
     spec, timestep, ids = population
     found = []
-    for word in ("always", "never"):
+    for word, planes in (("always", False), ("never", False), ("never", True)):
         monkeypatch.setenv("MFMARL_COMPILED", word)
-        found.append(field(timestep, spec, ids, Key.of(3), agents))
-    return found[0], found[1]
+        with monkeypatch.context() as patched:
+            if planes:
+                patched.setattr(Field, "_counted", lambda *_: None)
+            found.append(field(timestep, spec, ids, Key.of(3), agents))
+    return found
 
 
-def assert_same_bits(a: Tensor, b: Tensor) -> None:
-    assert a.shape == b.shape
-    assert a.dtype == b.dtype == torch.float32
-    assert torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
+def assert_same_bits(found: list[Tensor]) -> None:
+    for a in found:
+        assert a.shape == found[-1].shape
+        assert a.dtype == torch.float32
+        assert torch.equal(a.contiguous().view(torch.int32), found[-1].contiguous().view(torch.int32))
 
 
 @pytest.mark.parametrize("dead", [0.0, 0.3, 1.0])
@@ -109,7 +113,7 @@ def test_the_mean_action_of_the_neighbours_has_the_bits_of_torch(
 ) -> None:
     where = population(GRAPHS[graph](), actions, dead=dead)
     for rows in (None, slice(0, 60), slice(7, 31), slice(59, 60)):
-        assert_same_bits(*both(monkeypatch, Field(Actions(), Neighbours()), where, rows))
+        assert_same_bits(ways(monkeypatch, Field(Actions(), Neighbours()), where, rows))
 
 
 @pytest.mark.parametrize("dead", [0.0, 0.3])
@@ -121,7 +125,7 @@ def test_teams_are_kept_apart_with_the_bits_of_torch(
     where = population(GRAPHS[graph](), actions, teams=3, dead=dead)
     for text in ("typed(actions) over neighbours", "typed(states) over neighbours", "states over neighbours"):
         for rows in (None, slice(13, 37)):
-            assert_same_bits(*both(monkeypatch, parse_field(text), where, rows))
+            assert_same_bits(ways(monkeypatch, parse_field(text), where, rows))
 
 
 @pytest.mark.parametrize("text", ["actions", "states", "typed(actions)", "typed(states)"])
@@ -134,11 +138,60 @@ def test_the_mean_over_everyone_has_the_bits_of_torch(
     for teams in (1, 3):
         where = population(None, actions, teams=teams, dead=dead, agents=61)
         for rows in (None, slice(13, 40), slice(60, 61)):
-            assert_same_bits(*both(monkeypatch, parse_field(f"{text} over {over}"), where, rows))
+            assert_same_bits(ways(monkeypatch, parse_field(f"{text} over {over}"), where, rows))
 
 
 def test_one_who_is_alone_feels_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     where = population(None, 3, agents=1)
-    mine, torchs = both(monkeypatch, Field(Actions(), Everyone()), where)
-    assert_same_bits(mine, torchs)
-    assert not mine.any()
+    found = ways(monkeypatch, Field(Actions(), Everyone()), where)
+    assert_same_bits(found)
+    assert not found[0].any()
+
+
+def test_actions_that_lie_scattered_in_memory_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    for graph in (None, GRAPHS["square"]()):
+        spec, timestep, ids = population(graph, 3, dead=0.2)
+        scattered = timestep._replace(action=timestep.action.T.contiguous().T, alive=timestep.alive.T.contiguous().T)
+        field = Field(Actions(), Everyone() if graph is None else Neighbours())
+        straight = ways(monkeypatch, field, (spec, timestep, ids))
+        assert_same_bits([*ways(monkeypatch, field, (spec, scattered, ids)), *straight])
+
+
+def test_large_crowds_on_the_cpu_choose_compiled_loops_and_small_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.delenv("MFMARL_COMPILED", raising=False)
+    assert compiled.chosen(compiled.WORTH, cpu)
+    assert not compiled.chosen(compiled.WORTH - 1, cpu)
+    assert not compiled.chosen(compiled.WORTH, torch.device("meta"))
+    monkeypatch.setenv("MFMARL_COMPILED", "always")
+    assert compiled.chosen(1, cpu)
+    assert not compiled.chosen(1, torch.device("meta"))
+    monkeypatch.setenv("MFMARL_COMPILED", "never")
+    assert not compiled.chosen(1 << 30, cpu)
+    monkeypatch.setenv("MFMARL_COMPILED", "alwyas")
+    with pytest.raises(ConfigError, match="always"):
+        compiled.chosen(1, cpu)
+
+
+def test_without_numba_torch_serves_unless_loops_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_numba", lambda: False)
+    monkeypatch.setenv("MFMARL_COMPILED", "auto")
+    assert not compiled.chosen(1 << 30, torch.device("cpu"))
+    monkeypatch.setenv("MFMARL_COMPILED", "always")
+    with pytest.raises(ConfigError, match=r"mfmarl\[fast\]"):
+        compiled.chosen(1, torch.device("cpu"))
+
+
+def test_small_crowds_never_load_numba() -> None:
+    program = """
+import sys
+from mfmarl.population.open import open_env
+from mfmarl.population.field import default_field
+from mfmarl.random import Key
+env = open_env("ising", {"num_agents": 100}, 2, "cpu")
+t = env.reset(Key.of(0))
+t = env.step(t.action)
+default_field(env.spec)(t, env.spec, env.ids, Key.of(1))
+sys.exit("numba" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
