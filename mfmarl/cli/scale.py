@@ -144,7 +144,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     failed = 0
     try:
         measured = _measure(known, kept, folder)
-        if plan.seeds:
+        if known.quality:
             failed = _learn(known, kept, folder, measured, engine, begun)
     except Interrupted as error:
         stopped = error
@@ -170,6 +170,7 @@ def plan_of(known: argparse.Namespace, rest: list[str]) -> Plan:
             raise ConfigError(f"{option} must be at least {max(least, 1)}, not {value}.")
     budget = seconds(known.budget) if known.budget is not None else 0.0
     most = size_in_bytes(known.max_memory) if known.max_memory is not None else 0.0
+    seeds = tuple(seeds_of(known.seeds))
     environments = parse_environments(known.environment)
     if len(environments) > 1:
         raise ConfigError(
@@ -191,7 +192,7 @@ def plan_of(known: argparse.Namespace, rest: list[str]) -> Plan:
         baselines=_baselines(known.baselines),
         repeats=known.repeats,
         steps=known.timed_steps,
-        seeds=tuple(seeds_of(known.seeds)) if known.quality else (),
+        seeds=seeds if known.quality else (),
         learning_steps=known.steps,
         budget=budget,
         max_memory=most,
@@ -269,7 +270,7 @@ def _measure(known: argparse.Namespace, plan: Plan, folder: Path) -> list[Measur
     from mfmarl.evaluation.scaling import sweep
 
     given = plan
-    if plan.budget and plan.seeds:
+    if plan.budget and known.quality:
         given = replace(plan, budget=max(COSTS * plan.budget, sweep.LEAST))
     with Progress(known.quiet) as progress:
         told = _Told(progress, len(sweep.points(given)))

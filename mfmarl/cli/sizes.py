@@ -115,7 +115,7 @@ def size_in_bytes(text: str, option: str = "--max-memory") -> float:
 
 
 def _amount(text: str, units: dict[str, int]) -> Fraction | None:
-    found = _AMOUNT.fullmatch(text.strip())
+    found = _AMOUNT.fullmatch(text.strip()) if len(text) <= 60 else None
     if found is None or found[2].lower() not in units:
         return None
     return Fraction(found[1].replace("_", "")) * units[found[2].lower()]

@@ -504,6 +504,7 @@ def _guides(axes: Axes, slopes: Sequence[float]) -> None:
     """Thin lines of a known slope through the lower left or the upper left of what is drawn, named at their ends."""
     if not axes.lines:
         return
+    _settle(axes)
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     a, b = math.log10(x0) + 0.04 * math.log10(x1 / x0), math.log10(x1) - 0.04 * math.log10(x1 / x0)
     low, high = math.log10(y0), math.log10(y1)
@@ -532,14 +533,28 @@ def _finish(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]], 
         for text in list(axes.texts):
             text.remove()
         return empty(figure, axes, otherwise)
-    lines = [n for line in axes.lines for n in np.atleast_1d(np.asarray(line.get_xdata(), dtype=float))]
-    if lines and max(lines) == min(lines):
-        axes.set_xlim(lines[0] / 3, lines[0] * 3)
+    _settle(axes)
     for axis, scale in ((axes.xaxis, "log"), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
             _few_ticks(axis)
     _names(figure, axes, ends)
     return figure
+
+
+def _settle(axes: Axes) -> None:
+    """Limits where all that is drawn has one size, or one value: no axis finds any by itself."""
+    drawn = [np.asarray(line.get_xydata(), dtype=float) for line in axes.lines]
+    if not drawn:
+        return
+    every = np.concatenate(drawn)
+    every = every[np.isfinite(every).all(-1)]
+    if not len(every):
+        return
+    for column, scale, limits in ((0, axes.get_xscale(), axes.set_xlim), (1, axes.get_yscale(), axes.set_ylim)):
+        low, high = float(every[:, column].min()), float(every[:, column].max())
+        if low == high:
+            room = 0.1 * abs(low) or 1.0
+            limits(*((low / 3, low * 3) if scale == "log" else (low - room, low + room)))
 
 
 def _few_ticks(axis: Any) -> None:

@@ -33,6 +33,8 @@ _LEAST_SPREAD = 1e-3
 """Two timings of the same thing are never taken to agree better than to this share."""
 _GRAIN, _SHARE = 2e6, 0.02
 """What is not known of a process's memory: bytes of the allocator's grain, and a share."""
+HEAVY = 5 * _GRAIN
+"""Bytes that agents must take before a size tells how memory grows."""
 LINEAR = 0.1
 """Memory is called linear where every size lies within this share of the line."""
 _KEPT, _POOLED = 0.5, 0.2
@@ -299,7 +301,7 @@ def memory(agents: ArrayLike, taken: ArrayLike) -> Memory:
         inflation = max(1.0, float((weight * left**2).sum()) / freedom)
         half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(np.linalg.inv(normal)[0, 0] * inflation)
     # Two points lie on every line, and so does the only one that is heavy enough to count.
-    seen = [n for n in distinct if slope * n > 5 * _GRAIN]
+    seen = [n for n in distinct if slope * n > HEAVY]
     seen = seen if len(seen) > 1 and len(distinct) > 2 else []
     off = [abs(float(y[x == n].mean()) / float(slope * n + fixed) - 1) for n in seen]
     return Memory(float(slope), slope - half, slope + half, float(fixed), max(off, default=math.nan), len(distinct))

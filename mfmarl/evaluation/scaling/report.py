@@ -332,8 +332,10 @@ def _memory(one: Numbers) -> str:
     held = one["memory"]
     if held is None:
         return "growth of memory not measured" if one["sizes"] else ""
-    if held["low"] is not None and held["low"] <= 0:
-        most = max(row["bytes"] for row in one["sizes"])
+    most = max(row["bytes"] for row in one["sizes"])
+    # Two sizes without an interval: what they differ by must at least be more than what a process's memory is known to.
+    grown = held["per_agent"] * one["sizes"][-1]["num_agents"] * one["copies"]
+    if (held["low"] is not None and held["low"] <= 0) or (held["low"] is None and grown < fit.HEAVY):
         return f"memory {_bytes(most)} above Python and torch, which does not tell how it grows"
     text = f"memory {_bytes(held['per_agent'])} per agent"
     if held["low"] is not None:
@@ -423,9 +425,11 @@ def _on_machines(numbers: Numbers, one: Numbers) -> str:
         if found["label"] == one["label"]:
             eight = next((r for r in found["strong"] if r["ranks"] == 8), None)
             if eight is not None:
+                sure = eight["low"] < eight["high"]
+                reach = f"{_time(eight['low'])} to {_time(eight['high'])}; " if sure else "no interval; "
                 return (
                     f"{summary.count(found['strong_agents'])} agents on 8 machines would take {_time(eight['seconds'])} "
-                    f"a step ({_time(eight['low'])} to {_time(eight['high'])}; foretold, over {numbers['machines']['wire']})"
+                    f"a step ({reach}foretold, over {numbers['machines']['wire']})"
                 )
     return ""
 
