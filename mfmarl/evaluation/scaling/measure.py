@@ -40,6 +40,8 @@ from mfmarl.registry import import_user_code, lookup
 
 SECONDS = 2.0
 """Wall time that the timed steps take at least, where the plan names no number."""
+CYCLES = 4
+"""Whole cycles that are timed at least, if that does not take too long: one alone is at the mercy of chance."""
 LIMIT = 300.0
 """Wall time after which a point is given up."""
 GRACE = 30.0
@@ -210,21 +212,29 @@ def measure(point: Point, plan: Plan, seconds: float = SECONDS, limit: float = L
 
 
 def timed(runner: Runner, steps: int, seconds: float, deadline: float = math.inf) -> tuple[int, float, float]:
-    """(steps, wall seconds, CPU-seconds) of at least `steps` steps, or of at least so many seconds; whole cycles."""
+    """(steps, wall seconds, CPU-seconds) of at least `steps` steps, or of at least so many seconds; whole cycles.
+
+    By the clock, CYCLES are timed at least, unless they take longer than CYCLES times the seconds that were asked for.
+    """
     clock = on_device(runner.device, time.monotonic)
-    done, size = 0, runner.unit
+    done, cycle = 0, runner.unit
+    size = cycle
     wall, cpu = clock(), time.process_time()
     while True:
         runner.advance(size)
         done += size
         passed = clock() - wall
-        if done >= steps if steps else passed >= seconds:
+        if done >= steps if steps else _enough(done // cycle, passed, seconds):
             return done, passed, time.process_time() - cpu
         if time.monotonic() > deadline:
             raise TooSlow(f"{done} steps took {passed:.0f} s, and the time for this point was over.")
         # As few looks at the clock as possible, and not much more than was asked.
-        missing = steps - done if steps else (seconds - passed) / passed * done
-        size = runner.unit * max(1, min(math.ceil(missing / runner.unit), 4 * done // runner.unit))
+        missing = steps - done if steps else (seconds - passed) / max(passed, 1e-9) * done
+        size = cycle * max(1, min(math.ceil(missing / cycle), 4 * done // cycle))
+
+
+def _enough(cycles: int, passed: float, seconds: float) -> bool:
+    return passed >= seconds and (cycles >= CYCLES or passed >= CYCLES * seconds)
 
 
 def make_runner(point: Point, plan: Plan, deadline: float = math.inf) -> Runner:

@@ -18,7 +18,7 @@ from typing import Any
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.results import read_json
 from mfmarl.evaluation.scaling import memory
-from mfmarl.evaluation.scaling.measure import LIMIT, SECONDS, config_of, fresh
+from mfmarl.evaluation.scaling.measure import CYCLES, LIMIT, SECONDS, config_of, fresh
 from mfmarl.evaluation.scaling.points import Kind, Measured, Plan, Point
 from mfmarl.learning.build import choose_device, versions
 from mfmarl.learning.durable import resource_fault, write_atomic
@@ -320,7 +320,11 @@ def expected_seconds(point: Point, known: Iterable[Measured], plan: Plan) -> flo
     unit, warm = int(last.machine.get("unit", 1)), int(last.machine.get("warm_steps", 3))
     growth = point.num_agents / last.point.num_agents
     warm_steps = max(min(warm, 2 * unit + 3), math.ceil(warm / max(growth, 1.0)))
-    timed = max(plan.steps, unit) * step if plan.steps else max(SECONDS, unit * step)
+    timed = (
+        max(plan.steps, unit) * step
+        if plan.steps
+        else max(SECONDS, unit * step, min(CYCLES * unit * step, CYCLES * SECONDS))
+    )
     apart = max(unit * step, timed / 4) if point.repeat == 0 else 0.0
     return _start(last) + last.build * max(growth, 1.0) + warm_steps * step + timed + apart
 

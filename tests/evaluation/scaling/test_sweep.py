@@ -43,7 +43,7 @@ class World:
     ) -> Measured:
         (self.made if seconds else self.probed).append(point)
         step = self.step(point)
-        steps = max(plan.steps, 1) if plan.steps else max(1, round(seconds / step))
+        steps = max(plan.steps, 1) if plan.steps else max(1, round(seconds / step), min(4, round(4 * seconds / step)))
         whole = 4.0 + steps * step
         if whole > limit + 4.0:
             self.now += limit
