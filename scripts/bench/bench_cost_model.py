@@ -54,11 +54,20 @@ def rank(parent: int) -> None:
     from mfmarl.population.ranks import join
 
     ranks = join(timeout=120.0)
+    calls: dict[str, int] = {}
+    send = ranks._do  # type: ignore[attr-defined]
+
+    def counting(purpose: str, *rest: Any, **more: Any) -> None:
+        calls[purpose] = calls.get(purpose, 0) + 1
+        send(purpose, *rest, **more)
+
+    ranks._do = counting  # type: ignore[attr-defined]
     built = build(RunConfig.from_table(order["config"]), ranks)
     for _ in range(6):
         built.training.step()
     before = dict(ranks.sent)
     ranks.agree(False)
+    calls.clear()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(order["steps"]):
         built.training.step()
@@ -66,7 +75,8 @@ def rank(parent: int) -> None:
     sent = {name: size - before.get(name, 0) for name, size in ranks.sent.items()}
     sent["word"] = sent.get("word", 0) - 8  # our own wish above
     if ranks.first:
-        reports.write(json.dumps({"wall": wall / order["steps"], "cpu": cpu / order["steps"], "sent": sent}) + "\n")
+        told = {"wall": wall / order["steps"], "cpu": cpu / order["steps"], "sent": sent, "calls": calls}
+        reports.write(json.dumps(told) + "\n")
         reports.flush()
     built.close()
     ranks.close()
@@ -122,12 +132,13 @@ def report(given: argparse.Namespace, folder: Path) -> None:
         except MfmarlError as error:
             say(f"\n{given.ranks} ranks: {error}")
         else:
-            load = load.sent(real["sent"], given.steps)
+            load = load.sent(real["sent"], given.steps, real["calls"])
             model = cost_model.calibrate(points, network, load)
             guess = model.predict(cost_model.Cluster(agents=size, cores=given.ranks))
             per_step = {name: size / given.steps for name, size in real["sent"].items()}
             say(f"\n{given.ranks} ranks of {size:,} agents: {1e3 * real['wall']:.2f} ms a step ({1e3 * real['cpu']:.2f} ms "
-                f"of a processor), predicted {1e3 * guess.seconds:.2f} ms; bytes a step {per_step}")  # fmt: skip
+                f"of a processor), predicted {1e3 * guess.seconds:.2f} ms; bytes a step {per_step}, in "
+                f"{sum(real['calls'].values()) / given.steps:.1f} messages")  # fmt: skip
             told["ranks"] = {**real, "predicted": guess.to_table()}
     model = cost_model.calibrate(points, network, load)
     law, memory = model.seconds, model.memory

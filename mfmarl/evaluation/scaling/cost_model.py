@@ -203,6 +203,8 @@ class Load:
     """Of a lattice that is divided by rows: bytes of one row, given to each of two neighbours each step."""
     halo_growth: float = 0.5
     """A row of N agents has N^halo_growth of them: 1 - 1/D in D dimensions."""
+    halo_calls: float = 1.0
+    """Exchanges that carry it."""
     agents: int = 1
     """Of the population that the halo was counted for."""
     gradient_bytes: float = 0.0
@@ -221,19 +223,24 @@ class Load:
     known: bool = True
     """Whether it was counted; a load that was not counts weights alone."""
 
-    def sent(self, purposes: Mapping[str, float], steps: int) -> Load:
-        """This load with the bytes that a rank handed over in so many steps (`Ranks.sent`) in place of those counted.
+    def sent(self, purposes: Mapping[str, float], steps: int, calls: Mapping[str, float] | None = None) -> Load:
+        """This load with what a rank handed over in so many steps (`Ranks.sent`, bytes) in place of what was counted.
 
-        What goes by other names than field, halo and gradients is added to the field's.
+        `calls` are the messages of each purpose; not given, there is one to each step. What is neither halo nor gradients
+        is added to the field's.
         """
-        per_step = {name: size / steps for name, size in purposes.items()}
-        gradients, halo = per_step.pop("gradients", 0.0), per_step.pop("halo", 0.0)
+        each = {name: size / steps for name, size in purposes.items() if size > 0}
+        often = {name: (calls or {}).get(name, steps) / steps for name in each}
+        gradients, halo = each.pop("gradients", 0.0), each.pop("halo", 0.0)
+        updates = often.pop("gradients", 0.0)
         return replace(
             self,
-            field_bytes=sum(per_step.values()),
-            field_calls=max(self.field_calls, float(bool(per_step))),
             halo_bytes=halo / 2,
-            gradient_bytes=gradients / self.updates if self.updates else 0.0,
+            halo_calls=often.pop("halo", 0.0),
+            field_bytes=sum(each.values()),
+            field_calls=sum(often.values()),
+            gradient_bytes=gradients / updates if updates else 0.0,
+            updates=updates,
         )
 
 
@@ -626,7 +633,8 @@ class CostModel:
         felt = calls * network.all_reduce(self.load.field_bytes / max(calls, 1.0), ranks) if calls else 0.0
         growth = (cluster.agents / max(self.load.agents, 1)) ** self.load.halo_growth
         halo_bytes = self.load.halo_bytes * growth if ranks > 1 else 0.0
-        halo = network.exchange(halo_bytes, ranks) if halo_bytes else 0.0
+        swaps = self.load.halo_calls
+        halo = swaps * network.exchange(halo_bytes / max(swaps, 1.0), ranks) if halo_bytes else 0.0
         gradients = self.load.updates * network.all_reduce(self.load.gradient_bytes, ranks)
         seconds = compute + straggling + felt + halo + gradients
         sent = 0.0

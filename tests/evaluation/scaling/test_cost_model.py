@@ -167,12 +167,19 @@ def test_bytes_of_counts_do_not_grow_with_the_population() -> None:
 
 
 def test_a_load_that_was_sent_replaces_one_that_was_counted() -> None:
-    load = Load(gradient_bytes=1.0, updates=0.5, flops=7.0).sent(
-        {"field": 3000, "word": 100, "halo": 800, "gradients": 50}, 100
-    )
-    assert (load.field_bytes, load.field_calls, load.halo_bytes) == (31.0, 1.0, 4.0)
-    assert load.gradient_bytes * load.updates == pytest.approx(0.5)
+    counted = Load(gradient_bytes=1.0, updates=0.5, field_bytes=8.0, field_calls=1, flops=7.0)
+    sent = {"field": 3000, "word": 100, "halo": 800, "gradients": 50, "moments": 0}
+    load = counted.sent(sent, 100, {"field": 200, "word": 25, "halo": 300, "gradients": 5, "moments": 0})
+    assert (load.field_bytes, load.field_calls) == (31.0, 2.25)
+    assert (load.halo_bytes, load.halo_calls) == (4.0, 3.0)
+    assert (load.gradient_bytes, load.updates) == (10.0, 0.05)
     assert load.flops == 7.0
+    told = calibrate(sweep(), Network("wire", 1e-3, 1e3), replace(load, agents=10**4), (1.0,)).predict(
+        Cluster(agents=10**4, nodes=2)
+    )
+    assert told.field == pytest.approx(2.25 * 2e-3 + 31 / 1e3)
+    assert told.halo == pytest.approx(3 * 1e-3 + 4 / 1e3)
+    assert told.gradients == pytest.approx(0.05 * (2e-3 + 10 / 1e3))
 
 
 def test_the_slow_part_is_named() -> None:
