@@ -37,7 +37,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mfmarl.errors import ConfigError, RunLocked
 from mfmarl.evaluation import ray_task
-from mfmarl.evaluation.ray_engine import hold
+from mfmarl.evaluation.ray_engine import end_session, hold
 from mfmarl.learning.run_folder import METRICS, is_running, read_status
 
 _PATIENCE = 90.0
@@ -346,6 +346,8 @@ def serve(orders: IO[str], reports: IO[str]) -> None:
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
+        if not order["address"] and os.getsid(0) == os.getpid():
+            end_session(os.getpid())
         if lock >= 0:
             os.close(lock)
 

@@ -27,6 +27,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -201,8 +202,9 @@ class _Driver:
         try:
             self.process.wait(timeout=_SAVE)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self.process.kill()  # Ray's reaper, or the cluster, ends what it left
+            self.process.kill()
             self.process.wait()
+        end_session(self.process.pid)
         for reader in self.readers:
             reader.join(timeout=5)
         for pipe in (self.process.stdout, self.process.stderr):
@@ -410,6 +412,36 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def end_session(session: int, seconds: float = 15.0) -> None:
+    """End what the driver left: all of Ray's processes and ours belong to its session. (Linux; elsewhere Ray's reaper
+    is trusted, which leaves some for a minute.) They are asked first, so that runs save.
+    """
+    until = time.monotonic() + seconds
+    number = signal.SIGTERM
+    asked: set[int] = set()
+    while left := _of_session(session):
+        if time.monotonic() >= until:
+            if number == signal.SIGKILL:
+                return
+            number, until, asked = signal.SIGKILL, time.monotonic() + 5.0, set()
+        for process in left - asked:
+            with contextlib.suppress(OSError):
+                os.kill(process, number)
+        asked |= left
+        time.sleep(0.1)
+
+
+def _of_session(session: int) -> set[int]:
+    """Processes of that session other than this one, zombies left out; none where there is no /proc."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = entry.read_text(errors="replace").rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[3]) == session and int(entry.parent.name) != os.getpid():
+                found.add(int(entry.parent.name))
+    return found
 
 
 def hold(folder: Path) -> int:
