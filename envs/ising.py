@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
-from mfmarl.population import picture
+from mfmarl.population import compiled, picture
 from mfmarl.population.environment import PopulationEnv, copy_ids
 from mfmarl.population.graph import Graph
 from mfmarl.population.known import Known
@@ -204,6 +204,10 @@ class Ising(PopulationEnv):
 
     def agreement(self, spin: Tensor) -> Tensor:
         """a_i sum_k a_k, or for Potts the number of neighbours in the same state: whole numbers [E, N]."""
+        graph = self._on(spin.device)[0]
+        if graph is not None and compiled.chosen(len(spin) * self.num_agents, spin.device):
+            same = compiled.alike(spin, graph)
+            return same if self.states > 2 else 2 * same.to(torch.int32) - graph.degree
         if self.states == 2:
             sign = 2 * spin - 1
             return sign * self._sum(sign)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mfmarl.errors import ConfigError, nearest
+from mfmarl.population.division import DividedGraph
 from mfmarl.population.graph import Graph
 
 WORTH = 1 << 17  # elements from which on a second of compiling is soon earned back
@@ -94,18 +95,16 @@ class Codes:
         """The share of each class among the living neighbours, for each group, float32 [E, last - first, groups x count]."""
         out = torch.empty(len(self.bytes), last - first, self.groups * self.count)
         kernels, shape = _kernels(), (self.groups, self.count)
-        code = self.bytes
-        if graph.torus is not None and graph.max_degree <= 255:
-            lines, side = graph.lines
-            shares = _shares(graph.max_degree)
-            kernels.torus_means(code, lines, side, *shape, shares, self.everyone, first, out.numpy())
-            return out
-        begins, target = graph.stretches
-        if self.groups * (self.count + 1) - (self.groups == 1 and self.everyone) <= 8 and graph.max_degree <= 255:
-            shares = _shares(graph.max_degree)
-            kernels.few_lanes_means(code, begins, target, *shape, shares, self.everyone, first, out.numpy())
+        code, near, start = _with_halo(self.bytes, graph, first)
+        everyone = self.everyone and (code is self.bytes or not bool((code == kernels.DEAD).any()))
+        if near.torus is not None and near.max_degree <= 255:
+            shares = _shares(near.max_degree)
+            kernels.torus_means(code, *near.lines, *shape, shares, everyone, start, out.numpy())
+        elif self.groups * (self.count + 1) <= 8 and near.max_degree <= 255:
+            shares = _shares(near.max_degree)
+            kernels.few_lanes_means(code, *near.stretches, *shape, shares, everyone, start, out.numpy())
         else:
-            kernels.many_lanes_means(code, begins, target, *shape, first, out.numpy())
+            kernels.many_lanes_means(code, *near.stretches, *shape, start, out.numpy())
         return out
 
 
@@ -118,11 +117,20 @@ def _shares(most: int) -> NDArray[np.float32]:
 
 def alike(state: Tensor, graph: Graph) -> Tensor:
     """How many neighbours are in the agent's own state, whole numbers [E, N], of int8 states [E, N]."""
-    kernels, states = _kernels(), state.contiguous().numpy().view(np.uint8)
-    if graph.torus is not None and graph.max_degree <= 255:
+    kernels = _kernels()
+    states, near, start = _with_halo(state.contiguous().numpy().view(np.uint8), graph, 0)
+    if near.torus is not None and near.max_degree <= 255:
         out = torch.empty(states.shape, dtype=torch.uint8)
-        kernels.torus_alike(states, *graph.lines, out.numpy())
+        kernels.torus_alike(states, *near.lines, out.numpy())
     else:
         out = torch.empty(states.shape, dtype=torch.int32)
-        kernels.linked_alike(states, *graph.stretches, out.numpy())
-    return out
+        kernels.linked_alike(states, *near.stretches, out.numpy())
+    return out[:, start : start + graph.num_agents]
+
+
+def _with_halo(x: NDArray[np.uint8], graph: Graph, first: int) -> tuple[NDArray[np.uint8], Graph, int]:
+    """Bytes [E, n] with those of neighbours on other ranks, the graph over all of them, and agent `first`'s place in it."""
+    if not isinstance(graph, DividedGraph):
+        return x, graph, first
+    assert graph.inner is not None
+    return graph.with_halo(torch.from_numpy(x)).numpy(), graph.inner, first + graph.inside[0]

@@ -204,9 +204,10 @@ class DividedGraph(Graph):
 
     def neighbour_sum(self, x: Tensor) -> Tensor:
         assert self.inner is not None
-        return self.inner.neighbour_sum(self._with_halo(x))[:, slice(*self.inside)]
+        return self.inner.neighbour_sum(self.with_halo(x))[:, slice(*self.inside)]
 
-    def _with_halo(self, x: Tensor) -> Tensor:
+    def with_halo(self, x: Tensor) -> Tensor:
+        """`x` [E, n, ...] of those here, and of their neighbours elsewhere: as `inner` numbers them."""
         assert self.send is not None and self.order is not None
         rows = x.transpose(0, 1)
         came = self.ranks.exchange(rows.index_select(0, self.send), self.give, self.take)

@@ -492,9 +492,11 @@ class Field:
         count, (first, last, _) = self.of.size(spec), rows.indices(spec.num_agents)
         if isinstance(self.over, Everyone) and counted.fits(spec, count, classes.device):
             return counted.everyone(classes, count, alive, spec, self.over.same, self.typed, first, last)
-        if isinstance(self.over, Neighbours) and spec.graph is not None and spec.whole is None:
+        if isinstance(self.over, Neighbours) and spec.graph is not None:
+            # Ranks that share the copies choose alike: what they send each other depends on it.
+            elements = len(classes) * (spec.whole or spec).num_agents
             ends = [part.stop for part in spec.group_slices.values()] if self.typed else [spec.num_agents]
-            if compiled.Codes.hold(len(ends) * (count + 1)) and compiled.chosen(classes.numel(), classes.device):
+            if compiled.Codes.hold(len(ends) * (count + 1)) and compiled.chosen(elements, classes.device):
                 return compiled.Codes(classes, alive, count, ends).neighbour_means(spec.graph, first, last)
         return None
 

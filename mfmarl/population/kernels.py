@@ -152,7 +152,7 @@ def few_lanes_means(
     whole = everyone and groups == 1
     words, byte = np.zeros(256, np.uint64), _U64(255)
     for lane in range(groups * (count + 1)):
-        words[lane] = _U64(1) << _U64(8 * lane) if lane < 8 else _U64(0)
+        words[lane] = _U64(1) << _U64(8 * lane)
     for e in range(len(code)):
         here = code[e]
         for i in range(first, first + out.shape[1]):

@@ -16,6 +16,7 @@ from mfmarl.population import compiled
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.field import Actions, Everyone, Field, Neighbours, parse_field
 from mfmarl.population.graph import Graph
+from mfmarl.population.open import open_env
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -195,3 +196,28 @@ default_field(env.spec)(t, env.spec, env.ids, Key.of(1))
 sys.exit("numba" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("states", [2, 5])
+@pytest.mark.parametrize("options", [{}, {"dimension": 1}, {"dimension": 3}, {"graph": "random_regular"},
+                                     {"graph": "small_world"}, {"graph": "complete"}], ids=str)  # fmt: skip
+def test_spins_are_paid_with_the_bits_of_torch(
+    states: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for order in ("checkerboard", "synchronous"):
+        env = open_env(
+            "ising",
+            {"num_agents": 60, "states": states, "field": 0.3, "coupling": 0.7, "order": order, **options},
+            COPIES,
+            "cpu",
+        )
+        found = []
+        for word in ("always", "never"):
+            monkeypatch.setenv("MFMARL_COMPILED", word)
+            timestep = env.reset(Key.of(5))
+            for step in range(4):
+                timestep = env.step(random.integers(Key.of(6).fold(step), env.ids, states))
+                found.append(timestep.reward)
+            found.extend(env.measure().values())
+        for mine, torchs in zip(found[: len(found) // 2], found[len(found) // 2 :], strict=True):
+            assert_same_bits([mine, torchs])
