@@ -29,7 +29,7 @@ from mfmarl.learning.limit import limit_policy
 from mfmarl.population.simulation import Simulation
 from mfmarl.statmech.sampling.diagnostics import mean_and_error
 
-PLAYED = 2e7
+PLAYED = 1e7
 """Steps of agents that all runs of one size and agent play together."""
 FEWEST, MOST = 16, 256
 """Steps that a run plays at least, or not at all; and at most."""

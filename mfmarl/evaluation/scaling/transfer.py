@@ -18,7 +18,7 @@ from mfmarl.evaluation.scaling.fluctuations import play_on
 from mfmarl.learning.build import Built
 from mfmarl.learning.players import Player
 
-PLAYED = 2e7
+PLAYED = 1e7
 """Steps of agents that all of one column plays, about, for each agent."""
 DEAREST = 2e8
 """And at most: a column whose least would take more is left out."""

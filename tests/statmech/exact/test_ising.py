@@ -87,6 +87,13 @@ def test_kaufmans_torus_has_its_known_digits_and_grows_into_onsagers_lattice():
         assert exact.torus_energy((200, 200), temperature) == pytest.approx(exact.square_energy(temperature), abs=1e-9)
 
 
+@pytest.mark.parametrize("side", [90, 100, 110])
+@pytest.mark.parametrize("temperature", [3.9996, 4.0, 4.0004])
+def test_two_products_that_cancel_each_other_leave_the_rest(side, temperature):
+    # Two of the four are equal and of opposite sign there.
+    assert exact.torus_energy((side, side), temperature) == pytest.approx(exact.square_energy(temperature), abs=1e-9)
+
+
 def test_the_torus_magnetisation_is_given_only_where_it_is_known():
     known = exact.torus_magnetisation((20, 20), 2.0)
     assert known is not None
