@@ -44,7 +44,7 @@ DEFAULT_SIZES = "10,100,...,100000"
 BASELINES = ("sb3", "loop", "stacked")
 COSTS = 0.5
 """The share of a budget that costs may take where learning is to be judged too."""
-_JUDGING = 0.8
+_JUDGING = 0.6
 """The share of what is then left that the runs may take: they are judged after them."""
 
 

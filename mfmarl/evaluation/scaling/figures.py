@@ -20,6 +20,7 @@ from mfmarl.evaluation.drawing import (
     SOFT,
     Style,
     canvas,
+    curve_limits,
     empty,
     label,
     room_for_names,
@@ -236,6 +237,7 @@ def reward(numbers: Numbers, measure: str = "reward") -> Figure:
     style = agent_looks(numbers)
     ends = []
     theory: dict[int, float] = {}
+    centres, lows, highs = [], [], []
     for agent, rows in _by_agent(numbers["quality"]["rows"]).items():
         found = [(r["num_agents"], r["measures"].get(measure)) for r in rows if r["measures"].get(measure)]
         found = [(n, m) for n, m in found if m["value"] is not None]
@@ -247,6 +249,9 @@ def reward(numbers: Numbers, measure: str = "reward") -> Figure:
         axes.plot(n, y, color=look.colour, linestyle=look.dash, linewidth=1.4, zorder=3)
         _dots(axes, n, y, look)
         _intervals(axes, found, look)
+        centres.append(y)
+        lows.append(np.array([m["low"] if m["low"] is not None else m["value"] for _, m in found], dtype=float))
+        highs.append(np.array([m["high"] if m["high"] is not None else m["value"] for _, m in found], dtype=float))
         theory |= {int(size): m["theory"] for size, m in found if m["theory"] is not None}
         ends.append((float(y[-1]), f"{label(agent, 24)}  {summary.number(float(y[-1]))}", look.colour))
     if theory and ends:
@@ -254,6 +259,10 @@ def reward(numbers: Numbers, measure: str = "reward") -> Figure:
         known = np.array([theory[int(k)] for k in n])
         axes.plot(n, known, color=INK, linestyle=(0, (4, 3)), linewidth=1, marker="_", zorder=2)
         ends.append((float(known[-1]), "theory", INK))
+        centres.append(known)
+    if centres:
+        _settle(axes)
+        curve_limits(axes, centres, lows, highs)
     return _finish(figure, axes, ends, f"No finished run reports {label(measure)}.")
 
 
@@ -550,11 +559,21 @@ def _settle(axes: Axes) -> None:
     every = every[np.isfinite(every).all(-1)]
     if not len(every):
         return
-    for column, scale, limits in ((0, axes.get_xscale(), axes.set_xlim), (1, axes.get_yscale(), axes.set_ylim)):
-        low, high = float(every[:, column].min()), float(every[:, column].max())
-        if low == high:
-            room = 0.1 * abs(low) or 1.0
-            limits(*((low / 3, low * 3) if scale == "log" else (low - room, low + room)))
+    (left, bottom), (right, top) = every.min(0), every.max(0)
+    # Both are taken off matplotlib's hands before either is set: setting one makes it look at the other.
+    if left == right:
+        axes.set_autoscalex_on(False)
+    if bottom == top:
+        axes.set_autoscaley_on(False)
+    if left == right:
+        axes.set_xlim(*_round_one(float(left), axes.get_xscale()))
+    if bottom == top:
+        axes.set_ylim(*_round_one(float(bottom), axes.get_yscale()))
+
+
+def _round_one(value: float, scale: str) -> tuple[float, float]:
+    room = 0.1 * abs(value) or 1.0
+    return (value / 3, value * 3) if scale == "log" else (value - room, value + room)
 
 
 def _few_ticks(axis: Any) -> None:

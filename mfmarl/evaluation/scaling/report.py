@@ -37,6 +37,8 @@ WIRE = "10GbE"
 """The network between them."""
 EQUAL = 0.02
 """What is learned is called the same at every size beyond one where it stays within this share of its largest value."""
+UNSURE = 0.25
+"""Intervals of half this share of the largest value, or wider, do not tell whether it changes."""
 _QUALITY, _NETWORK, _CLUSTERS = "quality.json", "network.json", "clusters.json"
 
 
@@ -279,7 +281,7 @@ def _costs(one: Numbers) -> str:
     if growth["low"] is None:
         bounds = " (no interval: repeats or sizes are too few)"
     else:
-        bounds = f" ({growth['low']:.2f} to {growth['high']:.2f})"
+        bounds = f" ({_signed(growth['low'])} to {_signed(growth['high'])})"
     text = f"cost grows as N^{reach}{bounds}"
     if growth["low"] is not None and growth["high"] - growth["low"] > 1:
         text = f"how cost grows is not determined: N^{reach}{bounds}"
@@ -289,6 +291,8 @@ def _costs(one: Numbers) -> str:
             text += f", {_time(growth['fixed'])} and most of a step below N = {_round(growth['knee'])}"
         else:
             text += f", {_time(growth['fixed'])}"
+    elif growth["high"] is not None and growth["high"] < 0.8:
+        text += ", as where most of a step does not depend on N yet: larger sizes would tell"
     if not growth["straight"]:
         text += "; the sizes scatter about that law more than their repeats do"
     text += f"; {_time(last['nanoseconds'] * 1e-9)} of CPU per agent and step at N = {last['num_agents']:,}"
@@ -367,6 +371,11 @@ def _same(known: list[tuple[int, Numbers]]) -> str:
         return f"reward {summary.number(last['value'])} at N = {last_n:,}, the only size at which it was learned"
     if any(r["low"] is None for _, r in known):
         return f"reward {summary.number(last['value'])} at N = {last_n:,} (one seed: no interval)"
+    if max(r["high"] - r["low"] for _, r in known) > 2 * UNSURE * scale:
+        return (
+            f"seeds scatter too widely to tell whether what is learned changes with N: reward "
+            f"{summary.measured_text(last['value'], last['low'], last['high'])} at N = {last_n:,}"
+        )
     since = last_n
     for n, row in reversed(known[:-1]):
         half = 0.5 * math.hypot(row["high"] - row["low"], last["high"] - last["low"])
@@ -389,10 +398,10 @@ def _against(rows: list[Numbers]) -> str:
     for row in reversed(rows):
         for name, found in row["measures"].items():
             if found.get("theory") is not None:
-                within = "agrees with" if found["agrees"] else "lies off"
+                within = "within" if found["agrees"] else "beyond"
                 return (
-                    f"{name} {within} the {found['kind']} answer by {summary.number(abs(found['distance']))} "
-                    f"at N = {row['num_agents']:,}"
+                    f"{name} is {summary.number(abs(found['distance']))} off theory ({found['kind']}) at "
+                    f"N = {row['num_agents']:,}, {within} its interval"
                 )
     return ""
 
@@ -404,8 +413,8 @@ def _far(quality: Numbers, agent: str) -> str:
                 verb = "fall" if row["exponent"] < 0 else "grow"
                 verb += "s" if what.startswith("distance") else ""
                 return (
-                    f"{what} ({row['name']}) {verb} as N^{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}; "
-                    f"theory {row['theory']:g})"
+                    f"{what} ({row['name']}) {verb} as N^{_signed(row['exponent'])} ({_signed(row['low'])} to {_signed(row['high'])}; "
+                    f"theory {_signed(row['theory'])})"
                 )
     return ""
 
@@ -432,6 +441,10 @@ def _on_machines(numbers: Numbers, one: Numbers) -> str:
                     f"a step ({reach}foretold, over {numbers['machines']['wire']})"
                 )
     return ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _round(size: float) -> str:
@@ -502,8 +515,7 @@ def _lead(numbers: Numbers) -> str:
 def _costs_section(folder: Path, numbers: Numbers) -> str:
     from mfmarl.evaluation.scaling import figures
 
-    headings = ["agent", "N", "CPU per agent and step", "cheapest to dearest", "CPU per step", "agent-steps/s", "memory",
-                "memory per agent"]  # fmt: skip
+    headings = ["agent", "N", "CPU per agent and step", "cheapest to dearest", "CPU per step", "agent-steps/s", "memory"]  # fmt: skip
     rows = []
     for one in numbers["series"]:
         for row in one["sizes"]:
@@ -514,7 +526,7 @@ def _costs_section(folder: Path, numbers: Numbers) -> str:
             rows.append([
                 one["label"], f"{row['num_agents']:,}", _time(row["nanoseconds"] * 1e-9), spread, _time(row["cpu"]),
                 summary.count(slots / row["wall"]) if row["wall"] else "–",
-                _bytes(row["bytes"]), _bytes(row["bytes"] / slots),
+                _bytes(row["bytes"]),
             ])  # fmt: skip
         for gone in one["missing"]:
             rows.append([one["label"], f"{gone['num_agents']:,}", gone["status"], *["–"] * 5])
@@ -754,7 +766,7 @@ def print_numbers(numbers: Numbers, console: Console) -> None:
     from rich.text import Text
 
     table = Table("agent", box=None, pad_edge=False)
-    for heading in ("N", "CPU per agent-step", "CPU per step", "agent-steps/s", "memory per agent", "repeats"):
+    for heading in ("N", "CPU per agent-step", "CPU per step", "agent-steps/s", "memory", "repeats"):
         table.add_column(heading, justify="right")
     for one in numbers["series"]:
         for row in one["sizes"]:
@@ -762,7 +774,7 @@ def print_numbers(numbers: Numbers, console: Console) -> None:
             rate = summary.count(slots / row["wall"]) if row["wall"] else "–"
             table.add_row(
                 Text(one["label"], style="bold"), f"{row['num_agents']:,}", _time(row["nanoseconds"] * 1e-9),
-                _time(row["cpu"]), rate, _bytes(row["bytes"] / slots), str(row["repeats"]),
+                _time(row["cpu"]), rate, _bytes(row["bytes"]), str(row["repeats"]),
             )  # fmt: skip
         for gone in one["missing"]:
             table.add_row(
