@@ -457,7 +457,8 @@ class Ising(PopulationEnv):
 
 
 def _spreads(variances: dict[str, float], source: str) -> dict[str, Known]:
-    return {name: Known(math.sqrt(max(0.0, value)), source) for name, value in variances.items()}
+    # Below 0 by rounding, where nothing fluctuates.
+    return {n: Known(math.sqrt(max(0.0, v)), source) for n, v in variances.items() if math.isfinite(v)}
 
 
 parallel_env, env = faces(Ising)
