@@ -48,20 +48,20 @@ class Faces(NamedTuple):
 def faces(rules: type[PopulationEnv]) -> Faces:
     """`parallel_env(...)` and `env(...)` for a class of rules; its options are their keyword arguments.
 
-    Both also take `max_cycles` and `render_mode`. Raises ConfigError, with the nearest option, for one that
+    Both also take `max_cycles` and `render_mode`, and `parallel_env` takes `lazy` (see there). Raises ConfigError, with the nearest option, for one that
     does not exist or does not fit.
     """
     own = list(inspect.signature(rules).parameters.values())
-    taken = {"max_cycles", "render_mode"} & {parameter.name for parameter in own}
+    taken = {"max_cycles", "render_mode", "lazy"} & {parameter.name for parameter in own}
     if taken:
         raise ConfigError(f"{rules.__name__} has an option {min(taken)!r}, which PettingZoo gives another meaning.")
 
     def parallel_env(
-        *, max_cycles: int | None = None, render_mode: str | None = None, **options: Any
+        *, max_cycles: int | None = None, render_mode: str | None = None, lazy: bool = False, **options: Any
     ) -> PopulationParallelEnv:
         from mfmarl.population.parallel import PopulationParallelEnv
 
-        return PopulationParallelEnv(with_options(rules, options), max_cycles, render_mode)
+        return PopulationParallelEnv(with_options(rules, options), max_cycles, render_mode, lazy)
 
     def env(*, max_cycles: int | None = None, render_mode: str | None = None, **options: Any) -> PopulationAECEnv:
         from mfmarl.population.aec import PopulationAECEnv
@@ -84,7 +84,7 @@ def with_options(rules: Any, options: dict[str, Any]) -> PopulationEnv:
     parameters = inspect.signature(rules).parameters
     for name in options:
         if name not in parameters:
-            choices = [*parameters, "max_cycles", "render_mode"]
+            choices = [*parameters, "max_cycles", "render_mode", "lazy"]
             raise ConfigError(f"{rules.__name__} has no option {name!r}.{nearest(name, choices)}")
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:

@@ -6,7 +6,9 @@ The rules: Ising spins on a torus. An action is a spin, the observation the sum 
 spins (a Box of one number), the reward half the spin times that sum. The comparator is what one writes
 after PettingZoo's tutorial when one cares for speed: numpy for the lattice, dictionaries at the door.
 Both are played in turn, in one process, on the same actions; the number is the ratio of their CPU
-seconds, the median over the rounds.
+seconds, the median over the rounds. Beside them the batched step of the same rules (`Simulation`, one copy), which is
+what mfmarl's own training pays: `over` is what names, five dictionaries and their reading add to it, per agent-step, and
+`lazy` the same with `lazy=True`, whose answers are views of arrays.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.parallel import PopulationParallelEnv
+from mfmarl.population.simulation import Simulation
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 
@@ -122,28 +125,40 @@ def seconds(play: Callable[[], Any], steps: int) -> float:
 
 
 def compare(side: int, rounds: int) -> dict[str, float]:
-    """Median CPU microseconds per step of both, and the median of the paired ratios."""
+    """Median CPU microseconds per step of all four, and the medians of the paired ratios and differences."""
     ours, theirs = PopulationParallelEnv(TorusIsing(side)), HandWritten(side)
-    for env in (ours, theirs):
+    lazy, batched = PopulationParallelEnv(TorusIsing(side), lazy=True), Simulation(TorusIsing(side), check=False)
+    for env in (ours, theirs, lazy):
         env.reset(seed=0)
-    rng = np.random.default_rng(0)
-    plans = [dict(zip(ours.agents, rng.integers(2, size=side * side).tolist(), strict=True)) for _ in range(8)]
-    for plan in plans:  # the same game, or the ratio means nothing
-        mine, other = ours.step(plan), theirs.step(plan)
-        assert mine[1] == other[1]
+    batched.reset(Key.of(0))
+    rng, agents = np.random.default_rng(0), side * side
+    plans = [dict(zip(ours.agents, rng.integers(2, size=agents).tolist(), strict=True)) for _ in range(8)]
+    columns = [torch.tensor([list(plan.values())]) for plan in plans]
+    for plan, column in zip(plans, columns, strict=True):  # the same game, or the ratio means nothing
+        mine, other, view = ours.step(plan), theirs.step(plan), lazy.step(plan)
+        assert mine[1] == other[1] == dict(view[1])
         assert all(np.array_equal(mine[0][a], other[0][a]) for a in ours.agents)
-    steps = max(5, 40_000 // side**2)
+        assert batched.step(column).reward[0].tolist() == list(mine[1].values())
+    steps = max(3, 40_000 // agents)
     turn = iter(range(10**9))
-    pairs = []
+    rows = []
     for _ in range(rounds):
-        a = seconds(lambda: ours.step(plans[next(turn) % 8]), steps)
-        b = seconds(lambda: theirs.step(plans[next(turn) % 8]), steps)
-        pairs.append((a, b))
+        rows.append(
+            (
+                seconds(lambda: ours.step(plans[next(turn) % 8]), steps),
+                seconds(lambda: theirs.step(plans[next(turn) % 8]), steps),
+                seconds(lambda: lazy.step(plans[next(turn) % 8]), steps),
+                seconds(lambda: batched.step(columns[next(turn) % 8]), steps),
+            )
+        )
     return {
-        "agents": side**2,
-        "mfmarl_us": 1e6 * statistics.median(a for a, _ in pairs),
-        "hand_written_us": 1e6 * statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(a / b for a, b in pairs),
+        "agents": agents,
+        "mfmarl_us": 1e6 * statistics.median(a for a, _, _, _ in rows),
+        "hand_written_us": 1e6 * statistics.median(b for _, b, _, _ in rows),
+        "batched_us": 1e6 * statistics.median(d for _, _, _, d in rows),
+        "ratio": statistics.median(a / b for a, b, _, _ in rows),
+        "over_us_per_agent": 1e6 * statistics.median((a - d) / agents for a, _, _, d in rows),
+        "lazy_over_us_per_agent": 1e6 * statistics.median((c - d) / agents for _, _, c, d in rows),
     }
 
 
@@ -153,13 +168,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [compare(side, options.rounds) for side in (10, 32, 100)]
+    rows = [compare(side, options.rounds) for side in (10, 32, 100, 317)]
     if options.json:
         json.dump({"pettingzoo": rows}, sys.stdout)
         return
-    print(f"{'agents':>8} {'mfmarl us/step':>15} {'hand-written':>13} {'ratio':>6}   (CPU time)")
+    print("CPU microseconds: of a step; and of an agent-step, over the batched step")
+    print(f"{'agents':>8}{'mfmarl':>12}{'hand-written':>14}{'ratio':>7}{'batched':>11}{'over':>8}{'lazy':>8}")
     for row in rows:
-        print(f"{row['agents']:>8.0f} {row['mfmarl_us']:>15.1f} {row['hand_written_us']:>13.1f} {row['ratio']:>6.2f}")
+        print(
+            f"{row['agents']:>8.0f}{row['mfmarl_us']:>12.1f}{row['hand_written_us']:>14.1f}{row['ratio']:>7.2f}"
+            f"{row['batched_us']:>11.1f}{row['over_us_per_agent']:>8.3f}{row['lazy_over_us_per_agent']:>8.3f}"
+        )
 
 
 if __name__ == "__main__":
