@@ -46,6 +46,12 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         page = report_solved(known.folder) if is_solved(known.folder) else report_run(known.folder)
         print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
         return 0
+    if (known.folder / "scale.json").is_file():
+        from mfmarl.evaluation.scaling.report import write_report as write_scaling
+
+        page = write_scaling(known.folder)
+        print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
+        return 0
     comparison = read_comparison(
         known.folder, column=known.metric, burn_in=known.burn_in, allow_unequal=known.allow_unequal
     )

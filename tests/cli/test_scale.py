@@ -363,6 +363,15 @@ def test_the_budget_leaves_half_for_learning(instrument: Instrument, monkeypatch
     assert given[1:] == [120.0]
 
 
+def test_the_report_of_a_sweep_is_built_again(instrument: Instrument, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COSTS, "--num-agents", "100,1000", "--repeats", "1"]) == 0
+    page = Path("runs/a/report.html")
+    before = page.read_bytes()
+    page.unlink()
+    assert main(["report", "runs/a"]) == 0
+    assert page.read_bytes() == before
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from mfmarl.cli.main import main\n"

@@ -233,7 +233,7 @@ def _phase_names(axes: Axes, middles: Mapping[str, float]) -> None:
 def reward(numbers: Numbers, measure: str = "reward") -> Figure:
     """What agents end with, against N, with 95 % intervals over seeds; dashed: what theory says at that N."""
     figure, axes = _log_figure(f"What is learned: {label(measure)}", measure, log_y=False)
-    subtitle(axes, "mean of the later half of each run, 95 % interval over seeds; thin: theory at that N")
+    subtitle(axes, "mean over the settled end of each run, 95 % interval over seeds; dashed, thin: theory at that N")
     style = agent_looks(numbers)
     ends = []
     theory: dict[int, float] = {}

@@ -400,10 +400,15 @@ def _against(rows: list[Numbers]) -> str:
             if found.get("theory") is not None:
                 within = "within" if found["agrees"] else "beyond"
                 return (
-                    f"{name} is {summary.number(abs(found['distance']))} off theory ({found['kind']}) at "
+                    f"{name} is {summary.number(abs(found['distance']), _half(found))} off theory ({found['kind']}) at "
                     f"N = {row['num_agents']:,}, {within} its interval"
                 )
     return ""
+
+
+def _half(found: Numbers) -> float:
+    """Half of an interval, in whose digits a number is told; 0 where there is none."""
+    return 0.0 if found["low"] is None else float(found["high"] - found["low"]) / 2
 
 
 def _far(quality: Numbers, agent: str) -> str:
@@ -573,7 +578,7 @@ def _memory_section(folder: Path, numbers: Numbers) -> str:
         if held is None:
             continue
         rows.append([
-            one["label"], _bytes(held["per_agent"]),
+            one["label"], _bytes(held["per_agent"]) if held["low"] is None or held["low"] > 0 else "not determined",
             "–" if held["low"] is None else f"{_bytes(held['low'])} to {_bytes(held['high'])}", _bytes(held["fixed"]),
             "too small to tell" if held["deviation"] is None else f"{held['deviation']:.1%}",
         ])  # fmt: skip
@@ -598,7 +603,7 @@ def _quality_section(folder: Path, numbers: Numbers) -> str:
     measures = list(dict.fromkeys(m for r in rows for m in r["measures"]))
     if "reward" in measures:
         parts.append(_figure(folder, "reward", figures.reward(numbers), "Reward per agent and step of the frozen policy at "
-                             "the end of learning. Level: what is learned does not depend on N."))  # fmt: skip
+                             "the end of learning. Level: what is learned does not depend on N. Intervals wider than the figure are cut off."))  # fmt: skip
     known = [
         m
         for m in measures

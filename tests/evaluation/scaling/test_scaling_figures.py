@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from mfmarl.evaluation import drawing
 from mfmarl.evaluation.scaling import figures
@@ -48,14 +49,15 @@ def test_curves_are_named_with_their_exponent_where_they_end(numbers: dict[str, 
 def test_the_knee_is_marked_where_the_fixed_part_is_half(numbers: dict[str, Any]) -> None:
     axes = figures.step(numbers).axes[0]
     [mark, *_] = [line for line in axes.lines if line.get_marker() == "|"]
-    assert float(mark.get_xdata()[0]) == pytest.approx(500, rel=0.1)
-    assert float(mark.get_ydata()[0]) == pytest.approx(2e-3, rel=0.1)
+    assert np.asarray(mark.get_xdata(), dtype=float)[0] == pytest.approx(500, rel=0.1)
+    assert np.asarray(mark.get_ydata(), dtype=float)[0] == pytest.approx(2e-3, rel=0.1)
 
 
 def test_shares_of_the_phases_fill_every_bar(numbers: dict[str, Any]) -> None:
     axes = figures.phases(numbers).axes[0]
     tops: dict[float, float] = {}
     for bar in axes.patches:
+        assert isinstance(bar, Rectangle)
         tops[bar.get_x()] = tops.get(bar.get_x(), 0.0) + bar.get_height()
     assert list(tops.values()) == pytest.approx([1.0] * len(SIZES))
 
