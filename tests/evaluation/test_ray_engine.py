@@ -256,33 +256,6 @@ def test_a_folder_that_a_kill_left_is_removed_and_one_in_use_is_not(tmp_path):
         os.close(lock)
 
 
-def order_for(run: PlannedRun, **more: Any) -> str:
-    table = {"path": str(run.path), "config": run.config.to_table(), "imports": [SLOW], "threads": "1"}
-    return json.dumps({**table, "cwd": str(REPOSITORY), **more})
-
-
-def test_a_task_tells_how_its_run_ended_and_keeps_its_process_for_the_next(tmp_path):
-    first, second = planned(tmp_path, steps=20, sleep=0.0)
-    broken = PlannedRun(
-        "no", "mfq", 0, tmp_path / "no", RunConfig(Choice("ising", {"size": -1}), {"all": Choice("mfq")})
-    )
-    try:
-        assert json.loads(ray_task.train(order_for(first))) == {"event": "done"}
-        trainer = ray_task._kept
-        assert trainer is not None
-        told = json.loads(ray_task.train(order_for(broken)))
-        assert told["event"] == "failed" and told["exit_code"] == 2 and told["error"]
-        threading.Timer(0.5, trainer.process.kill).start()
-        told = json.loads(ray_task.train(order_for(planned(tmp_path / "long", 1, 100_000)[0])))
-        assert told == {"event": "lost", "error": "the process of this run died (signal 9)"}
-        assert json.loads(ray_task.train(order_for(second))) == {"event": "done"}
-        assert ray_task._kept is not None and ray_task._kept is not trainer
-    finally:
-        if ray_task._kept is not None:
-            ray_task._kept.end()
-    assert_as_if_undisturbed([first, second], tmp_path / "again")
-
-
 def test_a_node_that_sees_another_folder_is_refused(tmp_path):
     driver = pytest.importorskip("mfmarl.evaluation.ray_driver", exc_type=ImportError)
     (tmp_path / "probe").write_text("nonce")
@@ -329,20 +302,43 @@ def test_a_cluster_that_takes_the_call_and_says_nothing_is_given_up(tmp_path, mo
 # With a cluster
 
 
-def test_a_worker_killed_in_mid_run_loses_nothing_and_nobody_can_call_from_outside(tmp_path, monkeypatch):
+def test_runs_on_ray_end_with_the_same_bits_and_nobody_can_call_from_outside(tmp_path, monkeypatch):
+    """One of the runs cannot be: it fails as it does here, and is not tried again."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MFMARL_TEST", mark := f"smoke-{os.getpid()}")
+    runs = planned(tmp_path, steps=60, sleep=0.005)
+    never = RunConfig(Choice("ising", {"num_agents": -1}), runs[0].config.agents, runs[0].config.run)
+    broken = PlannedRun("ising", "mfq", 0, tmp_path / "broken", never)
+    events: list[tuple[str, str]] = []
+    heard: list[str] = []
+
+    def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
+        events.append((run.path.name, event["event"]))
+        if event["event"] == "row" and not heard:
+            heard.extend(listening(set(marked(mark))))
+
+    failed = execute([runs[0], broken, runs[1]], 1, on_event, [SLOW], RayEngine())
+    assert [run for run, _ in failed] == [broken] and "-1" in failed[0][1]
+    every = ["begin", *["row"] * 12, "done"]
+    assert events == [("seed-0", e) for e in every] + [("broken", "failed")] + [("seed-1", e) for e in every]
+    assert len(heard) >= 5 and set(heard) <= set(LOOPBACK), heard
+    assert gone(mark) == {}
+    assert_as_if_undisturbed(runs, tmp_path / "again")
+
+
+@pytest.mark.verify
+def test_a_worker_killed_in_mid_run_loses_nothing(tmp_path, monkeypatch):
     """One run loses its trainer, the other its Ray worker; rows and weights end as if nothing had happened."""
     pytest.importorskip("ray")
     monkeypatch.setenv("MFMARL_TEST", mark := f"smoke-{os.getpid()}")
     runs = planned(tmp_path)
     events: list[tuple[int, str, str]] = []
     killed: set[int] = set()
-    heard: list[str] = []
 
     def on_event(run: PlannedRun, event: dict[str, Any]) -> None:
         events.append((run.seed, event["event"], event.get("error", "")))
         if event["event"] == "row" and event["row"]["step"] >= 50 and run.seed not in killed:
             killed.add(run.seed)
-            heard.extend(listening(set(marked(mark))))
             trainer = writer_of(run)
             victim = trainer if run.seed == 0 else parent_of(trainer)
             assert ("mfmarl.learning.worker" if run.seed == 0 else "ray::") in command_of(victim)
@@ -357,7 +353,6 @@ def test_a_worker_killed_in_mid_run_loses_nothing_and_nobody_can_call_from_outsi
     ]
     assert next(event for seed, event, _ in events if seed == 0) == "begin"
     assert sorted(seed for seed, event, _ in events if event == "done") == [0, 1]
-    assert len(heard) >= 6 and set(heard) <= set(LOOPBACK), heard
     assert gone(mark) == {}
     assert_as_if_undisturbed(runs, tmp_path / "again")
 
