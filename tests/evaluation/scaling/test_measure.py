@@ -186,8 +186,9 @@ def test_numbers_do_not_pile_up_while_steps_are_timed() -> None:
 def test_a_replay_is_weighed_full_and_draws_as_before() -> None:
     plain, touched = (build(measure.config_of(Point("mfq", "mfmarl", 16), PLAN)).training for _ in range(2))
     for training in (plain, touched):
-        for _ in range(20):
+        for _ in range(40):
             training.step()
+        assert learned(training)
     measure.touch(touched.players[0].memory)
     for training in (plain, touched):
         for _ in range(5):
