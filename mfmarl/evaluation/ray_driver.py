@@ -37,7 +37,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mfmarl.errors import ConfigError, RunLocked
 from mfmarl.evaluation import ray_task
-from mfmarl.evaluation.ray_engine import end_session, hold
+from mfmarl.evaluation.ray_engine import end_session, hold, open_doors
 from mfmarl.learning.run_folder import METRICS, is_running, read_status
 
 _PATIENCE = 90.0
@@ -248,6 +248,15 @@ def _told(resources: dict[str, float]) -> str:
     return " and ".join(words) or "nothing"
 
 
+def demand_closed_doors() -> None:
+    """Raises ConfigError where Ray, all told, listens on more than loopback: how it is kept from it is no promise of Ray's."""
+    if ports := open_doors(os.getsid(0)):
+        raise ConfigError(
+            f"Ray {ray.__version__} listens on all interfaces of this machine (port {ports[0]}); expected loopback alone, "
+            "as with Ray 2.60: use that version, or leave out --engine ray."
+        )
+
+
 def demand_shared_folder(folder: Path, nodes: list[dict[str, Any]], seconds: float = 60.0) -> None:
     """Raises ConfigError where a node does not see the folder of the runs, or has another mfmarl, Python or torch."""
     name = f".mfmarl-probe-{secrets.token_hex(8)}"
@@ -326,6 +335,8 @@ def serve(orders: IO[str], reports: IO[str]) -> None:
         try:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             demand_room(order, nodes)
+            if not order["address"]:
+                demand_closed_doors()
             if order["address"]:
                 demand_shared_folder(Path(order["folder"]), nodes)
         except ConfigError as error:

@@ -55,6 +55,9 @@ _PROBE = 90.0
 """Seconds more for the nodes to show that they see the run folders."""
 _SAVE = 60.0
 """Seconds for the runs in hand to save when the command is interrupted."""
+_LISTENS = "0A"
+_LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+"""127.0.0.1, the same as an address of version 6, and ::1, as /proc/net writes them."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -442,6 +445,27 @@ def _of_session(session: int) -> set[int]:
             if fields[0] != "Z" and int(fields[3]) == session and int(entry.parent.name) != os.getpid():
                 found.add(int(entry.parent.name))
     return found
+
+
+def open_doors(session: int) -> list[int]:
+    """Ports at which processes of that session listen on more than loopback; none where there is no /proc."""
+    inodes = set()
+    for process in _of_session(session) | {os.getpid()}:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    target = os.readlink(link)
+                    if target.startswith("socket:["):
+                        inodes.add(target[len("socket:[") : -1])
+    ports = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                address, port = fields[1].split(":")
+                if fields[3] == _LISTENS and fields[9] in inodes and address not in _LOOPBACK:
+                    ports.append(int(port, 16))
+    return sorted(ports)
 
 
 def hold(folder: Path) -> int:

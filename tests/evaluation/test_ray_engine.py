@@ -242,6 +242,29 @@ def test_the_folder_of_a_cluster_is_private_short_and_gone_in_the_end():
     assert not folder.exists()
 
 
+def test_a_socket_that_listens_to_everyone_is_found():
+    session = os.getsid(0)
+    with socket.create_server(("127.0.0.1", 0)):
+        before = ray_engine.open_doors(session)
+        with socket.create_server(("0.0.0.0", 0)) as open_to_all:
+            assert set(ray_engine.open_doors(session)) - set(before) == {open_to_all.getsockname()[1]}
+        own = subprocess.run([sys.executable, "-c", LISTEN], capture_output=True, text=True, start_new_session=True)
+        assert own.stdout == "[]\n", own.stderr
+
+
+LISTEN = """
+import os, socket
+from mfmarl.evaluation.ray_engine import open_doors
+a, b = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_INET6)
+try:
+    b.bind(("::1", 0))
+    b.listen()
+except OSError:
+    pass  # a machine without IPv6
+print(open_doors(os.getsid(0)))
+"""
+
+
 def test_a_folder_that_a_kill_left_is_removed_and_one_in_use_is_not(tmp_path):
     left, used, foreign = (tmp_path / f"mfmarl-ray-{name}" for name in ("left", "used", "foreign"))
     for folder in (left, used, foreign):
