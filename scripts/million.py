@@ -74,13 +74,13 @@ WORLDS = {
             "mfppo": {"rollout": 4, "minibatches": 4, "learning_rate": 0.003, "remember": 8192},
         },
     ),
-    "beach_bar": World("1", 240, 6, of_agent={"mfq": {"updates": 4}, "mfppo": {"rollout": 6, "minibatches": 8}}),
+    "beach_bar": World("1", 240, 6, of_agent={"mfq": {"updates": 16}, "mfppo": {"rollout": 6, "minibatches": 8}}),
     "susceptible_infected": World(
         "0.2",
         400,
         10,
         {"horizon": 10},
-        {"mfq": {"updates": 4}, "mfppo": {"rollout": 10, "minibatches": 16}},
+        {"mfq": {"updates": 16}, "mfppo": {"rollout": 10, "minibatches": 16}},
     ),
 }
 NAMES = tuple(f"{agent}-{world}" for world in WORLDS for agent in AGENTS)
@@ -107,6 +107,13 @@ def configuration(name: str, num_agents: int, steps: int, seed: int, device: str
     return RunConfig(Choice(world, {"num_agents": num_agents, **told.options}), {"all": Choice(agent, mind)}, run)
 
 
+def refuse_few(run: RunOptions) -> None:
+    """Raises ConfigError for a run whose rows would be too few to tell where it ends."""
+    least = 2 * BLOCKS * run.report_interval
+    if run.steps < least:
+        raise ConfigError(f"{run.steps} steps are too few to tell where a run ends: give at least {least}.")
+
+
 def carry_out(name: str, config: RunConfig, folder: Path, progress: Progress) -> dict[str, Any]:
     """Begin the run or go on with it, to its end; what came of it, as `arrived` and `costs` tell it.
 
@@ -117,7 +124,8 @@ def carry_out(name: str, config: RunConfig, folder: Path, progress: Progress) ->
     first: list[dict[str, Any]] = []
 
     def on_row(row: dict[str, Any]) -> None:
-        first.append(row) if not first else None
+        if not first:
+            first.append(row)
         seconds, steps = row["cpu"] - first[0]["cpu"], row["agent_steps"] - first[0]["agent_steps"]
         rate = f"  {steps / seconds / 1e6:.2f} million agent-steps per CPU-s" if seconds > 0 else ""
         progress.update(name, row["step"], f"reward {row['train/reward']:.4f}{rate}")
@@ -157,13 +165,11 @@ def costs(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def arrived(rows: list[dict[str, Any]], known: dict[str, float]) -> dict[str, Any]:
     """How far the second half of the rows is from theory, number by number, in its standard errors; and since when.
 
-    `arrived` is whether all are within five. Raises ConfigError for rows that are too few to tell.
+    `arrived` is whether all are within five. Raises ConfigError where there is nothing to tell.
     """
     half = rows[len(rows) // 2 :]
     if len(half) < BLOCKS:
-        raise ConfigError(
-            f"{len(rows)} rows are too few to tell where a run ends: at least {2 * BLOCKS}; more --steps."
-        )
+        raise ConfigError(f"{len(rows)} rows are too few to tell where a run ends: at least {2 * BLOCKS}")
     numbers: dict[str, Any] = {}
     for name, value in known.items():
         column = next((c for c in (f"train/{name}", name) if all(c in row for row in half)), None)
@@ -271,6 +277,8 @@ def main(given: list[str] | None = None) -> int:
             name: configuration(name, known.num_agents, known.steps, known.seed, known.device)
             for name in known.runs or NAMES
         }
+        for config in configs.values():
+            refuse_few(config.run)
         with Progress(known.quiet) as progress:
             for name, config in configs.items():
                 numbers[name] = carry_out(name, config, known.out, progress)
