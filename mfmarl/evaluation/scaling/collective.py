@@ -84,7 +84,7 @@ class Network:
 
 PRESETS = {
     # Ours: `measure()` between 2 ranks of the machine that docs/internet_scale.md names.
-    "loopback": Network("loopback", latency=4e-5, bandwidth=1.5e9),
+    "loopback": Network("loopback", latency=1.3e-4, bandwidth=1.3e9),
     # Line rate of IEEE 802.3ae, one way; a message from kernel to kernel takes about 50 us, nearly all of it inside the
     # servers (WWT, "The basics of high-performance networking").
     "10GbE": Network("10GbE", latency=5e-5, bandwidth=1.25e9),

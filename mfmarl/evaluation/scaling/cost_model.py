@@ -16,6 +16,7 @@ know: of a GPU nothing is assumed but what is given.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +37,9 @@ MOST_AGENTS = 1 << 32
 """Agents of one copy that keyed noise can tell apart: their number is the low 32 bits of an id."""
 EXACT = 1 << 24
 """Whole numbers that a float32 holds exactly."""
+SAMPLE = 4096.0
+"""Agents that are learned from (`remember`), where nobody says otherwise."""
+_LINEAR = 0.25  # share of the largest size's cost that must grow with every agent, beside a root
 
 
 # ------------------------------------------------------------------------------------------------- laws
@@ -83,19 +87,29 @@ def fit_law(x: Sequence[float], y: Sequence[float], scale: Sequence[float] | Non
     """The law with the least squares of (law(x) - y) / scale; `scale` is y itself where it is not given.
 
     Three sizes or fewer allow a straight line, more a root beside it: where there is none, looking for it costs next to
-    nothing, and real steps have one (chunks that are not full, memory that is fetched in blocks). A knee (a cache that is
-    outgrown, a memory that is full) is put at one of five sizes or more, where that predicts held-back ones much better.
+    nothing, and real steps have one (chunks that are not full, memory that is fetched in blocks). A root alone is refused:
+    every agent costs something. A knee (a cache that is outgrown, a memory that is full, a sample that is all there is to
+    learn from) is put where a sample is full by default, from five sizes on, or at one of six or half-way between two, if
+    that predicts held-back sizes much better.
     """
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     scales = ys if scale is None else np.asarray(scale, dtype=np.float64)
     sizes = sorted(set(xs.tolist()))
-    best = _Shape(curved=len(sizes) >= 4)
+    best = _Shape()
+    if len(sizes) >= 4:
+        curved = _fit(xs, ys, scales, _Shape(curved=True))
+        best = _Shape(curved=curved.each * sizes[-1] >= _LINEAR * curved(sizes[-1]))
     if len(sizes) >= 5:
-        least = 0.7 * _held_back_error(xs, ys, scales, best)
-        for knee in sizes[1:-1]:
+        smooth = _held_back_error(xs, ys, scales, best)
+        between = [math.sqrt(low * high) for low, high in itertools.pairwise(sizes) if low > 0]
+        # What is expected must show; what is searched for must be plain, or noise has knees.
+        tried = [(SAMPLE, 0.7)] + [(knee, 0.5) for knee in (*sizes, *between) if len(sizes) >= 6]
+        least = smooth
+        for knee, demand in tried:
+            if smooth < 1e-3 or not sizes[0] < knee < sizes[-1]:
+                continue  # what is said to a thousandth has no knee
             error = _held_back_error(xs, ys, scales, _Shape(knee=knee))
-            # What is said to a thousandth has no knee.
-            if error < least and least > 7e-4:
+            if error < min(demand * smooth, least):
                 best, least = _Shape(knee=knee), error
     return _fit(xs, ys, scales, best)
 
@@ -772,9 +786,13 @@ def _compute_law(sizes: _Sizes) -> tuple[Law, dict[str, Law]]:
 
 
 def _memory_law(x: Sequence[float], y: Sequence[float]) -> Law:
-    """Arrays of agents lie beside each other, and beside what is there without them: a straight line."""
+    """Arrays of agents lie beside each other, and beside what is there without them: a straight line, whose slope may
+    change where a sample is full, if two sizes lie on either side of that."""
     known = np.asarray(y, dtype=np.float64)
-    return _fit(np.asarray(x, dtype=np.float64), known, known, _Shape())
+    sizes = set(x)
+    below = sum(n <= SAMPLE for n in sizes)
+    shape = _Shape(knee=SAMPLE) if min(below, len(sizes) - below) >= 2 else _Shape()
+    return _fit(np.asarray(x, dtype=np.float64), known, known, shape)
 
 
 def _between_repeats(points: Sequence[Measured]) -> tuple[float, ...]:

@@ -88,6 +88,17 @@ def test_a_knee_is_put_where_it_is(each: float, beyond: float) -> None:
     assert law(3e6) == pytest.approx(truth(3e6), rel=1e-6)
 
 
+def test_a_sample_that_is_full_does_not_make_agents_cheap_for_ever() -> None:
+    truth = Law(5e-3, 9e-6, beyond=5e-7, knee=4096)  # a rollout learns from 4096 agents and lets all others act
+    sizes = [400, 2500, 10_000, 40_000, 160_000]
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        law = fit_law(sizes, [truth(n) * math.exp(0.03 * generator.standard_normal()) for n in sizes])
+        assert law(1e8) == pytest.approx(truth(1e8), rel=0.4)
+    rooted = fit_law([100, 1000, 10_000, 100_000], [1e-3 * math.sqrt(n) for n in (100, 1000, 10_000, 100_000)])
+    assert rooted(1e8) > 3 * 1e-3 * math.sqrt(1e8), "every agent costs something"
+
+
 def test_noise_alone_makes_no_knee_that_ruins_what_lies_beyond() -> None:
     generator = np.random.default_rng(3)
     for _ in range(40):
@@ -156,6 +167,7 @@ def test_what_travels_is_added_up_by_hand() -> None:
     assert told.gradients == pytest.approx(0.5 * (hops + share * 36_000))
     assert told.bytes_per_step == pytest.approx(1.5 * (800 + 18_000) + 2 * 8e5)
     assert told.seconds == pytest.approx(2e-3 + 0.1 + told.field + told.halo + told.gradients, rel=1e-6)
+    assert told.efficiency == pytest.approx(0.402 / (4 * told.seconds), rel=1e-6)
 
 
 def test_bytes_of_counts_do_not_grow_with_the_population() -> None:
