@@ -13,13 +13,16 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.population import compiled
+from mfmarl.population.division import Division
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.field import Actions, Everyone, Field, Neighbours, parse_field
 from mfmarl.population.graph import Graph
 from mfmarl.population.open import open_env
+from mfmarl.population.ranks import Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
+from tests.population.threads import together
 
 pytest.importorskip("numba")
 
@@ -189,6 +192,7 @@ import sys
 from mfmarl.population.open import open_env
 from mfmarl.population.field import default_field
 from mfmarl.random import Key
+from tests.population.threads import together
 env = open_env("ising", {"num_agents": 100}, 2, "cpu")
 t = env.reset(Key.of(0))
 t = env.step(t.action)
@@ -221,3 +225,22 @@ def test_spins_are_paid_with_the_bits_of_torch(
             found.extend(env.measure().values())
         for mine, torchs in zip(found[: len(found) // 2], found[len(found) // 2 :], strict=True):
             assert_same_bits([mine, torchs])
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.2])
+@pytest.mark.parametrize("graph", [*GRAPHS, None])
+def test_parts_of_a_crowd_on_several_ranks_feel_what_the_whole_one_does(
+    graph: str | None, dead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, timestep, ids = population(None if graph is None else GRAPHS[graph](), 3, dead=dead)
+    text = "actions over everyone" if graph is None else "actions over neighbours"
+    whole = ways(monkeypatch, parse_field(text), (spec, timestep, ids))
+    monkeypatch.setenv("MFMARL_COMPILED", "always")
+
+    def part(ranks: Ranks) -> Tensor:
+        division = Division(spec, COPIES, ranks)
+        here = timestep._replace(action=timestep.action[:, division.here], alive=timestep.alive[:, division.here])
+        return parse_field(text)(here, division.local_spec, ids[:, division.here], Key.of(3))
+
+    # One who is dead may be another rank's neighbour, and unknown to it but for the halo.
+    assert_same_bits([torch.cat(together(3, part), 1), *whole])
