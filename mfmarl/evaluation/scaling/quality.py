@@ -515,7 +515,8 @@ def _expected(rows: Sequence[Row]) -> float | None:
     if len(known) < 2 or len(known) < len(rows):
         return None
     slopes = [math.log(abs(b / a)) / math.log(m / n) for (n, a), (m, b) in pairwise(known)]
-    return slopes[-1] if max(slopes) - min(slopes) < 0.1 else None
+    late = slopes[-2:]
+    return slopes[-1] if max(late) - min(late) < 0.1 else None
 
 
 # -------------------------------------------------------------------------------------------------- limit
