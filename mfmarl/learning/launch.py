@@ -42,9 +42,7 @@ def run_on_ranks(
     SIGINT and SIGTERM are handed on once each: the ranks finish their step and save. Raises what the ranks raised, or
     RankLost where one died.
     """
-    order = json.dumps(
-        {"path": str(path), "config": config.to_table(), "resume": resume, "imports": list(imports)}
-    )
+    order = json.dumps({"path": str(path), "config": config.to_table(), "resume": resume, "imports": list(imports)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,9 +50,13 @@ def run_on_ranks(
     meeting = path.parent / f".{path.name}.ranks-{os.getpid()}"
     ranks = [_start(rank, config.run.ranks, meeting) for rank in range(config.run.ranks)]
     events: Queue[tuple[int, Event | None]] = Queue()
+    listeners = [
+        threading.Thread(target=_listen, args=(rank, process, events), daemon=True)
+        for rank, process in enumerate(ranks)
+    ]
     try:
-        for rank, process in enumerate(ranks):
-            threading.Thread(target=_listen, args=(rank, process, events), daemon=True).start()
+        for listener, process in zip(listeners, ranks, strict=True):
+            listener.start()
             assert process.stdin is not None
             with contextlib.suppress(OSError):  # one that died at once says so below
                 process.stdin.write(order + "\n")
@@ -66,6 +68,8 @@ def run_on_ranks(
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for listener in listeners:
+            listener.join()
         meeting.unlink(missing_ok=True)
     return run_folder.RunFolder(path, -1, -1, 0)
 
@@ -104,7 +108,9 @@ def _follow(
 
 def _raise(ended: dict[int, Event], count: int, path: Path) -> None:
     kinds = {kind.exit_code: kind for kind in MfmarlError.__subclasses__()}
-    reasons = [e for _, e in sorted(ended.items()) if e["event"] == "failed" and e.get("exit_code") != RankLost.exit_code]
+    reasons = [
+        e for _, e in sorted(ended.items()) if e["event"] == "failed" and e.get("exit_code") != RankLost.exit_code
+    ]
     if reasons:
         raise kinds.get(reasons[0].get("exit_code", 1), MfmarlError)(reasons[0]["error"])
     dead = {rank: event for rank, event in ended.items() if event["event"] == "died"}
@@ -152,8 +158,9 @@ def _start(rank: int, count: int, meeting: Path) -> subprocess.Popen[str]:
 def _listen(rank: int, process: subprocess.Popen[str], events: Queue[tuple[int, Event | None]]) -> None:
     assert process.stdout is not None
     with contextlib.suppress(OSError, ValueError):
-        for line in process.stdout:
-            events.put((rank, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                events.put((rank, json.loads(line)))
     events.put((rank, None))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-CASES = {"ising": {}, "beach_bar": {}}
+CASES: dict[str, dict[str, Any]] = {"ising": {}, "beach_bar": {}}
 
 
 def play(order: dict[str, Any]) -> None:
