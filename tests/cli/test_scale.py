@@ -389,11 +389,11 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.verify
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(640)
 def test_a_real_sweep_that_is_killed_goes_on_and_judges_what_is_learned(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "mfmarl", "scale", "ising", "--agents", "mfq", "--num-agents", "16,64,256", "--repeats", "1",
-        "--timed-steps", "20", "--seeds", "2", "--steps", "60", "--runs", str(tmp_path), "--name", "a", "--json",
+        sys.executable, "-m", "mfmarl", "scale", "ising", "--agents", "mfq", "--num-agents", "16,64", "--repeats", "1",
+        "--timed-steps", "20", "--seeds", "1", "--steps", "40", "--runs", str(tmp_path), "--name", "a", "--json",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
@@ -406,11 +406,11 @@ def test_a_real_sweep_that_is_killed_goes_on_and_judges_what_is_learned(tmp_path
     first.wait()
     [kept] = tmp_path.glob("a/points/*.json")
     before = kept.read_bytes()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert kept.read_bytes() == before
-    assert found["state"]["done"] == 3
-    assert [r["runs"] for r in found["quality"]["rows"]] == [2, 2, 2]
+    assert found["state"]["done"] == 2
+    assert [r["runs"] for r in found["quality"]["rows"]] == [1, 1]
     assert "reward" in found["verdicts"][0]["sentence"]
     assert found["machines"]["network_source"].startswith("measured")
