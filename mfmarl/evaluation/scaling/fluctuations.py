@@ -31,6 +31,8 @@ from mfmarl.statmech.sampling.diagnostics import mean_and_error
 
 PLAYED = 1e7
 """Steps of agents that all runs of one size and agent play together."""
+DEAREST = 4e7
+"""And at most: a size whose least would take more is left out."""
 FEWEST, MOST = 16, 256
 """Steps that a run plays at least, or not at all; and at most."""
 _MANY = 32  # copies from which on their own spread tells the error of what they average to
@@ -106,7 +108,7 @@ def length(num_agents: int, copies: int, runs: int, horizon: int | None = None) 
     """
     each = num_agents * copies
     least = FEWEST if horizon is None else horizon * math.ceil(FEWEST / horizon)
-    runs = min(runs, int(2 * PLAYED / (each * least)))
+    runs = min(runs, int(DEAREST / (each * least)))
     if runs < 1:
         return 0, 0
     steps = int(min(MOST, max(least, PLAYED / (each * runs))))

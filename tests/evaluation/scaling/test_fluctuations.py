@@ -12,9 +12,9 @@ from mfmarl.envs.beach_bar import BeachBar
 from mfmarl.envs.left_right import LeftRight
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.scaling.fluctuations import (
+    DEAREST,
     FEWEST,
     MOST,
-    PLAYED,
     Spread,
     at_large_sizes,
     exact,
@@ -164,7 +164,7 @@ def test_sizes_share_the_steps_that_are_played_and_the_dearest_are_left_out() ->
     for n, copies in ((4096, 2), (100_000, 2), (1_000_000, 2)):
         steps, runs = length(n, copies, 3)
         assert FEWEST <= steps <= MOST and runs >= 1
-        assert n * copies * steps * runs <= 2.01 * PLAYED
+        assert n * copies * steps * runs <= DEAREST
     assert length(1_000_000_000, 2, 3) == (0, 0)
     assert length(100, 40, 3, horizon=20)[0] % 20 == 0
     assert length(400_000, 2, 1, horizon=20)[0] == 20
