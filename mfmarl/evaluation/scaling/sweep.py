@@ -296,7 +296,8 @@ def affordable(todo: Sequence[Point], known: Sequence[Measured], left: float, pl
     cost = {point.name: expected_seconds(point, known, plan) for point in todo}
     total = sum(cost.values())
     dropped = set()
-    for point in sorted(todo, key=lambda p: (p.repeat, memory.rows(p)), reverse=True):
+    # Of equals the last go first: peers before ours.
+    for point in sorted(reversed(todo), key=lambda p: (p.repeat, memory.rows(p)), reverse=True):
         if total <= left:
             break
         dropped.add(point.name)

@@ -294,6 +294,8 @@ def test_a_budget_drops_repeats_first_and_then_the_largest() -> None:
     assert left == [p for p in points if p.repeat == 0]
     left = sweep.affordable(points, known, sum(cost[p.name] for p in points[:4]) + 0.1, PLAN)
     assert left == points[:4]
+    left = sweep.affordable(points, known, sum(cost[p.name] for p in points[:3]) + 0.1, PLAN)
+    assert left == points[:3]
     assert sweep.affordable(points, known, 0.0, PLAN) == []
 
 
