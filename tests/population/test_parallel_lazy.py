@@ -84,9 +84,9 @@ def test_a_column_of_other_agents_is_read_by_name() -> None:
     plain.reset(seed=0)
     lazy.reset(seed=0)
     turned = {"agent_3": 0, "agent_2": 1, "agent_1": 2, "agent_0": 3}
-    values = np.array([0, 0, 1, 1])
+    values = np.array([0, 1, 1, 1])
     column = Column(turned, values, values.__getitem__)
-    same(lazy.step(column)[0], plain.step({"agent_0": 1, "agent_1": 1, "agent_2": 0, "agent_3": 0})[0])
+    same(lazy.step(column)[0], plain.step({"agent_0": 1, "agent_1": 1, "agent_2": 1, "agent_3": 0})[0])
 
 
 def test_what_is_kept_stays_as_it_was() -> None:
@@ -99,7 +99,9 @@ def test_what_is_kept_stays_as_it_was() -> None:
     assert np.array_equal(observations.array, before)
     assert np.array_equal(rewards.array, paid)
     following.array.fill(7.0)
-    rewards.array.fill(7.0)
+    following_rewards = env.step(np.arange(16) % 2)[1]
+    following_rewards.array.fill(7.0)
+    assert not (env._one.simulation.timestep.reward == 7).any()
     assert not (env.step(np.arange(16) % 2)[0].array == 7).any()
 
 
