@@ -294,10 +294,11 @@ def affordable(todo: Sequence[Point], known: Sequence[Measured], left: float, pl
     if math.isinf(left):
         return list(todo)
     cost = {point.name: expected_seconds(point, known, plan) for point in todo}
+    place = {point.name: i for i, point in enumerate(todo)}
     total = sum(cost.values())
     dropped = set()
     # Of equals the last go first: peers before ours.
-    for point in sorted(reversed(todo), key=lambda p: (p.repeat, memory.rows(p)), reverse=True):
+    for point in sorted(todo, key=lambda p: (p.repeat, memory.rows(p), place[p.name]), reverse=True):
         if total <= left:
             break
         dropped.add(point.name)
