@@ -36,7 +36,9 @@ class Tally:
     def __init__(self, env: Env) -> None:
         self.spec = env.spec
         self.teams = dict(env.spec.group_slices) if len(env.spec.groups) > 1 else {}
-        self.share = env.copies / env.division.copies  # of the copies that are here
+        # What is measured of a population that is divided by agents, all ranks know: one counts it.
+        division = env.division
+        self.share = float(division.ranks.first) if division.by_agents else env.copies / division.copies
         self.clear()
 
     def clear(self) -> None:
