@@ -46,6 +46,8 @@ _AGAIN = 2.0
 """Seconds between two looks at such a folder."""
 _STORE = 80 * 2**20  # bytes; Ray's least: nothing of ours lies in its object store
 _SHOWN_NODES = 64
+_STARTS = 3
+"""How often a cluster of our own is tried to be started."""
 
 
 @dataclass
@@ -216,14 +218,23 @@ def connect(order: dict[str, Any]) -> None:
     if order["address"]:
         ray.init(address=order["address"], **quiet)
         return
-    ray.init(
-        num_cpus=max(1, round(order["jobs"] * order["cpus"])),
-        include_dashboard=False,
-        object_store_memory=_STORE,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(Path(os.environ["MFMARL_RAY_FOLDER"]) / "r"),
-        **quiet,
-    )
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                num_cpus=max(1, round(order["jobs"] * order["cpus"])),
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(Path(os.environ["MFMARL_RAY_FOLDER"]) / "r"),
+                **quiet,
+            )
+            return
+        except Exception as error:
+            # Ray gives its processes 30 s, which are too few on a busy machine, and raises a bare Exception then.
+            if not left or "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            _end_left()
 
 
 def demand_room(order: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
@@ -250,7 +261,7 @@ def _told(resources: dict[str, float]) -> str:
 
 def demand_closed_doors() -> None:
     """Raises ConfigError where Ray, all told, listens on more than loopback: how it is kept from it is no promise of Ray's."""
-    if ports := open_doors(os.getsid(0)):
+    if ports := open_doors(os.getpid()):
         raise ConfigError(
             f"Ray {ray.__version__} listens on all interfaces of this machine (port {ports[0]}); expected loopback alone, "
             "as with Ray 2.60: use that version, or leave out --engine ray."
@@ -357,10 +368,16 @@ def serve(orders: IO[str], reports: IO[str]) -> None:
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        if not order["address"] and os.getsid(0) == os.getpid():
-            end_session(os.getpid())
+        if not order["address"]:
+            _end_left()
         if lock >= 0:
             os.close(lock)
+
+
+def _end_left() -> None:
+    """End what Ray left running; only where this process leads its session, in which nobody else's are then."""
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+        end_session(os.getpid())
 
 
 def _watch(orders: IO[str], stopping: threading.Event) -> None:
