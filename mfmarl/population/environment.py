@@ -137,6 +137,14 @@ class PopulationEnv(ABC):
         return self.reference(temperature)
 
 
+    def fluctuations(self, temperature: float, independent: bool = False) -> dict[str, Known]:
+        """Exact standard deviations over copies of what is measured at one moment, at this N, where they are known.
+
+        `independent`: of agents that feel no field.
+        """
+        return {}
+
+
 def agent_ids(copies: int, agents: int | Tensor, device: torch.device | str = "cpu", first_copy: int = 0) -> Tensor:
     """Ids [E, N] for keyed noise: the copy's number in the high 32 bits, the agent's in the low ones.
 

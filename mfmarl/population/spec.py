@@ -48,6 +48,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         _whole("num_agents", self.num_agents)
+        if self.num_agents > 1 << 32:
+            raise ConfigError(f"A copy has at most 2^32 agents, whose numbers name their noise, not {self.num_agents}.")
         if not self.group_sizes:
             object.__setattr__(self, "group_sizes", (self.num_agents,))
         if (

@@ -67,3 +67,8 @@ def test_spaces_give_the_sizes() -> None:
 def test_what_does_not_fit_is_refused_in_a_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Spec(**{"num_agents": 4, "observation_space": SEEN, "action_space": TWO, **changes})
+
+
+def test_agents_are_numbered_in_32_bits() -> None:
+    with pytest.raises(ConfigError, match=r"at most 2\^32 agents"):
+        Spec((1 << 32) + 1, Box(0, 1, (1,)), Discrete(2))

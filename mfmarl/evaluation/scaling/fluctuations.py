@@ -245,9 +245,9 @@ def exact(built: Built, temperature: float) -> dict[str, tuple[float, str]]:
     alone = all(p.agent.field.is_nothing for p in built.players)
     # What theory says of learners is not said of players that do not learn.
     learned = any(p.agent.memory != "none" for p in built.players)
-    told = getattr(env.env, "fluctuations", None)
-    if told is not None and learned:
-        return {name: (known.value, known.source) for name, known in told(temperature, alone).items()}
+    told = env.env.fluctuations(temperature, alone) if learned else {}
+    if told:
+        return {name: (known.value, known.source) for name, known in told.items()}
     if isinstance(env.env, MeanFieldGame) and alone:
         try:
             policy = limit_policy(env.env, built.players)
