@@ -32,6 +32,7 @@ _PLAYED = 2e7  # steps of agents that a learned best response may take at the en
 _LEARNED = 1e9  # rewards that it may ask for
 _FEWEST = 16  # copies below which its error says nothing
 _MOST = 512
+_SEATED = 5e6  # agents of all copies together: a million in sixteen copies would want gigabytes
 
 
 def rules(env: Env) -> MeanFieldGame | None:
@@ -105,7 +106,7 @@ class Judge:
         cells = game.num_states * (game.num_actions if game.extended else 1)
         asked = game.horizon * cells * game.num_groups * game.num_states * game.num_actions * game.num_groups
         played = (2 + game.num_groups) * game.horizon * game.num_agents
-        return int(min(_MOST, steps / played, _LEARNED / asked))
+        return int(min(_MOST, steps / played, _LEARNED / asked, _SEATED / game.num_agents))
 
 
 def players_play(game: MeanFieldGame, begin: Callable[[Key], Episode]) -> sampled.Play:

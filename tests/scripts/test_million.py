@@ -15,6 +15,7 @@ import pytest
 
 from mfmarl.cli.progress import Progress
 from mfmarl.errors import ConfigError
+from mfmarl.learning.build import build
 from mfmarl.learning.run_folder import read_metrics, read_status
 from scripts import million
 
@@ -169,6 +170,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_best_response_of_a_million_is_learned_in_sixteen_copies_of_them() -> None:
+    """It would want three gigabytes at the end of a run; of a hundred thousand it may."""
+    for agents, copies in ((1_000_000, 0), (100_000, 16)):
+        config = million.configuration("mfq-beach_bar", agents, 0, 0, "cpu")
+        built = build(config)
+        judge = built.training.judge
+        assert judge is not None
+        found = judge._copies(1e12)
+        assert found >= copies if copies else found < 16
+        built.close()
 
 
 def test_a_spoilt_file_of_numbers_is_begun_anew(tmp_path: Path) -> None:
