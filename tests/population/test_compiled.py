@@ -227,12 +227,14 @@ def test_spins_are_paid_with_the_bits_of_torch(
             assert_same_bits([mine, torchs])
 
 
-@pytest.mark.parametrize("dead", [0.0, 0.2])
+@pytest.mark.parametrize("dead", [0.0, 0.2, "one"])
 @pytest.mark.parametrize("graph", [*GRAPHS, None])
 def test_parts_of_a_crowd_on_several_ranks_feel_what_the_whole_one_does(
-    graph: str | None, dead: float, monkeypatch: pytest.MonkeyPatch
+    graph: str | None, dead: float | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, timestep, ids = population(None if graph is None else GRAPHS[graph](), 3, dead=dead)
+    share = dead if isinstance(dead, float) else 0.0
+    spec, timestep, ids = population(None if graph is None else GRAPHS[graph](), 3, dead=share)
+    timestep.alive[:, 0] &= dead != "one"
     text = "actions over everyone" if graph is None else "actions over neighbours"
     whole = ways(monkeypatch, parse_field(text), (spec, timestep, ids))
     monkeypatch.setenv("MFMARL_COMPILED", "always")
