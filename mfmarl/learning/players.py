@@ -91,7 +91,7 @@ def divide(players: Sequence[Player], division: Division) -> None:
         reason = player.agent.why_whole()
         if reason:
             raise ConfigError(
-                f"{player.name} cannot play in a population that is divided over ranks: {reason}; use one."
+                f"{player.name}: cannot learn in a population that is divided over ranks: {reason}; use one rank."
             )
         if isinstance(player.memory, Replay | Rollout):
             player.memory.crowd = Crowd(division, player.name)

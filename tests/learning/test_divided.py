@@ -60,7 +60,7 @@ def begin(
         **{"copies": 2, "steps": 20, "report_every": 10, "evaluation_steps": 2, "exploitability": "off", **run}
     )
     sims = [Simulation(env, copies, ranks=ranks, by_agents=by_agents) for copies in (config.copies, config.copies)]
-    choice = Choice("mfq" if agent == "table" else agent, {**SMALL[agent], **(options or {})})
+    choice = Choice("mfq" if agent == "table" else agent, {**SMALL.get(agent, {}), **(options or {})})
     players = make_players(
         RunConfig(Choice("mini"), {"all": choice}, config), sims[0].spec, Key.of(config.seed), sims[0].device
     )
@@ -323,6 +323,15 @@ def test_what_cannot_learn_from_parts_says_so(agent: str, options: Any, run: Any
     with pytest.raises(ConfigError, match=rf"divided over ranks.*{told}|{told}.*divided over ranks"):
         together(2, lambda ranks: begin(rules("checkerboard"), agent, ranks, options=options, **run))
     begin(rules("checkerboard"), agent, options=options, **run)
+
+
+@pytest.mark.parametrize(
+    ("game", "agent"), [("town", "free_energy_equilibrium"), ("town", "kl_control"), ("beach", "deep_active_inference")]
+)
+def test_agents_of_other_kinds_are_refused_by_name(game: str, agent: str) -> None:
+    kind = lookup("agent", agent).load().__name__
+    with pytest.raises(ConfigError, match=rf"cannot learn in a population that is divided over ranks: {kind}"):
+        together(2, lambda ranks: begin(rules(game), agent, ranks))
 
 
 def test_ranks_that_have_come_apart_are_found_out() -> None:
