@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -352,7 +353,8 @@ def _learn(
                 told.add(event["what"])
                 progress.say(f"judging: {event['what']}")
 
-        report.keep_quality(folder, judge(plan, folder, on_event).to_table())
+        until = begun + plan.budget if plan.budget else math.inf
+        report.keep_quality(folder, judge(plan, folder, on_event, until).to_table())
     return len(failed)
 
 

@@ -157,10 +157,9 @@ def _start(rank: int, count: int, meeting: Path) -> subprocess.Popen[str]:
 
 def _listen(rank: int, process: subprocess.Popen[str], events: Queue[tuple[int, Event | None]]) -> None:
     assert process.stdout is not None
-    with contextlib.suppress(OSError, ValueError):
-        with process.stdout:
-            for line in process.stdout:
-                events.put((rank, json.loads(line)))
+    with contextlib.suppress(OSError, ValueError), process.stdout:
+        for line in process.stdout:
+            events.put((rank, json.loads(line)))
     events.put((rank, None))
 
 

@@ -136,7 +136,6 @@ class PopulationEnv(ABC):
         """Known answers for agents that feel no field, where theirs is another law; the default: the same."""
         return self.reference(temperature)
 
-
     def fluctuations(self, temperature: float, independent: bool = False) -> dict[str, Known]:
         """Exact standard deviations over copies of what is measured at one moment, at this N, where they are known.
 

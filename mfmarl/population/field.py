@@ -8,7 +8,7 @@ Sums are O(N): nobody's row is built from everybody's. The agent itself and the 
 an agent without living neighbours feels zeros. Sums of actions are of whole numbers, hence exact.
 
 Fields have a text form, used on the command line and in config files: `actions over neighbours`,
-`typed(actions) over everyone`, `moments(2) over sampled(16)`, `joint(actions, states) over nearby(0.2)`,
+`typed(actions) over everyone`, `grid(8) over everyone`, `moments(2) over sampled(16)`, `joint(actions, states) over nearby(0.2)`,
 `nothing`, `smoothed(actions over everyone, 0.9)`.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from mfmarl import random
@@ -121,6 +122,54 @@ class States(Feature):
 
     def __str__(self) -> str:
         return "states"
+
+
+_CELLS = 4096  # of a grid, at most: each is a column of the field
+
+
+@dataclass(frozen=True)
+class Grid(Feature):
+    """The cell of the observation on a grid of k intervals along each of its dimensions: a histogram of the crowd.
+
+    Of a Box with finite bounds; dimensions that cannot vary are left out. The last interval includes the upper bound.
+    """
+
+    k: int = 8
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.k) or self.k < 2:
+            raise ConfigError(f"grid({self.k}): the number of intervals must be a whole number of at least 2.")
+
+    def _bounds(self, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
+        """Which dimensions vary, where they begin, and how long they are."""
+        space = spec.observation_space
+        if not isinstance(space, Box):
+            raise ConfigError(f"{self} needs observations in a Box, not {space}; use 'states'.")
+        low, high = torch.as_tensor(space.low).flatten().double(), torch.as_tensor(space.high).flatten().double()
+        if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
+            raise ConfigError(f"{self} needs observations with finite bounds, not {space}.")
+        varies = (high > low).nonzero().squeeze(-1)
+        return varies, low[varies], (high - low)[varies]
+
+    def size(self, spec: Spec) -> int:
+        dimensions = len(self._bounds(spec)[0])
+        if self.k**dimensions > _CELLS:
+            raise ConfigError(f"{self} has {self.k}^{dimensions} cells here; at most {_CELLS}: use a smaller number.")
+        return int(self.k**dimensions)
+
+    def values(self, timestep: Timestep, spec: Spec) -> Tensor:
+        return _one_hot(self.classes(timestep, spec), self.size(spec))
+
+    def classes(self, timestep: Timestep, spec: Spec) -> Tensor:
+        varies, low, length = (x.to(timestep.obs.device) for x in self._bounds(spec))
+        place = (timestep.obs.flatten(2).index_select(2, varies).double() - low) / length
+        number = torch.zeros(timestep.alive.shape, dtype=torch.int64, device=timestep.obs.device)
+        for along in (place * self.k).floor().long().clamp_(0, self.k - 1).unbind(-1):
+            number = number * self.k + along
+        return number
+
+    def __str__(self) -> str:
+        return f"grid({self.k})"
 
 
 @dataclass(frozen=True)
@@ -511,6 +560,7 @@ class Field:
 _FEATURES: dict[str, Callable[..., Feature]] = {
     "actions": Actions,
     "states": States,
+    "grid": Grid,
     "moments": Moments,
     "nothing": Nothing,
 }

@@ -26,6 +26,8 @@ class Ranks:
         self.rank, self.count = 0, 1
         self.sent: dict[str, int] = {}
         """Bytes that this rank has handed over since it began, by what for."""
+        self.calls: dict[str, int] = {}
+        """How often the ranks have met for it: each time costs a latency, however few the bytes."""
 
     @property
     def first(self) -> bool:
@@ -83,6 +85,7 @@ class Group(Ranks):
 
     def _do(self, purpose: str, x: Tensor, action: Any, *arguments: Any, **options: Any) -> None:
         self.sent[purpose] = self.sent.get(purpose, 0) + x.numel() * x.element_size()
+        self.calls[purpose] = self.calls.get(purpose, 0) + 1
         try:
             action(*arguments, **options)
         except RuntimeError as error:

@@ -54,20 +54,12 @@ def rank(parent: int) -> None:
     from mfmarl.population.ranks import join
 
     ranks = join(timeout=120.0)
-    calls: dict[str, int] = {}
-    send = ranks._do  # type: ignore[attr-defined]
-
-    def counting(purpose: str, *rest: Any, **more: Any) -> None:
-        calls[purpose] = calls.get(purpose, 0) + 1
-        send(purpose, *rest, **more)
-
-    ranks._do = counting  # type: ignore[attr-defined]
     built = build(RunConfig.from_table(order["config"]), ranks)
     for _ in range(6):
         built.training.step()
     before = dict(ranks.sent)
     ranks.agree(False)
-    calls.clear()
+    ranks.calls.clear()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(order["steps"]):
         built.training.step()
@@ -75,7 +67,7 @@ def rank(parent: int) -> None:
     sent = {name: size - before.get(name, 0) for name, size in ranks.sent.items()}
     sent["word"] = sent.get("word", 0) - 8  # our own wish above
     if ranks.first:
-        told = {"wall": wall / order["steps"], "cpu": cpu / order["steps"], "sent": sent, "calls": calls}
+        told = {"wall": wall / order["steps"], "cpu": cpu / order["steps"], "sent": sent, "calls": dict(ranks.calls)}
         reports.write(json.dumps(told) + "\n")
         reports.flush()
     built.close()

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def rows_in(path):
 
 
 def test_two_ranks_write_one_run_which_is_that_of_one(tmp_path):
-    rows = []
+    rows: list[dict[str, Any]] = []
     run_in_folder(config(), tmp_path / "one")
     run_in_folder(config(ranks=2), tmp_path / "two", on_row=rows.append)
     one, two = (run_folder.read_metrics(tmp_path / name) for name in ("one", "two"))

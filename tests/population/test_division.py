@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -85,6 +87,7 @@ def same(whole, parts):
 def test_a_population_divided_by_agents_is_the_whole_one_bit_for_bit(game):
     env = rules(game)
     fields = [*FIELDS, "actions over neighbours", "typed(moments(1)) over neighbours"]
+    fields += ["grid(3) over everyone"] if game == "ising" else []
     whole = play(env, 4, 2, fields=fields)
     for count in SPLITS[1:]:
         if count <= env.num_agents:
@@ -169,7 +172,7 @@ def test_every_agent_is_on_one_rank_and_a_team_may_be_smaller_than_the_ranks():
         assert sum(spec.group_sizes[0] for spec, _ in found) == 2
 
 
-def _spaces():
+def _spaces() -> tuple[Any, Any]:
     from gymnasium.spaces import Box, Discrete
 
     return Box(0.0, 1.0, (1,)), Discrete(2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -598,3 +600,34 @@ def test_fields_made_in_python_are_checked_like_those_of_words() -> None:
 def refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+def test_a_grid_counts_who_is_in_each_cell_but_oneself() -> None:
+    spec = Spec(4, Box(np.array([0.0, -1.0, 5.0], np.float32), np.array([1.0, 1.0, 5.0], np.float32)), Discrete(2))
+    t, ids = moment(spec, 1, 2)
+    # Along the first axis cells end at .5, along the second at 0; the third cannot vary.
+    obs = torch.tensor([[[0.0, -1.0, 5.0], [0.4, 0.9, 5.0], [1.0, 1.0, 5.0], [0.5, -0.1, 5.0]]])
+    field = parse_field("grid(2) over everyone")
+    felt = field(t._replace(obs=obs), spec, ids, KEY)
+    cells = [0, 1, 3, 2]
+    wanted = [[(c != mine) / 3 for c in range(4)] for mine in cells]
+    torch.testing.assert_close(felt[0], torch.tensor(wanted))
+    assert str(field) == "grid(2) over everyone"
+
+
+@pytest.mark.parametrize(
+    ("space", "text", "told"),
+    [
+        (Discrete(5), "grid(3) over everyone", "needs observations in a Box"),
+        (Box(-np.inf, np.inf, (2,)), "grid(3) over everyone", "finite bounds"),
+        (Box(0, 1, (9,)), "grid(8) over everyone", r"8\^9 cells here; at most 4096"),
+    ],
+)
+def test_a_grid_that_cannot_be_says_why(space: Any, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_field(text).size(Spec(4, space, Discrete(2)))
+
+
+def test_a_grid_of_one_cell_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        parse_field("grid(1) over everyone")

@@ -50,8 +50,8 @@ def test_columns_say_what_dictionaries_say(make: Callable[[], PopulationEnv]) ->
     plain, lazy = PopulationParallelEnv(make(), max_cycles=9), PopulationParallelEnv(make(), max_cycles=9, lazy=True)
     rng = np.random.default_rng(0)
     for seed in (5, None, 6):
-        for mine, other in zip(lazy.reset(seed=seed), plain.reset(seed=seed), strict=True):
-            same(mine, other)
+        for first, other in zip(lazy.reset(seed=seed), plain.reset(seed=seed), strict=True):
+            same(first, other)
         while plain.agents:
             assert lazy.agents == plain.agents
             chosen = actions_for(plain, rng)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -279,8 +280,15 @@ def _sizes(plan: Plan, place: Path) -> dict[int, Size]:
 # ------------------------------------------------------------------------------------------------- judging
 
 
-def judge(plan: Plan, folder: Path, on_event: Callable[[Event], None] | None = None) -> Quality:
+_SPENT = "the time that was given is spent"
+
+
+def judge(
+    plan: Plan, folder: Path, on_event: Callable[[Event], None] | None = None, until: float = math.inf
+) -> Quality:
     """What the runs that are done tell; those that are not are named. Plays the trained policies on, and elsewhere.
+
+    Nothing more is played after `until` (of `time.monotonic`), smaller sizes being played first; what was left out is noted.
 
     `on_event` hears {"event": "judging", "what": "fluctuations" or "transfer", "agent", "num_agents"}.
     """
@@ -292,10 +300,12 @@ def judge(plan: Plan, folder: Path, on_event: Callable[[Event], None] | None = N
     notes: list[str] = []
     looked: list[_Looked] = []
     transferred: list[Row] = []
+    for n in played:
+        for agent in plan.agents:
+            looked += _look_at(comparison, agent, n, sizes[n].horizon, tell, notes, until)
     for agent in plan.agents:
-        found = [x for n in played for x in _look_at(comparison, agent, n, sizes[n].horizon, tell, notes)]
-        looked += found
-        transferred += _transfer(comparison, agent, played, sizes, found, tell, notes)
+        found = [x for x in looked if x.agent == agent]
+        transferred += _transfer(comparison, agent, played, sizes, found, tell, notes, until)
     rows = [_row(comparison, agent, n, sizes[n]) for agent in plan.agents for n in played]
     shaking, shaken = _fluctuations(looked)
     distances, laws = _limits(plan, comparison, rows, looked)
@@ -426,11 +436,15 @@ def _look_at(
     horizon: int | None,
     tell: Callable[[Event], None],
     notes: list[str],
+    until: float,
 ) -> list[_Looked]:
     """Every run of that agent at that size, restored and played on."""
     runs = _done(comparison, agent, num_agents)
     found: list[_Looked] = []
     for index, run in enumerate(runs):
+        if time.monotonic() > until:
+            notes.append(f"Not every policy that {agent} learned at N = {num_agents:,} was played on: {_SPENT}.")
+            break
         tell({"event": "judging", "what": "fluctuations", "agent": agent, "num_agents": num_agents})
         try:
             _, built = load_training(run.path)
@@ -618,6 +632,7 @@ def _transfer(
     looked: Sequence[_Looked],
     tell: Callable[[Event], None],
     notes: list[str],
+    until: float,
 ) -> list[Row]:
     """The table of one agent: every size's minds in every size's crowd, seed by seed."""
     rewards: dict[tuple[int, int], dict[int, float]] = {}
@@ -634,6 +649,10 @@ def _transfer(
             reasons |= {(m, n): "it would take too long" for m in sizes}
             notes.append(f"Nothing was played among {n:,} agents by who was trained elsewhere: it would take too long.")
         for run in runs[:players]:
+            if time.monotonic() > until:
+                reasons |= {(m, n): _SPENT for m in sizes}
+                notes.append(f"Not all who were trained elsewhere were played among {n:,} agents: {_SPENT}.")
+                break
             tell({"event": "judging", "what": "transfer", "agent": agent, "num_agents": n})
             try:
                 _, built = load_training(run.path)

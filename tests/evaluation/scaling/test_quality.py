@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,12 @@ def test_random_play_is_the_same_game_at_every_size(tmp_path: Path) -> None:
         assert cell["loss"] is None if trained == played else cell["loss"]["value"] == 0
     assert label(9) == "N-9"
     json.dumps(quality.to_table(), allow_nan=False)
+    # What was learned is told whatever the time; what would have to be played is left out, and said.
+    hurried = judge(the, tmp_path, until=time.monotonic() - 1)
+    assert hurried.rows == quality.rows
+    assert hurried.fluctuations == []
+    assert {c["reason"] for c in hurried.transfer} == {"the time that was given is spent"}
+    assert sum("the time that was given is spent" in note for note in hurried.notes) == 6
 
 
 @pytest.mark.verify
