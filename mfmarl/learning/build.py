@@ -100,7 +100,9 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Built:
 def _open_evaluation(config: RunConfig, device: torch.device, ranks: Ranks) -> Env:
     copies = config.run.evaluation_copies
     if config.run.divide == "copies" and copies < ranks.count:
-        raise ConfigError(f"{ranks.count} ranks cannot share {copies} copies: give --evaluation-copies {ranks.count}, or 0.")
+        raise ConfigError(
+            f"{ranks.count} ranks cannot share {copies} copies: give --evaluation-copies {ranks.count}, or 0."
+        )
     return open_population(config, copies, device, ranks)
 
 
