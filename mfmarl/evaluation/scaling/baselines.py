@@ -69,7 +69,7 @@ def seen(obs: Any, space: gymnasium.Space[Any]) -> np.ndarray:
 class PPO:
     """Clipped policy gradient from one agent's own rollouts; a Gaussian where actions are a Box."""
 
-    def __init__(self, seen: gymnasium.Space[Any], chosen: gymnasium.Space[Any], copies: int) -> None:
+    def __init__(self, seen: gymnasium.Space[Any], chosen: gymnasium.Space[Any], copies: int, number: int) -> None:
         inputs = size_of(seen)
         self.space, self.discrete = chosen, isinstance(chosen, gymnasium.spaces.Discrete)
         outputs = size_of(chosen)
@@ -144,7 +144,7 @@ class PPO:
 class DQN:
     """Q-learning with a replay and a target network of one agent's own."""
 
-    def __init__(self, seen: gymnasium.Space[Any], chosen: gymnasium.Space[Any], copies: int) -> None:
+    def __init__(self, seen: gymnasium.Space[Any], chosen: gymnasium.Space[Any], copies: int, number: int) -> None:
         if not isinstance(chosen, gymnasium.spaces.Discrete):
             raise ConfigError(f"DQN needs discrete actions, not {chosen}.")
         inputs, self.actions = size_of(seen), int(chosen.n)
@@ -159,7 +159,7 @@ class DQN:
         self.terminated = np.full(CAPACITY, False)
         self.added = self.updates = 0
         self.last: list[tuple[np.ndarray, int]] = [(np.zeros(inputs, np.float32), 0)] * copies
-        self.draw = np.random.default_rng()
+        self.draw = np.random.default_rng(number)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, mask: np.ndarray | None, path: int) -> int:
@@ -197,7 +197,10 @@ class DQN:
             self.target.load_state_dict(self.values.state_dict())
 
 
-LEARNERS: dict[str, Callable[[gymnasium.Space[Any], gymnasium.Space[Any], int], Learner]] = {"ppo": PPO, "dqn": DQN}
+LEARNERS: dict[str, Callable[[gymnasium.Space[Any], gymnasium.Space[Any], int, int], Learner]] = {
+    "ppo": PPO,
+    "dqn": DQN,
+}
 
 
 class Loop:
@@ -210,9 +213,9 @@ class Loop:
         self.names = list(first.possible_agents)
         self.spaces = {name: first.observation_space(name) for name in self.names}
         self.learners: dict[str, Learner] = {}
-        for name in self.names:
+        for number, name in enumerate(self.names):
             self.watch(f"making {len(self.names)} learners, one for each agent,")
-            self.learners[name] = LEARNERS[learner](self.spaces[name], first.action_space(name), len(envs))
+            self.learners[name] = LEARNERS[learner](self.spaces[name], first.action_space(name), len(envs), number)
         self.now = [env.reset(seed=copy) for copy, env in enumerate(envs)]
         self.reward = 0.0
 

@@ -96,7 +96,7 @@ def test_copies_are_stories_of_their_own() -> None:
 
 def test_its_advantages_are_the_known_ones() -> None:
     space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-    learner = baselines.PPO(space, gymnasium.spaces.Discrete(2), 1)
+    learner = baselines.PPO(space, gymnasium.spaces.Discrete(2), 1, 0)
     draw = np.random.default_rng(5)
     ends = {3: "terminated", 6: "truncated"}
     for t in range(9):
@@ -124,7 +124,7 @@ def test_its_advantages_are_the_known_ones() -> None:
 
 def test_a_box_of_actions_is_kept_to() -> None:
     space = gymnasium.spaces.Box(-0.1, 0.1, (3,), np.float32)
-    learner = baselines.PPO(space, space, 1)
+    learner = baselines.PPO(space, space, 1, 0)
     actions = []
     for _ in range(20):
         actions.append(learner.act(np.zeros(3, np.float32), None, 0))
@@ -133,7 +133,7 @@ def test_a_box_of_actions_is_kept_to() -> None:
     assert all(space.contains(a.astype(np.float32)) for a in actions)
     assert learner.num_weights == 2 * (3 * 64 + 64 + 64 * 64 + 64) + 3 * 64 + 3 + 64 + 1 + 3
     with pytest.raises(ConfigError, match="discrete"):
-        baselines.DQN(space, space, 1)
+        baselines.DQN(space, space, 1, 0)
 
 
 @pytest.mark.parametrize(("agent", "unit"), [("ppo", 16), ("dqn", 1)])

@@ -364,7 +364,8 @@ def test_who_does_not_fit_in_memory_is_left_out_and_the_others_go_on(
 def test_ctrl_c_ends_the_point_in_hand_and_says_how_to_go_on(tmp_path: Path) -> None:
     script = tmp_path / "go.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\n"
+        "import signal, sys\nfrom pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background are born deaf to it
         "from mfmarl.evaluation.scaling import sweep\n"
         "from mfmarl.evaluation.scaling.points import Plan\n"
         "from mfmarl.learning.run_config import Choice\n"
