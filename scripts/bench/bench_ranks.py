@@ -4,8 +4,10 @@
     python scripts/bench/bench_ranks.py --num-agents 100000 --ranks 2 --rounds 3
 
 Wants a quiet machine with as many cores as ranks. Every round begins the processes anew, one thread each, and times
-whole rollouts with their learning; the ratio of a round is that of processes that ran one after the other. Beside the
-time: CPU-seconds of all ranks together against those of one, and the bytes that a rank hands over in a step.
+whole rollouts with their learning; the ratio of a round is that of processes that ran one after the other. Beside it
+stands what this machine allows: as many processes that know nothing of each other, each with its part of the agents
+(cores that are two faces of one, or share what memory can give, are not twice as fast, whoever uses them). And
+CPU-seconds of all ranks together against those of one, and the bytes that a rank hands over in a step.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ def play(order: dict[str, Any]) -> None:
     print(json.dumps({**found, "bytes": (sum(ranks.sent.values()) - sent) / order["steps"]}))
 
 
-def run(order: dict[str, Any], count: int) -> dict[str, float]:
-    """Seconds of `count` ranks side by side, and their CPU-seconds together."""
+def run(order: dict[str, Any], count: int, together: bool = True) -> dict[str, float]:
+    """Seconds of `count` ranks side by side, and their CPU-seconds together; or of as many who are alone."""
     with tempfile.TemporaryDirectory() as folder:
         ranks = []
         for rank in range(count):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+            place = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)} if together else {}
             environment = {**os.environ, **place, "MFMARL_STORE": f"{folder}/meeting"}
             command = [sys.executable, __file__, "--play", json.dumps(order)]
             ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
@@ -79,15 +81,18 @@ def main() -> None:
     for game in CASES:
         for agent in ("mfq", "mfppo"):
             order = {"game": game, "agent": agent, "agents": known.num_agents, "steps": known.steps}
-            ratios, shares, last = [], [], {}
+            part = {**order, "agents": known.num_agents // known.ranks}
+            ratios, bounds, shares, last = [], [], [], {}
             for _ in range(known.rounds):
-                one, many = run(order, 1), run(order, known.ranks)
+                one, many, apart = run(order, 1), run(order, known.ranks), run(part, known.ranks, together=False)
                 ratios.append(one["wall"] / many["wall"])
+                bounds.append(one["wall"] / apart["wall"])
                 shares.append(many["cpu"] / one["cpu"])
                 last = many
             print(
                 f"  {agent:<6} {game:<10} {statistics.median(ratios):5.2f} x as fast ({min(ratios):.2f} to "
-                f"{max(ratios):.2f}); {statistics.median(shares):.2f} x the CPU; {last['bytes']:.0f} bytes a step",
+                f"{max(ratios):.2f}); apart {statistics.median(bounds):.2f} x ({min(bounds):.2f} to {max(bounds):.2f}); "
+                f"{statistics.median(shares):.2f} x the CPU; {last['bytes']:.0f} bytes a step",
                 flush=True,
             )
 

@@ -82,6 +82,7 @@ def test_steps_shrink_as_a_crowd_cools_and_before_it_stops(learner: str) -> None
     assert hot.pace() == 1.0
 
 
+@pytest.mark.verify
 def test_a_cold_crowd_of_networks_does_not_run_to_and_fro() -> None:
     """Drivers of one mind cooled to T = 0.02: with shrinking steps they stay at the equilibrium, without they leave it."""
     cost = {}
@@ -130,7 +131,7 @@ def test_a_table_arrives_at_the_mean_field_values_of_a_chain() -> None:
     )
 
 
-@pytest.mark.parametrize("learner", ["mfq", "mfac", "mfppo"])
+@pytest.mark.parametrize("learner", ["mfq", pytest.param("mfac", marks=pytest.mark.verify), "mfppo"])
 def test_learners_arrive_at_the_policy_of_a_chain(learner: str) -> None:
     rules, temperature = Corridor(), 0.3
     expected = torch.softmax(corridor_values(rules, 0.9, temperature) / temperature, -1)
@@ -153,7 +154,7 @@ def test_a_target_entropy_is_found(learner: str) -> None:
     assert float(training.players[0].agent.temperature) == pytest.approx(1 / math.log(0.8624 / 0.1376), rel=0.1)
 
 
-@pytest.mark.parametrize("agent", ["mfac", "mfppo"])
+@pytest.mark.parametrize("agent", [pytest.param("mfac", marks=pytest.mark.verify), "mfppo"])
 def test_continuous_actors_arrive_at_the_gibbs_density(agent: str) -> None:
     """Of pay -(a - c)^2 at T: a normal of mean c = what is seen and variance T/2, well within the Box."""
     temperature = 0.18

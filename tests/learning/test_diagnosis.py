@@ -56,6 +56,7 @@ def test_free_spins_answer_as_they_fluctuate() -> None:
     assert found.autocorrelation_time == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.verify
 def test_a_torus_of_spins_has_its_enumerated_susceptibility_in_both_ways() -> None:
     """4 x 4 spins that know the rules, T = 2 in units of the coupling as the environment pays it."""
     temperature = 2.0

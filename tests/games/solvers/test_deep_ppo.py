@@ -83,6 +83,7 @@ def test_the_crowd_s_policy_moves_by_little_more_than_the_bound() -> None:
     assert max(moved(replace(SMALL, settle=1e-9), game, 2)) < 0.05
 
 
+@pytest.mark.verify
 def test_it_settles_where_it_would_go_round_without_the_bound() -> None:
     """Left-right, 20 steps, six seeds. Measured over 24: .0173, deviation .0154, with the bound (uniform .25): at most
     .0173 + 5 x .0154 / sqrt(6) = .0487. Without: .22, deviation .44, up to 1.64."""

@@ -24,6 +24,7 @@ def learned(game: Tiny, solver: SampledTrajectory, steps: int, seeds: int) -> St
     return state
 
 
+@pytest.mark.verify
 def test_one_path_tells_the_crowd_of_its_policy_and_the_rules() -> None:
     """Two groups, 1500 episodes, moves that depend on the crowd: mu^ is the flow of the policy it belongs to, and P^ the
     kernel there where states and actions were met with (60 seeds: the means within .02 and .05)."""

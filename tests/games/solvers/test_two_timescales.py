@@ -50,6 +50,7 @@ def grazing(solver: TwoTimescales, game: Commons, steps: int, seeds: int = 10) -
     return solve(game, solver, steps, every=steps, batch=(seeds,), tolerance=0).last[..., 0, :, GRAZE]
 
 
+@pytest.mark.verify
 def test_the_game_grazes_and_control_does_not() -> None:
     """6,000 steps of one path, ten seeds. The slow crowd: everybody grazes but for what is tried out, half of .1. The fast:
     at least nine of ten decisions are not to."""
