@@ -224,8 +224,9 @@ def carry_out(
             first_pass = sorted(set(plan.sizes))[:2]
             if not planned and not any(p.repeat == 0 and p.num_agents in first_pass for p in todo):
                 planned = True
-                able = affordable(todo, known, left, plan)
-                total = sum(expected_seconds(p, known, plan) for p in able)
+                able = affordable(todo, known, left, plan, limit)
+                times = [expected_seconds(p, known, plan) for p in able]
+                total = sum(seconds for seconds in times if not far_too_long(seconds, limit))
                 on_event(
                     {
                         "event": "planned",
@@ -234,7 +235,7 @@ def carry_out(
                         "expected_seconds": total,
                     }
                 )
-            able = affordable(todo, known, left, plan)
+            able = affordable(todo, known, left, plan, limit)
             if not able:
                 break
             point = able[0]
@@ -289,16 +290,23 @@ def far_too_long(expected: float, limit: float) -> str:
 # ----------------------------------------------------------------------------------------------- foretelling
 
 
-def affordable(todo: Sequence[Point], known: Sequence[Measured], left: float, plan: Plan) -> list[Point]:
-    """Those of the points that fit in so many seconds: repeats are dropped first, then the largest sizes."""
+def affordable(
+    todo: Sequence[Point], known: Sequence[Measured], left: float, plan: Plan, limit: float = LIMIT
+) -> list[Point]:
+    """Those of the points that fit in so many seconds: repeats are dropped first, then the dearest.
+
+    A point that would take longer than `limit` is not begun, and costs nothing: it stays, to be told of in its turn, when
+    more is known of how its kind grows.
+    """
     if math.isinf(left):
         return list(todo)
     cost = {point.name: expected_seconds(point, known, plan) for point in todo}
+    cost = {name: 0.0 if far_too_long(seconds, limit) else seconds for name, seconds in cost.items()}
     place = {point.name: i for i, point in enumerate(todo)}
     total = sum(cost.values())
     dropped = set()
     # Of equals the last go first: peers before ours.
-    for point in sorted(todo, key=lambda p: (p.repeat, memory.rows(p), place[p.name]), reverse=True):
+    for point in sorted(todo, key=lambda p: (p.repeat, cost[p.name], place[p.name]), reverse=True):
         if total <= left:
             break
         dropped.add(point.name)

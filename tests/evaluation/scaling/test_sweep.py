@@ -282,7 +282,7 @@ def test_a_rollout_is_waited_for_whole() -> None:
     assert sweep.expected_seconds(point, known, PLAN) == pytest.approx(max(1.0, 4.0 - steps[0] * 0) + 32 * 1.0, rel=0.2)
 
 
-def test_a_budget_drops_repeats_first_and_then_the_largest() -> None:
+def test_a_budget_drops_repeats_first_and_then_the_dearest() -> None:
     points = sweep.points(replace(PLAN, repeats=3))
     known = [done(p, 1e-3) for p in points[:4]]
     cost = {p.name: sweep.expected_seconds(p, known, PLAN) for p in points}
@@ -297,6 +297,17 @@ def test_a_budget_drops_repeats_first_and_then_the_largest() -> None:
     left = sweep.affordable(points, known, sum(cost[p.name] for p in points[:3]) + 0.1, PLAN)
     assert left == points[:3]
     assert sweep.affordable(points, known, 0.0, PLAN) == []
+
+
+def test_a_dear_peer_is_dropped_before_a_million_of_ours() -> None:
+    ours = [Point("mfq", "mfmarl", n) for n in (1000, 10_000, 1_000_000)]
+    loop = [Point("ppo", "loop", n) for n in (1000, 10_000, 1_000_000)]
+    plan = replace(PLAN, steps=10)
+    known = [done(p, 1e-7 * p.num_agents) for p in ours[:1]] + [done(p, 1e-3 * p.num_agents) for p in loop[:1]]
+    # Ours at a million: ten steps of .1 s and more. The loop: 100 s at 10,000; at a million it would not be begun.
+    todo = [ours[1], loop[1], ours[2], loop[2]]
+    assert sweep.affordable(todo, known, 60.0, plan) == [ours[1], ours[2], loop[2]]
+    assert sweep.far_too_long(sweep.expected_seconds(loop[2], known, plan), 300.0)
 
 
 @pytest.mark.parametrize("budget", [40.0, 75.0, 120.0])
