@@ -417,10 +417,9 @@ def _far(quality: Numbers, agent: str) -> str:
             if row["agent"] == agent and row.get("exponent") is not None and row.get("low") is not None:
                 verb = "fall" if row["exponent"] < 0 else "grow"
                 verb += "s" if what.startswith("distance") else ""
-                return (
-                    f"{what} ({row['name']}) {verb} as N^{_signed(row['exponent'])} ({_signed(row['low'])} to {_signed(row['high'])}; "
-                    f"theory {_signed(row['theory'])})"
-                )
+                told = "" if row["theory"] is None else f"; theory {_signed(row['theory'])}"
+                reach = f"{_signed(row['low'])} to {_signed(row['high'])}"
+                return f"{what} ({row['name']}) {verb} as N^{_signed(row['exponent'])} ({reach}{told})"
     return ""
 
 
