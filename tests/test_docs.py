@@ -25,7 +25,9 @@ DOCS = ROOT / "docs"
     ("page", "printed"),
     [
         # What a page says in passing, it says of the numbers it prints.
-        pytest.param("tour", ["Z = 8229.0354566", "0.0490250401"], marks=pytest.mark.verify),  # the better part of a minute
+        pytest.param(
+            "tour", ["Z = 8229.0354566", "0.0490250401"], marks=pytest.mark.verify
+        ),  # the better part of a minute
         ("active_inference", ["tells 0.494632 nat", "centre, then cue, then", "3 peers: orders above w = 0.4753"]),
         ("games", ["torch.Size([20, 1, 15])", "one of 5: ", "limit/exploitability", "finite/exploitability"]),
     ],

@@ -23,7 +23,7 @@ _DOTS = ("...", "…", "..")
 def whole_numbers(text: str, option: str = "--num-agents") -> tuple[int, ...]:
     """`10,100,...,1000000` -> 10, 100, ..., 10^6; plain lists, `10k`, `1M` and `1e6` too. Raises ConfigError.
 
-    What `...` leaves out goes on by the factor between the numbers before it, where that reaches the number after it;
+    What `...` leaves out goes on by the factor between the two numbers before it, where that reaches the number after it;
     else by their difference: `2,4,...,20` is 2, 4, 6, ... because doubling passes 20 by.
     """
     words = [word.strip() for word in text.split(",")]
@@ -65,7 +65,7 @@ def _whole(word: str, text: str, option: str) -> int:
 
 def _continued(numbers: list[int], option: str) -> list[int]:
     *known, last = numbers
-    first, second = known[:2]
+    *before, first, second = known
     if first >= second or known[-1] >= last:
         raise ConfigError(f"{option} must increase: {', '.join(f'{n:,}' for n in known)}, ..., {last:,} does not.")
     ratio, step = Fraction(second, first), second - first
@@ -73,13 +73,13 @@ def _continued(numbers: list[int], option: str) -> list[int]:
     while terms[-1] < last and len(terms) <= 64:
         terms.append(terms[-1] * ratio)
     whole = [int(t) for t in terms if t.denominator == 1]
-    if terms[-1] == last and len(whole) == len(terms) and whole[: len(known)] == known:
-        return whole
+    if terms[-1] == last and len(whole) == len(terms):
+        return [*before, *whole]
     count = (last - first) // step + 1
-    if (last - first) % step == 0 and known == list(range(first, known[-1] + 1, step)):
+    if (last - first) % step == 0:
         if count > MOST:
             raise ConfigError(f"{option}: steps of {step:,} up to {last:,} are {count:,} sizes; at most {MOST}.")
-        return list(range(first, last + 1, step))
+        return [*before, *range(first, last + 1, step)]
     factor = f"{float(ratio):g}"
     raise ConfigError(
         f"{option}: {', '.join(f'{n:,}' for n in known)}, ..., {last:,} goes on neither by a factor of {factor} nor by "
@@ -89,7 +89,7 @@ def _continued(numbers: list[int], option: str) -> list[int]:
 
 def _near(terms: list[Fraction], last: int) -> str:
     """The whole terms on either side of `last`."""
-    below = [int(t) for t in terms if t.denominator == 1 and t < last]
+    below = [int(t) for t in terms[2:] if t.denominator == 1 and t < last]
     above = [int(t) for t in terms if t.denominator == 1 and t > last]
     return " or ".join(f"{n:,}" for n in (*below[-1:], *above[:1]))
 

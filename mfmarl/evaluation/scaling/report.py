@@ -428,7 +428,8 @@ def _beside(numbers: Numbers, one: Numbers) -> list[str]:
     for row in numbers["ratios"]:
         if row["label"] == one["label"]:
             ratio = row["ratio"]
-            word = f"{ratio:.2g} times dearer" if ratio >= 1 else f"{1 / ratio:.2g} times cheaper"
+            dearer, factor = ratio >= 1, max(ratio, 1 / ratio)
+            word = f"{factor:.{0 if factor >= 10 else 1}f} times {'dearer' if dearer else 'cheaper'}"
             found.append(f"{row['baseline']} is {word} at N = {row['num_agents']:,}")
     return found
 
