@@ -83,7 +83,7 @@ def gather(folder: Path, measure_network: bool = False) -> Numbers:
         "versions": kept.get("versions", {}),
         "environment": {"name": plan.environment.name, "options": plan.environment.options},
         "plan": plan.to_table(),
-        "machine": next((m.machine for m in measured if m.machine), {}),
+        "machine": next((m.machine for m in measured if "processor" in m.machine), {}),
         "state": {"planned": len(planned), **states, "missing": max(0, len(planned) - len(measured))},
         "independent": results._twins(list(plan.agents), {}),
         "points": [_point(m) for m in measured],
@@ -415,6 +415,9 @@ def _far(quality: Numbers, agent: str) -> str:
     for fitted, what in (("limit_fits", "distance to infinitely many"), ("fluctuation_fits", "fluctuations")):
         for row in quality[fitted]:
             if row["agent"] == agent and row.get("exponent") is not None and row.get("low") is not None:
+                if row["low"] <= 0 <= row["high"]:
+                    reach = f"N^{_signed(row['low'])} to N^{_signed(row['high'])}"
+                    return f"{what} ({row['name']}): not seen to change with N ({reach})"
                 verb = "fall" if row["exponent"] < 0 else "grow"
                 verb += "s" if what.startswith("distance") else ""
                 told = "" if row["theory"] is None else f"; theory {_signed(row['theory'])}"
