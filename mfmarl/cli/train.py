@@ -85,6 +85,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         raise ConfigError("--diagnose freezes a whole population: diagnose a divided run without torchrun.")
     if not ranks.first:
         run_in_folder(config, path, resume=resume, ranks=ranks)
+        ranks.close()
         return 0
     started = time.monotonic()
     with Progress(known.quiet) as progress:
@@ -111,6 +112,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             ranks=ranks,
             imports=known.imports,
         )
+        ranks.close()
         found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}
     rows, status = read_metrics(path), read_status(path)
     from mfmarl.evaluation.report import report_run

@@ -48,11 +48,12 @@ def work(orders: IO[str], reports: IO[str]) -> None:
             tell(path, "done")
         except Interrupted as error:
             tell(path, "interrupted", error=str(error), exit_code=error.exit_code)
-            return
+            break
         except MfmarlError as error:
             tell(path, "failed", error=str(error), exit_code=error.exit_code)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other runs go on
             tell(path, "failed", error=f"{type(error).__name__}: {error}", exit_code=3)
+    ranks.close()
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-CASES: dict[str, dict[str, Any]] = {"ising": {}, "beach_bar": {}}
+CASES = ("ising", "beach_bar")
 
 
 def play(order: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def play(order: dict[str, Any]) -> None:
     options = RunOptions(
         steps=10**9, report_every=10**8, copies=1, evaluation_copies=0, exploitability="off", ranks=ranks.count
     )
-    environment = Choice(order["game"], {**CASES[order["game"]], "num_agents": order["agents"]})
+    environment = Choice(order["game"], {"num_agents": order["agents"]})
     training = build(RunConfig(environment, {"all": Choice(order["agent"])}, options), ranks).training
     training.tally.clear()
     for _ in range(16):
@@ -50,6 +50,7 @@ def play(order: dict[str, Any]) -> None:
         training.step()
     ranks.agree(True)
     found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    ranks.close()
     print(json.dumps({**found, "bytes": (sum(ranks.sent.values()) - sent) / order["steps"]}))
 
 
@@ -72,14 +73,16 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=32, help="timed in each round (default: 32)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--games", default=",".join(CASES))
+    parser.add_argument("--agents", default="mfq,mfppo")
     parser.add_argument("--play", help=argparse.SUPPRESS)
     known = parser.parse_args()
     if known.play:
         play(json.loads(known.play))
         return
     print(f"N = {known.num_agents}: {known.ranks} ranks against one, one thread each; median of {known.rounds} rounds")
-    for game in CASES:
-        for agent in ("mfq", "mfppo"):
+    for game in known.games.split(","):
+        for agent in known.agents.split(","):
             order = {"game": game, "agent": agent, "agents": known.num_agents, "steps": known.steps}
             part = {**order, "agents": known.num_agents // known.ranks}
             ratios, bounds, shares, last = [], [], [], {}
