@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from mfmarl.errors import ConfigError
 from mfmarl.evaluation.results import folder_name, read_json
+from mfmarl.learning import worker
 from mfmarl.learning.build import versions
 from mfmarl.learning.durable import resource_fault, write_atomic
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
@@ -154,8 +153,8 @@ def execute(
         for _ in range(max(1, min(jobs, len(runs))))
     ]
     failed: list[tuple[PlannedRun, str]] = []
-    for worker in workers:
-        worker.start()
+    for thread in workers:
+        thread.start()
     left = len(workers)
     try:
         while left:
@@ -172,8 +171,8 @@ def execute(
         with contextlib.suppress(Empty):
             while True:
                 orders.get_nowait()
-        for worker in workers:
-            worker.join(timeout=60)
+        for thread in workers:
+            thread.join(timeout=60)
         raise
     return failed
 
@@ -190,7 +189,7 @@ def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ..
             if process is not None and process.poll() is not None:
                 _dismiss(process)
                 process = None
-            process = process or _start()
+            process = process or worker.start()
             order = {"path": str(run.path), "config": run.config.to_table(), "imports": list(imports)}
             assert process.stdin is not None and process.stdout is not None
             finished = False
@@ -222,19 +221,3 @@ def _dismiss(process: subprocess.Popen[str]) -> None:
             if pipe is not None:
                 pipe.close()
     process.wait()
-
-
-def _start() -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "mfmarl.learning.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=environment,
-    )

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from mfmarl.errors import MfmarlError, RankLost
-from mfmarl.learning import run_folder
+from mfmarl.learning import run_folder, worker
 from mfmarl.learning.durable import resource_fault
 from mfmarl.learning.run_config import RunConfig
 
@@ -133,26 +132,15 @@ def _raise(ended: dict[int, Event], count: int, path: Path) -> None:
 
 
 def _start(rank: int, count: int, meeting: Path) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
+    place = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MFMARL_STORE": str(meeting.resolve()),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "mfmarl.learning.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=environment,
-        # Ctrl-C reaches this process alone, which hands it on: twice would mean: leave at once.
-        start_new_session=True,
-    )
+    # Ctrl-C reaches this process alone, which hands it on: twice would mean: leave at once.
+    return worker.start(place, start_new_session=True)
 
 
 def _listen(rank: int, process: subprocess.Popen[str], events: Queue[tuple[int, Event | None]]) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 
@@ -54,6 +56,24 @@ def work(orders: IO[str], reports: IO[str]) -> None:
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other runs go on
             tell(path, "failed", error=f"{type(error).__name__}: {error}", exit_code=3)
     ranks.close()
+
+
+def start(environment: Mapping[str, str] = MappingProxyType({}), **options: Any) -> subprocess.Popen[str]:
+    """A worker, with pipes to and from it; `options` are `subprocess.Popen`'s."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mfmarl.learning.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **environment,
+        },
+        **options,
+    )
 
 
 def main() -> None:
