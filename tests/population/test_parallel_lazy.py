@@ -55,9 +55,9 @@ def test_columns_say_what_dictionaries_say(make: Callable[[], PopulationEnv]) ->
         while plain.agents:
             assert lazy.agents == plain.agents
             chosen = actions_for(plain, rng)
-            for mine, other in zip(lazy.step(chosen), plain.step(chosen), strict=True):
+            for mine, theirs in zip(lazy.step(chosen), plain.step(chosen), strict=True):
                 assert isinstance(mine, Column)
-                same(mine, other)
+                same(mine, theirs)
         assert not lazy.agents
 
 
