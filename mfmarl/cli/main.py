@@ -22,7 +22,12 @@ COMMANDS = {
     "render": "draw a trained population: PNG and GIF",
     "report": "build the report of a run or comparison again",
     "list": "show environments, agents, solvers, and their options",
+    "check-env": "look for everything that is wrong with an environment",
+    "selftest": "put what is promised of reliability to the test on this machine",
+    "info": "show versions, plugins and what can be repeated bit by bit here",
 }
+
+_MODULES = {"list": "listing", "check-env": "check_env"}
 
 DESCRIPTION = """Large populations of learning agents, from 2 to a million, held against theory.
 
@@ -51,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for name, text in COMMANDS.items():
-        module = importlib.import_module(f"mfmarl.cli.{name.replace('list', 'listing')}")
+        module = importlib.import_module(f"mfmarl.cli.{_MODULES.get(name, name)}")
         # The environment's and agents' own options are unknown until they are named: `run` reads them.
         sub = commands.add_parser(
             name,
@@ -86,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except MfmarlError as error:
-        return _tell(str(error), error.exit_code, as_json)
+        return _tell(str(error), error.exit_code, error.code, as_json)
     except KeyboardInterrupt:
-        return _tell("Interrupted.", 130, as_json)
+        return _tell("Interrupted.", 130, "interrupted", as_json)
     except BrokenPipeError:
         # `mfmarl list | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,13 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _SAID_BY_THE_FIRST = (ConfigError.exit_code, RankLost.exit_code, 130, 143)
 
 
-def _tell(message: str, code: int, as_json: bool) -> int:
-    if os.environ.get("RANK", "0") != "0" and code in _SAID_BY_THE_FIRST:
-        return code
+def _tell(message: str, exit_code: int, code: str, as_json: bool) -> int:
+    if os.environ.get("RANK", "0") != "0" and exit_code in _SAID_BY_THE_FIRST:
+        return exit_code
     if as_json:
-        print(json.dumps({"error": message, "exit_code": code}))
-    print(f"mfmarl: {message}", file=sys.stderr)
-    return code
+        print(json.dumps({"error": message, "exit_code": exit_code, "code": code}))
+    print(f"mfmarl: {message} [{code}]", file=sys.stderr)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Interrupted(MfmarlError):
     """The run was asked to stop; it is saved and can go on."""
 
     exit_code = 130
+    code = "interrupted"
 
 
 def run_in_folder(

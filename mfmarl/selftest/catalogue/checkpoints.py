@@ -1,0 +1,7 @@
+"""Checkpoints that are damaged, foreign, hostile or old."""
+
+from __future__ import annotations
+
+from mfmarl.selftest.case import Case
+
+CASES: list[Case] = []
