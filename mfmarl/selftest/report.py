@@ -40,7 +40,7 @@ def write_report(folder: Path) -> Path:
             _SIGNS[found.met],
             found.found,
             f"{found.trials:,}",
-            escape("; ".join([goal.anchor, *(f"{name}: {text}" for name, text in found.beside.items())])),
+            "; ".join([goal.anchor, *(f"{name}: {text}" for name, text in found.beside.items())]),
         ]
         for goal in GOALS
         if (found := outcomes.get(goal.name)) is not None
