@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -153,5 +154,7 @@ def _try_goals(known: argparse.Namespace, goals: list[Any], folder: Path) -> int
         print(f"numbers: {folder / 'selftest.json'}" + (f"\nreport: {page}" if page else ""))
     missed = [name for name in (goal.name for goal in goals) if outcomes[name].met is False]
     if missed:
-        raise ClaimRefuted(f"{', '.join(missed)} of the goals not met: {outcomes[missed[0]].found}.")
+        error = ClaimRefuted(f"{', '.join(missed)} of the goals not met: {outcomes[missed[0]].found}.")
+        print(f"mfmarl: {error} [{error.code}]", file=sys.stderr)
+        return error.exit_code
     return 0
