@@ -28,7 +28,7 @@ from mfmarl.inference.planning import dynamic_programming, open_loop, search, so
 from mfmarl.inference.planning.sophisticated import gathered
 from mfmarl.inference.unknown import level, unknown
 from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key
@@ -79,7 +79,7 @@ class ActiveInferenceConfig(AgentConfig):
     """The share of what was learned that is forgotten with every step."""
     reward_levels: Annotated[int, Bounds(2, 1000)] = 11
     """Levels of reward that are told apart, where the model is learned."""
-    reward_range: tuple[float, float] = (-1.0, 1.0)
+    reward_range: tuple[Amount, Amount] = (-1.0, 1.0)
     """Least and highest reward, where the model is learned."""
     simulations: Positive = 64
     """Simulations of a search."""

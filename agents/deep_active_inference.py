@@ -46,7 +46,7 @@ from mfmarl.learning.agent import (
 )
 from mfmarl.learning.networks import Network, descend
 from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
@@ -67,9 +67,9 @@ class DeepActiveInferenceConfig(LearnerConfig):
     """lambda, the weight of information about the dynamics against reward; 0: without it."""
     how: Literal["moments", "neighbours"] = "moments"
     """Information by a Gaussian of the ensemble's moments (a bound), or by nearest neighbours of a sample of each member."""
-    goal: tuple[float, ...] = ()
+    goal: tuple[Amount, ...] = ()
     """The state that is preferred, one number for each column of observation and field; none: the reward is preferred."""
-    width: tuple[float, ...] = ()
+    width: tuple[Amount, ...] = ()
     """Standard deviations of that preference, one for each column; 0: this column does not matter."""
     gamma: Discount = None
     """Discount per step of the plan; none: the environment's own (0 for a stage game, else 0.95)."""

@@ -22,7 +22,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import reachable
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds, check_numbers
+from mfmarl.options import Bounds, Count, check_numbers
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -62,7 +62,7 @@ class _Floor(NamedTuple):
 class AliasedGrid(PopulationEnv):
     """Agents in a maze each, who see only what many places look like and start they know not where."""
 
-    num_agents: Annotated[int, Bounds(1)] = 100
+    num_agents: Count = 100
     """Number of agents, each in a maze of its own."""
     map: Literal["cheese", "rooms"] = "cheese"
     """`cheese`: McCallum's maze of 11 cells; `rooms`: four rooms of 65 cells."""
@@ -77,7 +77,7 @@ class AliasedGrid(PopulationEnv):
     """How often a cell shows any of the other symbols instead of its own."""
     preference: Annotated[float, Bounds(0, 1e3)] = 1.0
     """Reward of finding the goal; as a log-preference, nats."""
-    horizon: Annotated[int, Bounds(1)] | None = 50
+    horizon: Count | None = 50
     """Steps of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -33,11 +33,11 @@ from mfmarl.registry import register
 class BeachBar(MeanFieldGame):
     """Bathers who settle around a bar and avoid each other."""
 
-    horizon: int | None = 3
+    horizon: Count | None = 3
     """Number of decisions."""
     places: Annotated[int, Bounds(3, 1 << 20)] = 4
     """Places along the beach."""
-    bar: int = 2
+    bar: Annotated[int, Bounds(0, 1 << 20)] = 2
     """Where the bar is."""
     calm: Annotated[float, Bounds(0, 1)] = 0.5
     """Probability that the wind does not push; else one place left or right, alike."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -34,7 +34,7 @@ _STEPS = ((0, 1, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1), (-1, 0, 0), (1, 0, 0))
 class BuildingEvacuation(MeanFieldGame):
     """People who leave a building; a state is (floor, row, column), the column running fastest."""
 
-    horizon: int | None = 4
+    horizon: Count | None = 4
     """Number of decisions."""
     floors: Annotated[int, Bounds(1, 1 << 10)] = 5
     """Number of floors."""
@@ -42,7 +42,7 @@ class BuildingEvacuation(MeanFieldGame):
     """Rows of a floor."""
     width: Annotated[int, Bounds(1, 1 << 12)] = 10
     """Columns of a floor."""
-    safety: float = 10.0
+    safety: Amount = 10.0
     """R: what a step on the ground floor is worth."""
     aversion: Annotated[float, Bounds(0, 1e6)] = 1.0
     """eta: how much a crush is disliked."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -54,21 +55,21 @@ class State(NamedTuple):
 class Congestion(PopulationEnv):
     """Drivers who choose among routes that slow down with their load, every day anew."""
 
-    num_agents: int = 100
+    num_agents: Count = 100
     """Number of drivers."""
     network: Literal["parallel", "pigou", "braess"] = "parallel"
     """Parallel links; Pigou's two (1 and x); Braess's network."""
-    intercepts: tuple[float, ...] = ()
+    intercepts: tuple[Amount, ...] = ()
     """a, each link's cost when empty; empty: 0, .2, .5, 1 (parallel), 1, 0 (pigou), 0, 1, 1, 0, 0 (braess)."""
-    slopes: tuple[float, ...] = ()
+    slopes: tuple[Amount, ...] = ()
     """b; empty: 1, .8, .5, .25 (parallel), 0, 1 (pigou), 1, 0, 0, 1, 0 (braess)."""
-    power: float = 1.0
+    power: Annotated[float, Bounds(0, 100, open_low=True)] = 1.0
     """p of the load: 1 is affine, 4 that of the Bureau of Public Roads."""
     shortcut: bool = True
     """Whether Braess's middle link is open: without it everyone is better off."""
     toll: bool = False
     """Whether drivers also pay for what they cost the others, x c'(x): selfish choice is then the social optimum."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Days of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
+from mfmarl.options import Amount, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -30,11 +31,11 @@ from mfmarl.registry import register
 class ConservativeTreasureHunting(MeanFieldGame):
     """Diggers at a few places, paid for agreement."""
 
-    horizon: int | None = 6
+    horizon: Count | None = 6
     """Number of decisions."""
-    treasure: tuple[float, ...] = (1.0, 1.0, 1.0)
+    treasure: tuple[Amount, ...] = (1.0, 1.0, 1.0)
     """r: what each place holds."""
-    drift: tuple[float, ...] = (1.0,)
+    drift: tuple[Amount, ...] = (1.0,)
     """c: how strongly disagreement makes agents drift, from the second step on; the last one stays."""
 
     time_dependent = True

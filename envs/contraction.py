@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Share
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -38,9 +38,9 @@ from mfmarl.registry import register
 class Contraction(MeanFieldGame):
     """Two camps that pay less the fuller they are; its fixed-point iteration converges at a rate known in advance."""
 
-    horizon: int | None = None
+    horizon: Count | None = None
     """Number of decisions; none: without end, discounted, in its stationary state."""
-    discount: float = 0.9
+    discount: Share = 0.9
     """Discount per step."""
     crowding: Annotated[float, Bounds(0, 1e6)] = 1.0
     """c, what the others cost in one's camp."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -33,7 +33,7 @@ _SMALL = 256  # places up to which a step is one product with the matrix
 class CrowdModelling(MeanFieldGame):
     """A crowd on a ring, drawn to one place and away from each other."""
 
-    horizon: int | None = 10
+    horizon: Count | None = 10
     """Number of decisions."""
     places: Annotated[int, Bounds(3, 1 << 24)] = 10
     """Places of the ring."""

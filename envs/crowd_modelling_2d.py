@@ -23,7 +23,7 @@ from mfmarl.errors import ConfigError, nearest
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -94,7 +94,7 @@ MAPS = {
 class CrowdModelling2d(MeanFieldGame):
     """A crowd that spreads through rooms, a maze or round obstacles."""
 
-    horizon: int | None = 40
+    horizon: Count | None = 40
     """Number of decisions."""
     map: str = "four_rooms"
     """four_rooms, maze, obstacles, torus; or rows of one's own between slashes: # is wall, s a start (none: all start)."""

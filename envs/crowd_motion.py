@@ -21,7 +21,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count, Seed, Whole
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -36,21 +36,21 @@ _STEPS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0, 0))
 class CrowdMotion(MeanFieldGame):
     """People around a moving bar; a state is (row, column), the column running fastest."""
 
-    horizon: int | None = 4
+    horizon: Count | None = 4
     """Number of decisions; none: the bar stays where it is."""
     length: Annotated[int, Bounds(1, 1 << 12)] = 20
     """Rows of the square."""
     width: Annotated[int, Bounds(1, 1 << 12)] = 20
     """Columns of the square."""
-    thirst: float = 10.0
+    thirst: Amount = 10.0
     """c: what it is worth to be at the bar."""
     calm: Annotated[float, Bounds(0, 1)] = 0.5
     """Probability of no push; else one step in one of four directions, alike."""
     bar_moves_every: Annotated[int, Bounds(1, 1 << 20)] = 2
     """Steps from one move of the bar to the next."""
-    bars: tuple[int, ...] = ()
+    bars: tuple[Whole, ...] = ()
     """The bar's cell at each time (row * width + column; the last one stays); empty: a walk from the middle, drawn."""
-    bar_seed: int = 0
+    bar_seed: Seed = 0
     """Which walk of the bar."""
     floor: Annotated[float, Bounds(0, 1, open_low=True)] = 1e-10
     """Added to shares before the logarithm."""

@@ -27,7 +27,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import reachable
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds, check_numbers
+from mfmarl.options import Bounds, Count, Whole, check_numbers
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -55,19 +55,19 @@ class State(NamedTuple):
 class CueChain(PopulationEnv):
     """Agents on a grid each, who must read one cue to find another to find the cheese."""
 
-    num_agents: Annotated[int, Bounds(1)] = 100
+    num_agents: Count = 100
     """Number of agents, each on a grid of its own."""
     rows: Annotated[int, Bounds(1, 100)] = 5
     """Rows of the grid. Cells are numbered row by row."""
     columns: Annotated[int, Bounds(1, 100)] = 7
     """Columns of the grid."""
-    start: Annotated[int, Bounds(0)] = 0
+    start: Whole = 0
     """Where agents begin."""
-    first_cue: Annotated[int, Bounds(0)] = 14
+    first_cue: Whole = 14
     """The cell of the first cue."""
-    second_cues: tuple[int, ...] = (2, 10, 24, 30)
+    second_cues: tuple[Whole, ...] = (2, 10, 24, 30)
     """Cells that may hold the second cue, at least one."""
-    baits: tuple[int, ...] = (12, 26)
+    baits: tuple[Whole, ...] = (12, 26)
     """Cells of which one holds the cheese and the others a shock, at least two."""
     cue_reliability: Annotated[float, Bounds(0, 1)] = 1.0
     """v: how often either cue is right; a wrong one is any of the others."""
@@ -77,7 +77,7 @@ class CueChain(PopulationEnv):
     """Reward of every step on a shock."""
     absorbing: bool = True
     """Whether who has stepped on cheese or shock stays there."""
-    horizon: Annotated[int, Bounds(1)] = 15
+    horizon: Count = 15
     """Moves, after which the game is over."""
 
     def __post_init__(self) -> None:

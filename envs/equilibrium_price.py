@@ -20,7 +20,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -32,7 +32,7 @@ from mfmarl.registry import register
 class EquilibriumPrice(MeanFieldGame):
     """Producers under perfect competition; an action is (produce, order), the order running fastest."""
 
-    horizon: int | None = 5
+    horizon: Count | None = 5
     """Number of decisions."""
     store: Annotated[int, Bounds(0, 1 << 12)] = 3
     """S_max: what a firm can store."""
@@ -46,7 +46,7 @@ class EquilibriumPrice(MeanFieldGame):
     """e_0: what comes to the market from elsewhere."""
     elasticity: Annotated[float, Bounds(0, 1e3, open_low=True)] = 1.0
     """sigma: how much demand yields to the price."""
-    costs: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    costs: tuple[Amount, Amount, Amount, Amount, Amount] = (1.0, 1.0, 1.0, 1.0, 1.0)
     """c_0 and c_1 of production (linear, quadratic), c_2 of an ordered unit, c_3 more for a missing one, c_4 of storage."""
 
     crowd_moves = False

@@ -24,7 +24,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.inference import crowd
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -67,7 +67,7 @@ class Foraging(PopulationEnv):
     """Whether glimpses are had at a lookout only, one more place to go; false: everywhere, in every step."""
     accuracy: Annotated[float, Bounds(0, 1)] = 0.8
     """The chance that a glimpse is of the patch."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Steps of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import reachable
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds, check_numbers
+from mfmarl.options import Bounds, Count, Whole, check_numbers
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -53,26 +53,26 @@ class State(NamedTuple):
 class FrozenLakeSwap(PopulationEnv):
     """Agents on a frozen lake each, whose goal and hole may have changed places since they last landed there."""
 
-    num_agents: Annotated[int, Bounds(1)] = 100
+    num_agents: Count = 100
     """Number of agents, each on a lake of its own."""
     map: Literal["4x4", "8x8"] = "4x4"
     """Which of Gymnasium's lakes."""
     rows: tuple[str, ...] = ()
     """A lake of one's own, row by row: one `S` start, one `G` goal, `F` ice, `H` holes, at least one. Empty: the one named."""
-    hole: Annotated[int, Bounds(0)] | None = None
+    hole: Whole | None = None
     """The cell of the hole that swaps with the goal, counted row by row; none: the last row's first (12 and 59), or else the
     last."""
     success_rate: Annotated[float, Bounds(0, 1)] = 1 / 3
     """How often one goes where one wants, and else to either side: 1/3 as in Gymnasium, 1: it is not slippery."""
     swap: Annotated[float, Bounds(0, 1)] = 0.1
     """w: how often goal and hole change places between two trials."""
-    swap_at: tuple[int, ...] = ()
+    swap_at: tuple[Whole, ...] = ()
     """Steps of the episode (1: the first) in which they also change places, on every lake. The model knows nothing of them."""
     believed_swap: Annotated[float, Bounds(0, 1)] | None = None
     """The w of the generative model that agents are given; none: the true one."""
     preference: Annotated[float, Bounds(0, 1e3)] = 1.0
     """Reward of landing on the goal; as a log-preference, nats."""
-    horizon: Annotated[int, Bounds(1)] | None = 100
+    horizon: Count | None = 100
     """Steps of an episode, which holds many trials; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from mfmarl import random
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Seed
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -34,7 +34,7 @@ from mfmarl.registry import register
 class Garnet(MeanFieldGame):
     """A random game of given size, in which a crowd is to be avoided."""
 
-    horizon: int | None = 10
+    horizon: Count | None = 10
     """Number of decisions."""
     states: Annotated[int, Bounds(2, 1 << 20)] = 10
     """Number of states."""
@@ -48,7 +48,7 @@ class Garnet(MeanFieldGame):
     """Weight of -log mu."""
     floor: Annotated[float, Bounds(0, 1, open_low=True)] = 1e-25
     """Added to shares before the logarithm."""
-    table_seed: int = 0
+    table_seed: Seed = 0
     """Which of the random games."""
 
     crowd_moves = False

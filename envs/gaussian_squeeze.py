@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -47,17 +48,17 @@ class State(NamedTuple):
 class GaussianSqueeze(PopulationEnv):
     """A crowd that shares one reward for its total: neither too little nor too much, every round anew."""
 
-    num_agents: int = 100
+    num_agents: Count = 100
     """Number of agents."""
-    actions: int = 10
+    actions: Annotated[int, Bounds(2, 256)] = 10
     """A: everyone adds one of 0..A-1."""
-    mu: float = 2.0
+    mu: Annotated[float, Bounds(-1e12, 1e12)] = 2.0
     """Centre of the bell, in units of x."""
-    sigma: float = 1.0
+    sigma: Annotated[float, Bounds(0, 1e12, open_low=True)] = 1.0
     """Width of the bell."""
     normalised: bool = True
     """Whether x is the mean action; false: the sum, as published with mu = 400, sigma = 200."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Rounds of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

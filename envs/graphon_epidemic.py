@@ -27,7 +27,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -42,7 +42,7 @@ Graphon = Literal["constant", "uniform_attachment", "ranked_attachment", "commun
 class GraphonEpidemic(MeanFieldGame):
     """A disease that goes from type to type; everyone weighs staying at home against falling ill."""
 
-    horizon: int | None = 30
+    horizon: Count | None = 30
     """Number of decisions; none: without end, discounted, in its stationary state."""
     types: Annotated[int, Bounds(1, 256)] = 3
     """K, how many types of agents there are, one K-th of all each."""

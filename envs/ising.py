@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
+from mfmarl.options import Bounds, Count, Seed, Share
 from mfmarl.population import compiled, picture
 from mfmarl.population.environment import PopulationEnv, copy_ids
 from mfmarl.population.graph import Graph
@@ -50,35 +51,35 @@ class State(NamedTuple):
 class Ising(PopulationEnv):
     """Ising and Potts spins, paid for agreeing with their neighbours, on any graph and in any order of moves."""
 
-    num_agents: int = 400
+    num_agents: Count = 400
     """Number of spins. On a torus: the sites of a nearly square (cubic, ...) lattice."""
     graph: GraphName | Graph = "torus"
     """Who is whose neighbour; in Python also a `Graph` or a networkx graph of num_agents nodes."""
-    shape: tuple[int, ...] = ()
+    shape: tuple[Count, ...] = ()
     """Sides of the torus, such as 20,20; empty: from num_agents and dimension."""
-    dimension: int = 2
+    dimension: Annotated[int, Bounds(1, 16)] = 2
     """Axes of a torus without a shape."""
-    degree: int = 4
+    degree: Annotated[int, Bounds(1, 1 << 20)] = 4
     """Neighbours of each spin on the random regular graph; their mean on the small world."""
-    rewiring: float = 0.1
+    rewiring: Share = 0.1
     """Share of links rewired on the small world."""
-    graph_seed: int = 0
+    graph_seed: Seed = 0
     """Which of the random graphs."""
-    coupling: float = 1.0
+    coupling: Annotated[float, Bounds(-1e6, 1e6)] = 1.0
     """lambda; negative: paid for differing."""
-    field: float = 0.0
+    field: Annotated[float, Bounds(-1e6, 1e6)] = 0.0
     """h, paid for the last state (up)."""
-    states: int = 2
+    states: Annotated[int, Bounds(2, 127)] = 2
     """q: 2 for Ising spins, -1 and +1 as actions 0 and 1; more for Potts."""
     order: Literal["checkerboard", "sequential", "synchronous", "partial"] = "checkerboard"
     """Who moves in a step: the graph's colours in turn, one random agent, all, or each with `participation`."""
-    participation: float = 0.5
+    participation: Annotated[float, Bounds(0, 1, open_low=True)] = 0.5
     """Probability that an agent moves in a step, for order `partial`."""
     start: Literal["random", "ordered"] = "random"
     """First configuration: independent and uniform, or all in the last state."""
     sight: Literal["own", "neighbours", "nothing"] = "own"
     """What a spin sees: itself, itself and its neighbours' mean, or a constant. What they do is the field's business."""
-    horizon: int | None = None
+    horizon: Count | None = None
     """Steps of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

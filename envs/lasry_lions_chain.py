@@ -29,7 +29,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Share
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -41,9 +41,9 @@ from mfmarl.registry import register
 class LasryLionsChain(MeanFieldGame):
     """A crowd on a ring between a landscape and its own crowding."""
 
-    horizon: int | None = 8
+    horizon: Count | None = 8
     """Number of decisions; none: without end, discounted, in its stationary state."""
-    discount: float = 0.9
+    discount: Share = 0.9
     """Discount per step."""
     places: Annotated[int, Bounds(3, 1 << 20)] = 8
     """S, places round the ring."""

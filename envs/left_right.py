@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
+from mfmarl.options import Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -31,7 +32,7 @@ from mfmarl.registry import register
 class LeftRight(MeanFieldGame):
     """A choice between two places, each the worse the fuller it is."""
 
-    horizon: int | None = 1
+    horizon: Count | None = 1
     """Number of decisions."""
 
     crowd_moves = False

@@ -23,7 +23,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -37,7 +37,7 @@ _SHOVES = 3  # z goes from -3 to 3
 class LinearQuadraticGrid(MeanFieldGame):
     """Particles drawn to their mean, on the whole numbers from -reach to reach."""
 
-    horizon: int | None = 3
+    horizon: Count | None = 3
     """Number of decisions."""
     reach: Annotated[int, Bounds(1, 1 << 16)] = 5
     """Places go from -reach to reach."""
@@ -47,9 +47,9 @@ class LinearQuadraticGrid(MeanFieldGame):
     """sigma."""
     step_length: Annotated[float, Bounds(0, 1e3, open_low=True)] = 0.1
     """Delta, the time of a step."""
-    pull: float = 1.0
+    pull: Amount = 1.0
     """K: how strongly the mean draws by itself."""
-    reward_of_approach: float = 0.01
+    reward_of_approach: Amount = 0.01
     """q: what a step towards the mean is paid."""
     distance: Annotated[float, Bounds(0, 1e6)] = 0.5
     """kappa: what distance from the mean costs."""

@@ -21,7 +21,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -36,7 +36,7 @@ _SUSCEPTIBLE, _INFECTED = 0, 1
 class Lockdown(MeanFieldGame):
     """An epidemic, its people, and a government that may lock down."""
 
-    horizon: int | None = 12
+    horizon: Count | None = 12
     """Number of decisions."""
     infection: Annotated[float, Bounds(0, 1)] = 0.81
     """beta: probability that one who goes out among infected only is infected."""
@@ -44,17 +44,17 @@ class Lockdown(MeanFieldGame):
     """beta under lockdown."""
     recovery: Annotated[float, Bounds(0, 1)] = 0.3
     """rho."""
-    sick: float = 1.0
+    sick: Amount = 1.0
     """What a step of being infected costs a person."""
-    distance: float = 0.5
+    distance: Amount = 0.5
     """What a step of staying in costs a person."""
     infected: Annotated[float, Bounds(0, 1)] = 0.4
     """Share infected at the start."""
     review: Annotated[int, Bounds(1, 1 << 20)] = 3
     """Steps between two decisions of the government."""
-    burden: float = 1.0
+    burden: Amount = 1.0
     """What a step with everybody infected costs the government."""
-    economy: float = 0.2
+    economy: Amount = 0.2
     """What a step of lockdown costs the government."""
 
     groups = ("people", "government")

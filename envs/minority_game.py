@@ -26,7 +26,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.inference import crowd
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -61,7 +61,7 @@ class MinorityGame(PopulationEnv):
     """S, seats that each player chooses from; 0: it chooses a side."""
     histories: Literal["real", "random"] = "real"
     """What is seen of the past: what happened, or drawn anew every round (as in the theory with strategies)."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Rounds of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -38,7 +38,7 @@ _REACH = 8.0  # standard deviations beyond which no push is counted: 1e-15
 class PeriodicAversion(MeanFieldGame):
     """A crowd on a circle, drawn to one side and away from each other."""
 
-    horizon: int | None = 20
+    horizon: Count | None = 20
     """Number of steps."""
     places: Annotated[int, Bounds(3, 1 << 16)] = 21
     """Cells of the circle."""

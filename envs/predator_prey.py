@@ -20,7 +20,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Moves, Outcomes, grid_moves
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -36,9 +36,9 @@ _CORNERS = ((0, 0), (0, -1), (-1, 0), (-1, -1))  # rows and columns where popula
 class PredatorPrey(MeanFieldGame):
     """Three populations that chase each other round."""
 
-    num_agents: int = 300
+    num_agents: Count = 300
     """Number of agents, of all populations."""
-    horizon: int | None = 10
+    horizon: Count | None = 10
     """Number of decisions."""
     size: Annotated[int, Bounds(2, 1 << 14)] = 5
     """Cells along each side."""
@@ -48,7 +48,7 @@ class PredatorPrey(MeanFieldGame):
     """Probability of a push, in each of the four directions alike."""
     aversion: Annotated[float, Bounds(0, 1e6)] = 1.0
     """c, weight of -log mu of one's own population."""
-    chase: float = 1.0
+    chase: Amount = 1.0
     """What being where the prey is pays, and being where the predator is costs."""
     floor: Annotated[float, Bounds(0, 1, open_low=True)] = 1e-25
     """Added to shares before the logarithm."""

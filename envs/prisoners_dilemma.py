@@ -26,7 +26,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import crowd
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -50,17 +50,17 @@ class PrisonersDilemma(PopulationEnv):
 
     num_agents: Annotated[int, Bounds(2, 1 << 31)] = 100
     """Number of players."""
-    temptation: float = 5.0
+    temptation: Amount = 5.0
     """T, of a defector who meets a cooperator."""
-    reward: float = 3.0
+    reward: Amount = 3.0
     """R, of two cooperators."""
-    punishment: float = 1.0
+    punishment: Amount = 1.0
     """P, of two defectors."""
-    sucker: float = 0.0
+    sucker: Amount = 0.0
     """S, of a cooperator who meets a defector."""
     meetings: Annotated[int, Bounds(0, 127)] = 4
     """k, others met in a round, drawn anew with replacement; 0: everyone meets everyone, and sees only what it did."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Rounds of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

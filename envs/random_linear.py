@@ -20,7 +20,7 @@ from mfmarl import random
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Seed
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -40,13 +40,13 @@ class Tables(NamedTuple):
 class RandomLinear(MeanFieldGame):
     """A random game, affine in the shares of states and actions."""
 
-    horizon: int | None = 4
+    horizon: Count | None = 4
     """Number of decisions."""
     states: Annotated[int, Bounds(2, 128)] = 5
     """n: number of states, and of actions."""
     scale: Annotated[float, Bounds(0, 1e6)] = 10.0
     """m: entries of the tables lie between -m and m."""
-    table_seed: int = 0
+    table_seed: Seed = 0
     """Which game."""
 
     extended = True

@@ -24,7 +24,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -36,7 +36,7 @@ from mfmarl.registry import register
 class RideHailing(MeanFieldGame):
     """Drivers who wait where riders are, and where other drivers are not."""
 
-    horizon: int | None = 12
+    horizon: Count | None = 12
     """Number of decisions."""
     zones: Annotated[int, Bounds(2, 256)] = 6
     """Zones round the ring road."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import quantal_response
+from mfmarl.options import Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -34,7 +35,7 @@ _PAYOFFS = ((0, 0, 0, 0), (0, 0, -1, 2), (0, 4, 0, -2), (0, -3, 6, 0))
 class RockPaperScissors(MeanFieldGame):
     """Everyone plays against the shares of the three throws."""
 
-    horizon: int | None = 1
+    horizon: Count | None = 1
     """Number of decisions."""
 
     crowd_moves = False

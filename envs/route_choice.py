@@ -22,7 +22,7 @@ from mfmarl.games import traffic
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -44,9 +44,9 @@ def _solved(name: str, shortcut: bool) -> tuple[traffic.RoadNetwork, traffic.Ass
 class RouteChoice(MeanFieldGame):
     """Drivers who choose a route and slow each other down."""
 
-    num_agents: int = 1000
+    num_agents: Count = 1000
     """Number of drivers; each stands for as many trips."""
-    horizon: int | None = 1
+    horizon: Count | None = 1
     """Number of days; every day is the same."""
     network: Literal["pigou", "braess", "sioux_falls"] = "sioux_falls"
     """The roads."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Kernel, Outcomes
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -79,7 +79,7 @@ class _Layout(NamedTuple):
 class Routing(MeanFieldGame):
     """Drivers on a network, who turn at every junction and are held up by each other."""
 
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Steps of time; who has not arrived by then pays one more."""
     network: Literal["braess", "pigou"] = "braess"
     """The roads."""

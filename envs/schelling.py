@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Share
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -39,9 +39,9 @@ _EMPTY = 1e-12  # households of either kind in a block that nobody lives in
 class Schelling(MeanFieldGame):
     """Households of two kinds, who tolerate being a minority to some extent."""
 
-    horizon: int | None = 20
+    horizon: Count | None = 20
     """Number of decisions; none: without end, discounted, in its stationary state."""
-    discount: float = 0.95
+    discount: Share = 0.95
     """Discount per step."""
     blocks: Annotated[int, Bounds(2, 4096)] = 4
     """B, neighbourhoods."""

@@ -31,7 +31,7 @@ from mfmarl.envs.ising import Ising, State
 from mfmarl.errors import ConfigError
 from mfmarl.inference import collective
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Seed, Share
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.graph import Graph
 from mfmarl.population.known import Known
@@ -58,15 +58,15 @@ class SpinCollective(PopulationEnv):
     """Number of agents."""
     graph: GraphName | Graph = "torus"
     """Who sees whom; in Python also a `Graph` or a networkx graph of num_agents nodes."""
-    shape: tuple[int, ...] = ()
+    shape: tuple[Count, ...] = ()
     """Sides of the torus, such as 20,20; empty: from num_agents and dimension."""
-    dimension: int = 2
+    dimension: Annotated[int, Bounds(1, 16)] = 2
     """Axes of a torus without a shape."""
-    degree: int = 4
+    degree: Annotated[int, Bounds(1, 1 << 20)] = 4
     """Neighbours of each on the random regular graph; their mean on the small world."""
-    rewiring: float = 0.1
+    rewiring: Share = 0.1
     """Share of links rewired on the small world."""
-    graph_seed: int = 0
+    graph_seed: Seed = 0
     """Which of the random graphs."""
     coupling: Annotated[float, Bounds(-1e6, 1e6)] = 0.3
     """w, nats per agreeing neighbour; on the complete graph of all neighbours together; negative: rather to differ."""
@@ -76,11 +76,11 @@ class SpinCollective(PopulationEnv):
     """h, nats for acting +1."""
     order: Literal["sequential", "checkerboard", "synchronous", "partial"] = "sequential"
     """Who acts in a step: one random agent, the graph's colours in turn, all, or each with `participation`."""
-    participation: float = 0.5
+    participation: Annotated[float, Bounds(0, 1, open_low=True)] = 0.5
     """Probability that an agent acts in a step, for order `partial`."""
     start: Literal["random", "ordered"] = "random"
     """First actions: independent and uniform, or all +1."""
-    horizon: int | None = None
+    horizon: Count | None = None
     """Steps of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import crowd
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -58,7 +58,7 @@ class StagHunt(PopulationEnv):
     """c, what a hare is worth."""
     trust: Annotated[float, Bounds(0, 1)] = 0.5
     """Share that hunts the stag before the first hunt, each by a draw."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Hunts of an episode; none: it never ends."""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium, means
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.sequential_response import SequentialResponse
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -48,15 +48,15 @@ _LONG = 100  # decisions up to which the equilibrium with a horizon is looked fo
 class SusceptibleInfected(MeanFieldGame):
     """An epidemic without immunity, among people who choose between going out and staying at home."""
 
-    horizon: int | None = 50
+    horizon: Count | None = 50
     """Number of decisions; none: without end, discounted, in its stationary state."""
     infection: Annotated[float, Bounds(0, 1)] = 0.81
     """beta: probability that who goes out falls ill when all others are."""
     recovery: Annotated[float, Bounds(0, 1, open_low=True)] = 0.3
     """rho: probability that the infected recover in a step."""
-    illness: float = 1.0
+    illness: Amount = 1.0
     """c: what a step of illness costs."""
-    distance: float = 0.5
+    distance: Amount = 0.5
     """d: what a step at home costs."""
     infected: Annotated[float, Bounds(0, 1)] = 0.6
     """Share that is infected at the start."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame, table
 from mfmarl.games.kernels import Dense
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Amount, Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -35,7 +35,7 @@ from mfmarl.registry import register
 class SusceptibleInfectedRecovered(MeanFieldGame):
     """An epidemic with immunity, which may wane, among people who choose between going out and staying at home."""
 
-    horizon: int | None = 50
+    horizon: Count | None = 50
     """Number of decisions; none: without end, discounted, in its stationary state."""
     infection: Annotated[float, Bounds(0, 1)] = 0.81
     """beta: probability that who goes out falls ill when all others are."""
@@ -43,9 +43,9 @@ class SusceptibleInfectedRecovered(MeanFieldGame):
     """rho: probability that the infected recover in a step."""
     waning: Annotated[float, Bounds(0, 1)] = 0.0
     """omega: probability that the recovered lose their immunity in a step."""
-    illness: float = 1.0
+    illness: Amount = 1.0
     """c: what a step of illness costs."""
-    distance: float = 0.1
+    distance: Amount = 0.1
     """d: what a step at home costs."""
     infected: Annotated[float, Bounds(0, 1)] = 0.1
     """Share that is infected at the start; all others are susceptible."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from mfmarl.errors import ConfigError
 from mfmarl.games.linear_quadratic import LinearQuadraticGame, State
 from mfmarl.games.riccati import Array, LinearQuadratic
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Share
 from mfmarl.population import picture
 from mfmarl.population.pettingzoo_out import faces
 from mfmarl.registry import register
@@ -38,9 +38,9 @@ _APART = np.array([[1.0, -1.0], [-1.0, 1.0]])  # (x - m)^2 as a form of (x, m)
 class SystemicRisk(LinearQuadraticGame):
     """Banks whose reserves drift together by mutual lending."""
 
-    horizon: int | None = 20
+    horizon: Count | None = 20
     """Steps that the time is cut into."""
-    discount: float = 1.0
+    discount: Share = 1.0
     """Discount per step."""
     reversion: Annotated[float, Bounds(0, 1e3)] = 0.1
     """a, the pull to the mean that costs nothing."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from mfmarl import random
 from mfmarl.inference import reachable
 from mfmarl.inference.model import GenerativeModel
-from mfmarl.options import Bounds, check_numbers
+from mfmarl.options import Bounds, Count, check_numbers
 from mfmarl.population import picture
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
@@ -53,7 +53,7 @@ class State(NamedTuple):
 class TMaze(PopulationEnv):
     """Agents in a T-maze each, who may look at a cue before they choose an arm."""
 
-    num_agents: Annotated[int, Bounds(1)] = 100
+    num_agents: Count = 100
     """Number of agents, each in a maze of its own."""
     layout: Literal["open", "corridor"] = "open"
     """`open`: four places, each one move from each; `corridor`: to an arm one walks by a fifth place, the middle."""
@@ -65,7 +65,7 @@ class TMaze(PopulationEnv):
     """Reward of a win, and minus that of a loss; as log-preferences, nats."""
     absorbing: bool = True
     """Whether who has entered an arm stays there."""
-    horizon: Annotated[int, Bounds(1)] = 2
+    horizon: Count = 2
     """Moves, after which the game is over; by corridors the cue and then an arm are 4 moves away."""
 
     def __post_init__(self) -> None:

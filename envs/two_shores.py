@@ -25,7 +25,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd, GameState, MeanFieldGame
 from mfmarl.games.kernels import Outcomes
 from mfmarl.games.reference import equilibrium
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count
 from mfmarl.population import picture
 from mfmarl.population.known import Known
 from mfmarl.population.pettingzoo_out import faces
@@ -45,7 +45,7 @@ class Landing(NamedTuple):
 class TwoShores(MeanFieldGame):
     """Swimmers who like company on the shore: which shore is for the crowd to settle."""
 
-    horizon: int | None = 10
+    horizon: Count | None = 10
     """Number of decisions."""
     width: Annotated[int, Bounds(1, 1000)] = 2
     """Strokes from the middle to either shore."""

@@ -62,6 +62,13 @@ def _short(number: float) -> str:
 
 ANY = Bounds()
 
+Count = Annotated[int, Bounds(1, 1 << 40)]
+Whole = Annotated[int, Bounds(0, 1 << 40)]
+Seed = Annotated[int, Bounds(0, INT64 - 1)]
+Share = Annotated[float, Bounds(0, 1)]
+Amount = Annotated[float, Bounds(-1e9, 1e9)]
+"""A reward, a price, a strength: of whatever sign, and small enough that a crowd's sum of squares is finite."""
+
 
 @dataclass(frozen=True)
 class Option:

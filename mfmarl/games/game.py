@@ -31,7 +31,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games.common_noise import Tree, grow
 from mfmarl.games.kernels import Kernel
-from mfmarl.options import check_numbers
+from mfmarl.options import Count, Share, check_numbers
 from mfmarl.population.environment import PopulationEnv, copy_ids
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -108,11 +108,11 @@ class MeanFieldGame(PopulationEnv):
     brought to the crowd's type and device by `table.to(crowd.mu)`.
     """
 
-    num_agents: int = 100
+    num_agents: Count = 100
     """Number of agents."""
-    horizon: int | None = 20
+    horizon: Count | None = 20
     """Number of decisions; none: without end, discounted, in its stationary state."""
-    discount: float = 1.0
+    discount: Share = 1.0
     """Discount per step."""
     sight: Literal["state", "crowd"] = "state"
     """What agents see: their own state and the time, or the distribution of all too."""

@@ -23,7 +23,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.games import riccati
 from mfmarl.games.riccati import Array, LinearQuadratic, Rule
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Count, Share
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.known import Known
 from mfmarl.population.spec import Spec
@@ -41,11 +41,11 @@ class State(NamedTuple):
 class LinearQuadraticGame(PopulationEnv):
     """Agents with linear dynamics and quadratic costs, who meet through their mean."""
 
-    num_agents: int = 100
+    num_agents: Count = 100
     """Number of agents."""
-    horizon: int | None = 50
+    horizon: Count | None = 50
     """Number of decisions; none: without end, discounted."""
-    discount: float = 0.95
+    discount: Share = 0.95
     """Discount per step."""
     reach: Annotated[float, Bounds(0, 1e6, open_low=True)] = 5.0
     """Bound of each component of an action. What theory knows is of agents without it: leave it beyond their use."""

@@ -21,6 +21,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.inference import senses
 from mfmarl.inference.model import GenerativeModel
+from mfmarl.options import Count
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -56,9 +57,9 @@ class World(PopulationEnv):
 
     model: GenerativeModel
     """What is drawn from."""
-    num_agents: int = 1
+    num_agents: Count = 1
     """Agents, each in a world of its own."""
-    horizon: int | None = 100
+    horizon: Count | None = 100
     """Steps of an episode; none: it never ends."""
     groups: tuple[str, ...] = ("agent",)
     """Names of groups, of as many agents each."""

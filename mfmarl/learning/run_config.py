@@ -6,10 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from mfmarl.errors import ConfigError
-from mfmarl.options import Bounds, from_table, to_table
-
-Count = Annotated[int, Bounds(1, 1 << 40)]
-Whole = Annotated[int, Bounds(0, 1 << 40)]
+from mfmarl.options import Bounds, Count, Seed, Whole, from_table, to_table
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Choice:
 class RunOptions:
     """How a run is carried out, whatever is played by whom."""
 
-    seed: Annotated[int, Bounds(0, (1 << 63) - 1)] = 0
+    seed: Seed = 0
     """Fixes everything: initial weights, the environment's noise, every draw."""
     steps: Count = 2000
     """Environment steps per copy: the budget."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mfmarl.errors import ConfigError
+from mfmarl.options import Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,12 @@ class Graph:
     Neighbours are a set: no agent is its own neighbour, and none is one twice.
     """
 
-    num_agents: int
+    num_agents: Count
     index: Tensor | None = None
     source: Tensor | None = None
     target: Tensor | None = None
     degree: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    torus: tuple[int, ...] | None = None
+    torus: tuple[Count, ...] | None = None
 
     @classmethod
     def from_links(cls, num_agents: int, source: Tensor, target: Tensor) -> Graph:

@@ -25,7 +25,7 @@ from mfmarl.games import sampling, values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Seed
 from mfmarl.random import Key
 
 
@@ -44,7 +44,7 @@ class DeepFictitiousPlay(Solver):
     """Fictitious play with a Q network and a network of the average policy (D-AFP)."""
 
     name: ClassVar[str] = "deep_fp"
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Annotated[int, Bounds(1, 1 << 20)], ...] = (64, 64)
     """Widths of the hidden layers, of both networks."""
     agents: Annotated[int, Bounds(1, 1 << 20)] = 200
     """Paths that are sampled in an iteration, to learn the best response and again to remember it."""
@@ -64,7 +64,7 @@ class DeepFictitiousPlay(Solver):
     """Adam's, of both."""
     capacity: Annotated[int, Bounds(1, 1 << 26)] = 100_000
     """Deeds that are remembered."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights and paths."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:

@@ -28,7 +28,7 @@ from mfmarl.games import sampling, values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Seed
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 
@@ -48,7 +48,7 @@ class DeepMirrorDescent(Solver):
     """tau: mirror descent at rate 1/tau."""
     alpha: Annotated[float, Bounds(0, 1)] = 1.0
     """Share of the past that is kept; below 1 it goes to the Boltzmann policy at (1 - alpha) tau."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Annotated[int, Bounds(1, 1 << 20)], ...] = (64, 64)
     """Widths of the hidden layers."""
     agents: Annotated[int, Bounds(1, 1 << 20)] = 200
     """Paths that are sampled in an iteration."""
@@ -66,7 +66,7 @@ class DeepMirrorDescent(Solver):
     """Transitions in a step of descent."""
     learning_rate: Annotated[float, Bounds(0, 1, open_low=True)] = 1e-3
     """Adam's."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights and paths."""
     starts: Tensor | None = None
     """Distributions at the start [D, G, S] to learn from instead of the game's own; with sight=crowd."""

@@ -25,7 +25,7 @@ from mfmarl.games import sampling, values
 from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Seed
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 
@@ -42,7 +42,7 @@ class DeepPPO(Solver):
     """PPO amid the crowd, whose policy moves by little in an iteration (MF-PPO)."""
 
     name: ClassVar[str] = "deep_ppo"
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Annotated[int, Bounds(1, 1 << 20)], ...] = (64, 64)
     """Widths of the hidden layers, of policy and critic."""
     agents: Annotated[int, Bounds(2, 1 << 20)] = 200
     """Paths that are sampled in a round."""
@@ -68,7 +68,7 @@ class DeepPPO(Solver):
     """What the entropy of choices counts, beside advantages of spread 1."""
     learning_rate: Annotated[float, Bounds(0, 1, open_low=True)] = 1e-3
     """Adam's."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights and paths."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:

@@ -27,7 +27,7 @@ from mfmarl.games import approximation as nets
 from mfmarl.games import sampling, values
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.solver import Solver
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Seed
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 
@@ -60,7 +60,7 @@ class SampledTrajectory(Solver):
     """omega, how fast the rate of values falls with visits."""
     crowd_decay: Annotated[float, Bounds(0, 1)] = 0.85
     """omega', how fast the rate of mu^ falls with steps: the larger, so that the crowd is the slower."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the path."""
 
     @property

@@ -32,7 +32,7 @@ from mfmarl.games import approximation as nets
 from mfmarl.games import sampling, values
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.solver import Solver
-from mfmarl.options import Bounds
+from mfmarl.options import Bounds, Seed
 from mfmarl.random import Key
 
 
@@ -58,7 +58,7 @@ class TwoTimescales(Solver, ABC):
     """omega_Q, how fast the rate of values falls with visits."""
     crowd_decay: Annotated[float, Bounds(0, 1)] = 0.85
     """omega_mu, how fast the rate of the crowd falls with steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the path."""
 
     def begin(self, game: MeanFieldGame, policy: Tensor) -> State:
