@@ -20,6 +20,15 @@ CODES: dict[str, str] = {
     "resource": "disk, memory or permissions",
     "claim-refuted": "what was asserted does not hold",
     "rank-lost": "a process that shared the population died or fell silent",
+    "bad-name": "a name that cannot name a file on every system",
+    "config-changed": "a run is to go on with other options than it was begun with",
+    "damaged-metrics": "a row of a metrics.jsonl cannot be read, or the file was changed",
+    "filesystem": "a file system that cannot lock, sync or rename: a kill could cost a checkpoint there",
+    "link": "a symbolic link where a folder of runs was expected",
+    "no-run": "there is no run in that folder",
+    "not-a-run": "a folder or file that is not a run's, left as it was",
+    "run-deleted": "the run's folder was deleted or moved while it was written; its last state is beside it",
+    "run-exists": "the folder holds a run already",
     "interrupted": "the command was asked to stop; what was done is kept",
 }
 """Every code of an error and what it means. A code is never given another meaning."""

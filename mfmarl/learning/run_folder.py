@@ -4,6 +4,8 @@
     status.json      how it goes                    checkpoints/    see mfmarl.learning.checkpoint
     .mfmarl-run      our marker, and the lock: one process writes a folder, and a kill frees it
 
+Rows that a full disk does not take are kept in memory for FULL_PATIENCE seconds, and in the checkpoints meanwhile.
+
 A folder is a run once it has a config.toml, which is written last when it is created.
 """
 
@@ -15,12 +17,13 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +38,8 @@ STATUS = "status.json"
 MARKER = ".mfmarl-run"
 STATES = ("running", "done", "interrupted", "failed")
 MAX_NAME = 200
+FULL_PATIENCE = 60.0
+"""Seconds for which a run goes on while the disk takes none of its rows."""
 _MAX_METRICS = 8 * 2**30
 _PATIENCE = 0.5
 _ROOM = 2**20
@@ -52,6 +57,10 @@ class RunFolder:
         self._lock = lock
         self._metrics = metrics
         self._size = size
+        self._waiting: list[bytes] = []
+        self._full_since: float | None = None
+        self.remarks: list[str] = []
+        """What a reader of the numbers must know, kept in status.json: from which step on the run is not bitwise."""
 
     def __enter__(self) -> RunFolder:
         return self
@@ -82,17 +91,84 @@ class RunFolder:
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row of numbers, words and None to metrics.jsonl; it is with the operating system on return.
 
-        NaN and infinity are written as null, which readers turn into NaN. Raises ResourceFault when the disk is
-        full, and leaves no half row then.
+        NaN and infinity are written as null, which readers turn into NaN. While the disk is full, rows wait in memory
+        (a RunWarning says so once), and no half row is left. Raises ResourceFault when it has been full for
+        FULL_PATIENCE seconds, or fails otherwise; the row is among `waiting` then.
         """
-        line = (json.dumps({key: _cell(key, value) for key, value in row.items()}, allow_nan=False) + "\n").encode()
+        line = json.dumps({key: _cell(key, value) for key, value in row.items()}, allow_nan=False) + "\n"
+        self._waiting.append(line.encode())
+        self._write_waiting()
+
+    @property
+    def waiting(self) -> list[str]:
+        """The rows that the disk has not taken yet, as lines: a checkpoint keeps them."""
+        return [line.decode() for line in self._waiting]
+
+    def take_up(self, lines: Sequence[str]) -> None:
+        """Write the rows that were `waiting` when a checkpoint was made, after those that it counts. As `append`."""
+        self._waiting.extend(line.encode() for line in lines)
+        self._write_waiting()
+
+    def write_all_rows(self) -> None:
+        """Return when no row waits any more. Raises ResourceFault when the disk stays full too long."""
+        while self._waiting:
+            self._write_waiting()
+            if self._waiting:
+                time.sleep(0.2)
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                write_all(self._metrics, line)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._metrics, self._size)
+                self._bear(error, len(line))
+                return
+            self._size += len(self._waiting.pop(0))
+        self._full_since = None
+
+    def _bear(self, error: OSError, size: int) -> None:
+        """Wait for a disk that is full, but not for ever. Raises ResourceFault."""
+        path, now = self.path / METRICS, time.monotonic()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise resource_fault(error, path, size) from error
+        if self._full_since is None:
+            self._full_since = now
+            if FULL_PATIENCE > 0:
+                warnings.warn(
+                    f"{path} cannot be written: {error.strerror}. The run goes on for {FULL_PATIENCE:g} s with its rows in "
+                    "memory: free some space.",
+                    RunWarning,
+                    stacklevel=4,
+                )
+        if now - self._full_since >= FULL_PATIENCE:
+            raise resource_fault(error, path, size) from error
+
+    def is_there(self) -> bool:
+        """Whether the folder is still where it was: not deleted, moved or replaced."""
         try:
-            write_all(self._metrics, line)
+            return self._lock < 0 or os.path.samestat(os.fstat(self._lock), os.stat(self.path / MARKER))
+        except OSError:
+            return False
+
+    def rows_as_written(self) -> bytes:
+        """All of metrics.jsonl, also when its folder is gone. Raises ResourceFault."""
+        try:
+            return b"".join(
+                _read_at(self._metrics, start, min(2**20, self._size - start)) for start in range(0, self._size, 2**20)
+            )
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._metrics, self._size)
-            raise resource_fault(error, self.path / METRICS, len(line)) from error
-        self._size += len(line)
+            raise resource_fault(error, self.path / METRICS) from error
+
+    def begin_with(self, rows: bytes) -> None:
+        """Let a new folder's metrics begin with another's rows. Raises ResourceFault."""
+        try:
+            write_all(self._metrics, rows)
+        except OSError as error:
+            raise resource_fault(error, self.path / METRICS, len(rows)) from error
+        self._size += len(rows)
 
     @property
     def committed(self) -> int:
@@ -110,7 +186,9 @@ class RunFolder:
         """
         path = self.path / METRICS
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-            raise CheckpointError(f"The checkpoint says that {path} had {offset!r} bytes; expected a whole number.")
+            raise CheckpointError(
+                f"The checkpoint says that {path} had {offset!r} bytes; expected a whole number.", "damaged-metrics"
+            )
         if offset > self._size:
             warnings.warn(
                 f"{path} has {self._size:,} bytes and had {offset:,} when the checkpoint was written: the rows between "
@@ -122,7 +200,8 @@ class RunFolder:
         try:
             if offset and _read_at(self._metrics, offset - 1, 1) != b"\n":
                 raise CheckpointError(
-                    f"{path} was changed: no row ends at byte {offset:,}, where the checkpoint's does."
+                    f"{path} was changed: no row ends at byte {offset:,}, where the checkpoint's does.",
+                    "damaged-metrics",
                 )
             os.ftruncate(self._metrics, offset)
             os.fsync(self._metrics)
@@ -154,7 +233,7 @@ class RunFolder:
             "cpu": cpu,
             "agent_steps": agent_steps,
         }
-        self.write_json(STATUS, status)
+        self.write_json(STATUS, status | ({"remarks": self.remarks} if self.remarks else {}))
 
     def write_json(self, name: str, value: Any) -> Path:
         """A small JSON file in the folder, whole or not at all. Raises ResourceFault."""
@@ -173,14 +252,16 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
     check_name(path.name)
     text = config_file.to_text(config)
     if path.is_symlink():
-        raise ConfigError(f"{path} is a symbolic link; give the folder that it points to, or another name.")
+        raise ConfigError(f"{path} is a symbolic link; give the folder that it points to, or another name.", "link")
     if is_run(path):
         raise exists(path)
     if path.exists() and not path.is_dir():
-        raise ResourceFault(f"{path} is a file; the run needs a folder there: choose another name.")
+        raise ResourceFault(f"{path} is a file; the run needs a folder there: choose another name.", "not-a-run")
     try:
         if path.is_dir() and not (path / MARKER).exists() and any(path.iterdir()):
-            raise ConfigError(f"{path} exists and is not a run of mfmarl; choose another name. Nothing was changed.")
+            raise ConfigError(
+                f"{path} exists and is not a run of mfmarl; choose another name. Nothing was changed.", "not-a-run"
+            )
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise resource_fault(error, path) from error
@@ -189,6 +270,7 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
     try:
         if is_run(path):  # made by another process since we looked
             raise exists(path)
+        _probe(path)
         folder.write_status("running")
         write_atomic(path / CONFIG, text.encode())
     except BaseException:
@@ -199,7 +281,8 @@ def create(path: Path, config: Mapping[str, Any]) -> RunFolder:
 
 def exists(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} holds a run already. Go on with it (mfmarl train --resume {path}), or choose another name."
+        f"{path} holds a run already. Go on with it (mfmarl train --resume {shlex.quote(str(path))}), or choose another name.",
+        "run-exists",
     )
 
 
@@ -210,9 +293,17 @@ def reopen(path: Path) -> RunFolder:
     """
     path = Path(path)
     if path.is_symlink():
-        raise ConfigError(f"{path} is a symbolic link; give the folder that it points to.")
+        raise ConfigError(f"{path} is a symbolic link; give the folder that it points to.", "link")
     demand_run(path)
-    return _open(path)
+    folder = _open(path)
+    try:
+        remarks = read_status(path).get("remarks", [])
+        folder.remarks = [str(remark) for remark in remarks] if isinstance(remarks, list) else []
+        _probe(path)
+    except BaseException:
+        folder.close()
+        raise
+    return folder
 
 
 def _open(path: Path) -> RunFolder:
@@ -233,6 +324,28 @@ def _open(path: Path) -> RunFolder:
         raise
 
 
+def _probe(path: Path) -> None:
+    """Raises ResourceFault where files cannot be synced and renamed: said before the first step, not at hour nine."""
+    probe = path / ".probe.json"
+    try:
+        write_atomic(probe, b"{}\n")
+        probe.unlink(missing_ok=True)
+    except ResourceFault as fault:
+        error = fault.__cause__
+        if isinstance(error, OSError) and error.errno in _UNABLE:
+            raise ResourceFault(
+                f"The file system of {path} cannot sync and rename files ({error.strerror}), so a kill could destroy a "
+                "checkpoint; put the runs on a local disk: --runs FOLDER.",
+                "filesystem",
+            ) from error
+        raise
+    except OSError as error:
+        raise resource_fault(error, probe) from error
+
+
+_UNABLE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EINVAL)
+
+
 def remove(path: Path) -> None:
     """Delete a run folder and all in it; only one that carries our marker, and that nobody is writing.
 
@@ -240,7 +353,7 @@ def remove(path: Path) -> None:
     """
     path = Path(path)
     if path.is_symlink() or not (path / MARKER).is_file():
-        raise ConfigError(f"{path} is not deleted: it is not a run folder of mfmarl (it has no {MARKER}).")
+        raise ConfigError(f"{path} is not deleted: it is not a run folder of mfmarl (it has no {MARKER}).", "not-a-run")
     lock = _lock(path)
     try:
         shutil.rmtree(path)
@@ -272,7 +385,7 @@ def demand_run(path: Path) -> None:
         return
     beside = [run.name for run in _runs_in(path.parent)]
     known = f" Runs there: {', '.join(beside[:10])}." if beside else ""
-    raise ConfigError(f"There is no run in {path}: it has no {CONFIG}.{known}")
+    raise ConfigError(f"There is no run in {path}: it has no {CONFIG}.{known}", "no-run")
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -338,7 +451,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             reason = str(error)[:80] or type(error).__name__
             raise CheckpointError(
-                f"{file} line {number} is damaged ({reason}); expected one JSON table a line."
+                f"{file} line {number} is damaged ({reason}); expected one JSON table a line.", "damaged-metrics"
             ) from error
         rows.append({key: math.nan if value is None else value for key, value in row.items()})
     return rows
@@ -366,7 +479,7 @@ def check_name(name: str) -> str:
         wrong = f"it is longer than {MAX_NAME} bytes"
     if wrong:
         shown = name if len(name) <= 60 else name[:57] + "..."
-        raise ConfigError(f"{shown!r} cannot name a run: {wrong}. For example: {as_name(name)}")
+        raise ConfigError(f"{shown!r} cannot name a run: {wrong}. For example: {as_name(name)}", "bad-name")
     return name
 
 
@@ -380,7 +493,7 @@ def inside(root: Path, *names: str) -> Path:
     """`root/name/name...`, each name checked, and no link in it leading out of `root`. Raises ConfigError."""
     path = root.joinpath(*map(check_name, names))
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"{path} leads out of {root} through a symbolic link.")
+        raise ConfigError(f"{path} leads out of {root} through a symbolic link.", "link")
     return path
 
 
@@ -404,7 +517,7 @@ def _lock(path: Path, patience: float = _PATIENCE, sign: bool = True) -> int:
                 )
             time.sleep(0.02)
         if not os.path.samestat(os.fstat(descriptor), os.stat(file)):
-            raise ResourceFault(f"{path} was deleted or replaced while it was being opened; try again.")
+            raise ResourceFault(f"{path} was deleted or replaced while it was being opened; try again.", "run-deleted")
         if sign:
             _sign(descriptor)
     except OSError as error:
@@ -432,7 +545,8 @@ def _try_lock(descriptor: int, path: Path) -> bool:
             return False
         raise ResourceFault(
             f"The file system of {path} has no locks ({error.strerror}), so two processes could write one run; "
-            "put the runs on a local disk."
+            "put the runs on a local disk: --runs FOLDER.",
+            "filesystem",
         ) from error
     return True
 

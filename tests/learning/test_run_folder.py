@@ -7,9 +7,11 @@ import json
 import math
 import ntpath
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -400,27 +402,128 @@ def test_rows_that_were_lost_are_warned_of_and_a_changed_file_is_refused(run: Ru
     assert read_metrics(run.path) == [{"step": 1}]
 
 
-def test_a_disk_that_fills_in_a_row_leaves_no_half_row(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def _full_after(monkeypatch: pytest.MonkeyPatch, room: int, reason: int = errno.ENOSPC) -> None:
+    real, left = os.write, [room]
+
+    def write(descriptor: int, content: bytes) -> int:
+        if left[0] <= 0:
+            raise OSError(reason, os.strerror(reason))
+        done = real(descriptor, content[: left[0]])
+        left[0] -= done
+        return done
+
+    monkeypatch.setattr(os, "write", write)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_in_a_row_leaves_no_half_row_and_loses_none(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
     run.append({"step": 1})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RunWarning)
+        for room in range(12):
+            with monkeypatch.context() as patch:
+                _full_after(patch, room, reason)
+                run.append({"step": 2 + room})
+            assert run.committed == len('{"step": 1}\n')
+    assert len(told) == 1 and "free some space" in str(told[0].message)
+    assert [json.loads(line)["step"] for line in run.waiting] == list(range(2, 14))
+    run.append({"step": 14})
+    assert not run.waiting
+    assert [row["step"] for row in read_metrics(run.path)] == list(range(1, 15))
+
+
+def test_a_disk_that_stays_full_ends_the_run_when_patience_ends(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now[0])
+    with monkeypatch.context() as patch:
+        _full_after(patch, 0)
+        with pytest.warns(RunWarning, match="60 s"):
+            run.append({"step": 1})
+        now[0] += 59.9
+        run.append({"step": 2})
+        now[0] += 0.1
+        with pytest.raises(ResourceFault, match="No space left"):
+            run.append({"step": 3})
+    # A checkpoint keeps what waits; who goes on from it has every row once.
+    waiting, committed = run.waiting, run.committed
+    run.close()
+    with reopen(run.path) as again:
+        again.truncate_to(committed)
+        again.take_up(waiting)
+    assert [row["step"] for row in read_metrics(run.path)] == [1, 2, 3]
+
+
+def test_the_last_row_is_waited_for(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = [0]
     real = os.write
-    for written in range(12):
-        budget = written
 
-        def write(descriptor: int, content: bytes) -> int:
-            nonlocal budget
-            if budget <= 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            done = real(descriptor, content[:budget])
-            budget -= done
-            return done
+    def write(descriptor: int, content: bytes) -> int:
+        tries[0] += 1
+        if tries[0] < 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", write)
-            with pytest.raises(ResourceFault, match="No space left"):
-                run.append({"step": 2})
-        assert run.committed == len('{"step": 1}\n')
-    run.append({"step": 3})
-    assert read_metrics(run.path) == [{"step": 1}, {"step": 3}]
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(run_folder.time, "sleep", lambda seconds: None)
+    with pytest.warns(RunWarning):
+        run.append({"step": 1})
+    run.write_all_rows()
+    assert read_metrics(run.path) == [{"step": 1}] and not run.waiting
+
+
+def test_a_disk_that_fails_is_not_waited_for(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _full_after(patch, 0, errno.EIO)
+        with pytest.raises(ResourceFault):
+            run.append({"step": 1})
+    assert [json.loads(line) for line in run.waiting] == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"), [("fsync", errno.ENOSYS), ("replace", errno.EXDEV), ("replace", errno.EPERM)]
+)
+def test_a_file_system_that_cannot_sync_or_rename_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, reason: int
+) -> None:
+    create(tmp_path / "old", CONFIG).close()
+
+    def unable(*_: Any) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, call, unable)
+    for begin in (lambda: create(tmp_path / "new", CONFIG), lambda: reopen(tmp_path / "old")):
+        with pytest.raises(ResourceFault, match="local disk") as told:
+            begin()
+        assert told.value.code == "filesystem"
+    assert not is_run(tmp_path / "new") and not is_running(tmp_path / "old")
+
+
+def test_a_folder_that_is_deleted_moved_or_replaced_is_noticed_and_its_rows_are_still_there(tmp_path: Path) -> None:
+    for gone in (lambda path: shutil.rmtree(path), lambda path: path.rename(tmp_path / "elsewhere")):
+        with create(tmp_path / "run", CONFIG) as run:
+            run.append({"step": 1})
+            assert run.is_there()
+            gone(tmp_path / "run")
+            assert not run.is_there()
+            create(tmp_path / "run", CONFIG).close()
+            assert not run.is_there()
+            assert run.rows_as_written() == b'{"step": 1}\n'
+            shutil.rmtree(tmp_path / "run")
+
+
+def test_remarks_stay_in_the_status(tmp_path: Path) -> None:
+    with create(tmp_path / "run", CONFIG) as run:
+        run.write_status("running")
+        assert "remarks" not in read_status(run.path)
+        run.remarks.append("from step 3 on not bitwise")
+        run.write_status("interrupted")
+    with reopen(tmp_path / "run") as run:
+        run.write_status("done")
+    assert read_status(tmp_path / "run")["remarks"] == ["from step 3 on not bitwise"]
 
 
 def test_rows_written_before_a_kill_are_there(tmp_path: Path) -> None:
