@@ -1,0 +1,257 @@
+"""Bugs to plant: each breaks one function everywhere it is used, and the statistical tests that name it must fail.
+
+As a plugin of pytest it runs declared tests with their bugs, each in a process of its own, and writes what came out:
+
+    python -m pytest -p tests.planted_bugs --planted OUT.json tests/statmech
+
+`--planted-rule` says which: `declared` (every declared test under each of its own bugs), `clean` (under none),
+`salt:K` (under none, with K other seeds), `search` (every test that was chosen under every bug that it can reach).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.statistical import reseeded
+
+PATIENCE = 60.0
+"""Seconds for one test under one bug."""
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One mistake. `wrong` is given the right function and returns the wrong one."""
+
+    about: str
+    target: str
+    """`module:name` or `module:Class.name`."""
+    wrong: Callable[[Function], Function]
+
+
+def _wide(right: Function) -> Function:
+    return lambda *a, **k: right(*a, **k) * 1.15
+
+
+def _lean(right: Function) -> Function:
+    return lambda raw: right(raw) ** 1.15
+
+
+def _hot(factor: float) -> Callable[[Function], Function]:
+    return lambda right: lambda energy, temperature, *a, **k: right(energy, temperature * factor, *a, **k)
+
+
+def _negated(right: Function) -> Function:
+    def wrong(energy: torch.Tensor, *a: Any, **k: Any) -> Any:
+        return right(torch.where(torch.isinf(energy), energy, -energy), *a, **k)
+
+    return wrong
+
+
+def _numbers_forgotten(right: Function) -> Function:
+    return lambda key, *parts: right(key, *(part if isinstance(part, str) else 0 for part in parts))
+
+
+def _in_pairs(right: Function) -> Function:
+    return lambda key, ids, *a, **k: right(key, ids // 2, *a, **k)
+
+
+def _draws_repeated(right: Function) -> Function:
+    def wrong(key: Any, ids: Any, draws: int | None, dtype: Any, finish: Any) -> Any:
+        if draws is None:
+            return right(key, ids, None, dtype, finish)
+        one = right(key, ids, None, dtype, finish)
+        return one.unsqueeze(-1).expand(*one.shape, draws).clone()
+
+    return wrong
+
+
+def _never_the_last(right: Function) -> Function:
+    return lambda key, ids, high, *a, **k: right(key, ids, high, *a, **k).clamp(max=max(0, high - 2))
+
+
+BUGS: dict[str, Bug] = {
+    "hot-draws": Bug("actions are drawn at 1.3 T", "mfmarl.statmech.gibbs:sample", _hot(1.3)),
+    "negated-draws": Bug("actions are drawn by -E", "mfmarl.statmech.gibbs:sample", _negated),
+    "hot-gibbs": Bug("Gibbs probabilities of 1.2 T", "mfmarl.statmech.gibbs:probabilities", _hot(1.2)),
+    "uniforms-lean": Bug("uniforms lean to zero", "mfmarl.random:_unit", _lean),
+    "wide-normals": Bug("normals of deviation 1.15", "mfmarl.random:normal", _wide),
+    "long-exponentials": Bug("exponentials of mean 1.15", "mfmarl.random:exponential", _wide),
+    "last-number-never": Bug("the last whole number is never drawn", "mfmarl.random:integers", _never_the_last),
+    "steps-share-noise": Bug("every step has the noise of step 0", "mfmarl.random:Key.fold", _numbers_forgotten),
+    "pairs-share-noise": Bug("two agents draw the same", "mfmarl.random:_draw", _in_pairs),
+    "draws-repeat": Bug("all draws of an agent are its first", "mfmarl.random:_draw", _draws_repeated),
+}
+
+
+@contextlib.contextmanager
+def replaced(target: str, wrong: Callable[[Function], Function]) -> Iterator[None]:
+    """The function at `target` made wrong, under every name by which a module of ours or of the tests knows it."""
+    module_name, _, path = target.partition(":")
+    owner: Any = importlib.import_module(module_name)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    right = owner.__dict__[name] if outer else getattr(owner, name)
+    bound = right.__func__ if isinstance(right, (classmethod, staticmethod)) else right
+    other: Any = functools.wraps(bound)(wrong(bound))
+    other = type(right)(other) if isinstance(right, (classmethod, staticmethod)) else other
+    places = [(owner, name)]
+    if not outer:
+        for known, module in list(sys.modules.items()):
+            if known.partition(".")[0] in ("mfmarl", "tests") and module is not owner:
+                places += [(module, key) for key, value in list(vars(module).items()) if value is right]
+    for place, key in places:
+        setattr(place, key, other)
+    try:
+        yield
+    finally:
+        for place, key in places:
+            setattr(place, key, right)
+
+
+def planted(name: str) -> contextlib.AbstractContextManager[None]:
+    """The bug of that name, while the context lasts."""
+    return replaced(BUGS[name].target, BUGS[name].wrong)
+
+
+# The plugin.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--planted", default=None, help="run tests under planted bugs and write the outcomes there")
+    parser.addoption("--planted-rule", default="declared")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    report.raised = "" if call.excinfo is None else call.excinfo.typename
+    report.said = "" if call.excinfo is None else str(call.excinfo.value)[:300]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    out = session.config.getoption("--planted")
+    if out is None:
+        return None
+    rule = str(session.config.getoption("--planted-rule"))
+    if session.testsfailed:
+        raise session.Interrupted("a test file could not be read")
+    functions: dict[str, list[Any]] = {}
+    for item in session.items:
+        functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    with Path(out).open("w", encoding="utf-8") as lines:
+        for name, items in functions.items():
+            for row in _tried(items, rule):
+                lines.write(json.dumps({"test": name, **row}) + "\n")
+                lines.flush()
+    return True
+
+
+def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
+    """Rows of outcomes: {"bug", "outcome", "raised", "said", "seconds", ...}."""
+    declared = getattr(items[0].function, "declaration", None)
+    if rule == "declared":
+        for bug in declared.bugs if declared else ():
+            yield {"bug": bug, **_first_failure(items, lambda bug=bug: planted(bug))}
+    elif rule.startswith("salt:"):
+        for salt in range(1, int(rule[5:]) + 1):
+            for item in items:
+                yield {"salt": salt, "item": item.nodeid, **_alone(item, lambda salt=salt: reseeded(salt))}
+    elif rule == "clean":
+        for item in items:
+            yield {"item": item.nodeid, **_alone(item, contextlib.nullcontext)}
+    else:
+        reach: set[str] = set()
+        for item in items:
+            row = _alone(item, contextlib.nullcontext, trace=True)
+            reach |= set(row.get("reach", ()))
+            yield {"bug": "", "item": item.nodeid, **row}
+        only = rule.partition(":")[2]
+        found = 0
+        for bug in only.split(",") if only else BUGS:
+            if BUGS[bug].target in reach and found < 3:
+                row = _first_failure(items[:4], lambda bug=bug: planted(bug))
+                found += row["raised"] == "AssertionError"
+                yield {"bug": bug, **row}
+
+
+def _first_failure(items: list[Any], surroundings: Callable[[], Any]) -> dict[str, Any]:
+    """The first of a test's parameters to fail; the last, if all pass."""
+    row: dict[str, Any] = {"outcome": "none"}
+    for item in items:
+        row = _alone(item, surroundings)
+        if row["outcome"] == "failed":
+            break
+    return {"item": items[0].nodeid, **row}
+
+
+def _alone(item: Any, surroundings: Callable[[], Any], trace: bool = False) -> dict[str, Any]:
+    """One test in a copy of this process, fixtures and all."""
+    read, write = os.pipe()
+    begun = time.monotonic()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            row = _run(item, surroundings, trace)
+            os.write(write, json.dumps(row).encode()[:60_000])
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        ready, _, _ = select.select([read], [], [], PATIENCE)
+        told = os.read(read, 65_536) if ready else b""
+    finally:
+        os.close(read)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    row = json.loads(told) if told else {"outcome": "broke off", "raised": "", "said": "no answer in time"}
+    return {**row, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _run(item: Any, surroundings: Callable[[], Any], trace: bool) -> dict[str, Any]:
+    from _pytest.runner import runtestprotocol
+
+    item.config.pluginmanager.unregister(name="terminalreporter")
+    with contextlib.ExitStack() as stack:
+        reach: set[str] = set()
+        if trace:
+            for target in {bug.target for bug in BUGS.values()}:
+                with contextlib.suppress(ImportError, AttributeError, KeyError):
+                    stack.enter_context(replaced(target, functools.partial(_noted, reach, target)))
+        stack.enter_context(surroundings())
+        reports: list[Any] = runtestprotocol(item, log=False, nextitem=None)
+    failed = [report for report in reports if report.failed]
+    skipped = [report for report in reports if report.skipped]
+    told = (failed or skipped or reports)[0]
+    row = {"outcome": "failed" if failed else "skipped" if skipped else "passed"}
+    return {**row, "when": told.when, "raised": told.raised, "said": told.said, "reach": sorted(reach)}
+
+
+def _noted(reach: set[str], target: str, right: Function) -> Function:
+    def watched(*a: Any, **k: Any) -> Any:
+        reach.add(target)
+        return right(*a, **k)
+
+    return watched
