@@ -38,7 +38,6 @@ from mfmarl.learning.agent import (
     Rate,
     Transition,
     actor_temperature,
-    finite,
     forbid,
     logits_as_energy,
     policy,
@@ -292,11 +291,11 @@ class DeepActiveInference(Agent):
         own = [x.unflatten(1, (self.replicas, -1)) for x in (state, action, following, reward, ended)]
         loss, numbers = self.ensemble.loss(*own)
         total = loss.mean(-1).sum()
-        finite(total, "the ensemble of deep active inference")
         # Beliefs about the world go on being learned at full pace: only who acts on them has to come to rest.
         set_pace(self.optimiser, self.rate, config, self.progress)
         minds = self.minds * self.replicas
-        norm = descend(total, self.weights, self.optimiser, minds, config.gradient_clip)
+        name = "the ensemble of deep active inference"
+        norm = descend(total, self.weights, self.optimiser, minds, config.gradient_clip, name)
         with torch.no_grad():
             found = self.ensemble(own[0][:, :1], own[1][:, :1])
             told = parameter_information(*(x.movedim(1, 2) for x in found.outcome))
@@ -339,8 +338,8 @@ class DeepActiveInference(Agent):
             entropy = (log_deviation + self.reach.clamp(min=1e-12).log()).sum(-1).mean().detach()
             entropy = entropy + 0.5 * math.log(2 * math.pi * math.e) * self.spec.num_actions
         loss = pooled(gap, None)
-        finite(loss, "the habit of deep active inference")
-        descend(loss, self.habit_weights, self.habit_optimiser, self.minds, self.config.gradient_clip)
+        name = "the habit of deep active inference"
+        descend(loss, self.habit_weights, self.habit_optimiser, self.minds, self.config.gradient_clip, name)
         return {"habit_gap": loss.detach() / self.minds, "entropy": entropy}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:

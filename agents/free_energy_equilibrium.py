@@ -26,7 +26,7 @@ from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.reference import means
 from mfmarl.games.sight import Sight
 from mfmarl.inference import equilibrium
-from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition
+from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition, finite
 from mfmarl.options import Bounds
 from mfmarl.population.known import Known
 from mfmarl.population.spec import Spec
@@ -163,6 +163,7 @@ class FreeEnergyEquilibrium(Agent):
         k = int(self.iteration)
         after, response = equilibrium.step(game, state, k, gamma, habit, config.method, config.weight)
         residual = (response.answer - response.flow.policy).abs().max()
+        finite(residual, "residual of free_energy_equilibrium")
         settled = float(residual) <= _SETTLED
         if k & (k - 1) == 0 or settled:  # 48 times the work of an iteration: at 1, 2, 4, 8, ... and at the end
             radius = equilibrium.spectral_radius(game, response.flow.policy, gamma, habit)

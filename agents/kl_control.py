@@ -27,7 +27,7 @@ from mfmarl.games.sight import Sight
 from mfmarl.inference import linearly_solvable, senses
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.planning import dynamic_programming
-from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, Transition, forbid
+from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, Transition, finite, forbid
 from mfmarl.options import Bounds
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
@@ -251,6 +251,7 @@ class KLControl(Agent):
         path = flow(game, policy)
         answer, worst = self._answer(path, temperature)
         residual = (self._policy(answer, temperature) - policy).abs().max()
+        finite(residual, "residual of kl_control")
         self.table.copy_(_stored(energy + self.config.weight * (answer - energy)))
         self.iteration += 1
         self.numbers[0], self.numbers[1] = residual, exploitability.of_flow(game, path).exploitability

@@ -30,7 +30,7 @@ from mfmarl.inference.model import GenerativeModel
 from mfmarl.inference.objective import Objective
 from mfmarl.inference.planning import open_loop, sophisticated
 from mfmarl.inference.reward_modality import Rewards
-from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition, forbid
+from mfmarl.learning.agent import Agent, AgentConfig, Positive, Transition, finite, forbid
 from mfmarl.options import Bounds
 from mfmarl.population.field import Actions, Neighbours, Sampled, States
 from mfmarl.population.spec import Spec
@@ -411,6 +411,7 @@ class MeanFieldInference(Agent):
         config: MeanFieldInferenceConfig = self.config
         own, _, _ = self._unpack(batch.obs)
         later, q, before = self._unpack(batch.next_obs)
+        finite(q.sum(), "belief about the crowd")
         weight = torch.ones_like(batch.reward) if batch.valid is None else batch.valid.to(batch.reward.dtype)
         numbers = {}
         if config.learn_crowd:

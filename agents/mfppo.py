@@ -30,6 +30,7 @@ from mfmarl.learning.agent import (
     Positive,
     Rate,
     actor_temperature,
+    finite,
     logits_as_energy,
     policy,
     pooled,
@@ -37,7 +38,7 @@ from mfmarl.learning.agent import (
 )
 from mfmarl.learning.gaussian import Squash, draw, log_density
 from mfmarl.learning.memory import advantages, either
-from mfmarl.learning.networks import Activation, Network, clip_gradients, find_gradients
+from mfmarl.learning.networks import Activation, Network, clip_gradients, find_gradients, finite_step
 from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.options import Bounds
 from mfmarl.population.ranks import Ranks
@@ -45,6 +46,8 @@ from mfmarl.population.spec import Spec
 from mfmarl.random import Key
 from mfmarl.registry import register
 from mfmarl.statmech import importance
+
+_NAME = "proximal policy optimisation"
 
 
 @dataclass(frozen=True)
@@ -226,9 +229,10 @@ class MFPPO(Agent):
         loss = 0.5 * error - gain
         weights = [*self.policy_weights, *self.value_weights]
         weighed = None if of is None else torch.stack([ratio.detach().sum(), ratio.detach().square().sum()])
-        weighed = find_gradients(loss, weights, "proximal policy optimisation", self.ranks, weighed)
+        whole, weighed = find_gradients(loss, weights, self.ranks, weighed)
         norm = clip_gradients(self.policy_weights, self.minds, config.gradient_clip)
-        clip_gradients(self.value_weights, self.minds, config.gradient_clip)
+        of_values = clip_gradients(self.value_weights, self.minds, config.gradient_clip)
+        finite_step(whole, norm + of_values, _NAME)
         self.optimiser.step()
         if not self.spec.discrete:
             with torch.no_grad():
@@ -260,6 +264,8 @@ class MFPPO(Agent):
         second = torch.lerp(self.spread.square() + self.centre.square(), deviation.square() + mean.square(), rate)
         centre = torch.lerp(self.centre, mean, rate)
         spread = (second - centre.square()).clamp(min=1e-6).sqrt()
+        # Before the last layer is rescaled by them.
+        finite((centre + spread).sum(), f"spread of the returns of {_NAME}")
         out = self.worth.out
         share = (self.spread / spread).unsqueeze(-1)
         out.weight.mul_(share)

@@ -30,6 +30,7 @@ from mfmarl.learning.agent import (
     Rate,
     Transition,
     averaged,
+    finite,
     forbid,
     pooled,
     told_of_weights,
@@ -288,11 +289,13 @@ class MFQ(Agent):
         weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
         action = batch.action.clamp(min=0)  # rows that are not valid may hold -1
         error = q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target
+        squares = (error.square() * weight).sum()
+        finite(squares, "squared error of a table")
         share = table.pull(cell, action, target, weight, self.rate, self.ranks).clamp(min=1)
         entropy = (gibbs.entropy(forbid(-q, batch.legal), self.temperature) * weight).sum() / share
         self.adapt_temperature(entropy)
         return {
-            "loss": (error.square() * weight).sum() / share,
+            "loss": squares / share,
             "entropy": entropy,
             "value": (q.mean(-1) * weight).sum() / share,
         }

@@ -30,8 +30,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from mfmarl import random
-from mfmarl.errors import ConfigError, NumericFault
-from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, actor_temperature, logits_as_energy
+from mfmarl.errors import ConfigError
+from mfmarl.learning.agent import Agent, AgentConfig, Discount, Positive, actor_temperature, finite, logits_as_energy
 from mfmarl.options import Bounds
 from mfmarl.population.simulation import Env
 from mfmarl.population.spec import Spec
@@ -342,6 +342,8 @@ class SB3(Agent):
         self.globals = Globals(random.seed_for(key.fold("library")))
         with self.globals.lent():
             self.policy = self._make(_Spaces(spec, self.field_size), torch.device("cpu")).policy
+        # The library clips gradients, NaN ones too, and takes every step: none is taken of what is no number.
+        self.policy.optimizer.register_step_pre_hook(_refuse_step)
         self.algorithm: Any = None
         self.past = Past(self)
 
@@ -407,7 +409,7 @@ class SB3(Agent):
     def advance(self, episode: Episode, steps: int, tally: Tally, numbers: dict[str, list[Tensor]]) -> None:
         """Let the library play and learn for `steps` environment steps, adding to the tally and the numbers.
 
-        Raises ConfigError for an environment it cannot play, NumericFault if it diverged.
+        Raises ConfigError for an environment it cannot play, NotFinite if it diverged.
         """
         if episode.timestep.legal is not None:
             raise ConfigError(
@@ -493,12 +495,15 @@ class SB3(Agent):
         ):
             if theirs in found and not (ours == "loss" and theirs == "train/loss" and "train/value_loss" in found):
                 value = float(found[theirs])
-                if not np.isfinite(value):
-                    raise NumericFault(
-                        f"The {ours} of stable-baselines3 is {value}: learning diverged; lower the learning rate."
-                    )
+                finite(torch.tensor(value), f"{ours} of stable-baselines3")
                 numbers.setdefault(f"{name}/{ours}", []).append(torch.tensor(sign * value))
         found.clear()
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"policy": self.policy.optimizer}
+
+
+def _refuse_step(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    """Raises NotFinite before a step down a gradient that is not a number."""
+    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    finite(torch.stack(torch._foreach_norm(gradients)).sum(), "norm of the gradient of stable-baselines3")

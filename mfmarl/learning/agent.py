@@ -214,8 +214,26 @@ class Agent(nn.Module, ABC):
 
     def choose(self, obs: Tensor, field: Tensor, legal: Tensor | None, ids: Tensor, key: Key) -> Tensor:
         """One draw from the Gibbs distribution for each row: [M, B] int64."""
-        energy = forbid(self.energy(obs, field), legal)
-        return gibbs.sample(energy, self.temperature, ids, key)
+        energy = self.energy(obs, field)
+        # A sum is not finite if a term is not: one cheap pass; the search runs only on a fault.
+        if not math.isfinite(float(energy.sum())):
+            self._refuse_energy(energy, ids)
+        return gibbs.sample(forbid(energy, legal), self.temperature, ids, key)
+
+    def _refuse_energy(self, energy: Tensor, ids: Tensor) -> None:
+        """Raises NumericFault for rows from which no action can be drawn: a draw from NaN would be action 0."""
+        lost = torch.isnan(energy).any(-1) | (energy == -torch.inf).any(-1) | (energy == torch.inf).all(-1)
+        if not bool(lost.any()):
+            return  # what is never done has an infinite energy
+        mind, row = lost.nonzero()[0].tolist()
+        copy, slot = divmod(int(ids[mind, row]), 1 << 32)
+        named = f"agent {self.spec.names[slot]} (slot {slot})" if self.ranks.count == 1 else f"the agent in slot {slot}"
+        who = f"{named} of copy {copy}"
+        raise NumericFault(
+            f"{type(self).__name__} has energies {energy[mind, row].tolist()[:8]} for {who}: no action can be drawn from "
+            "them. Its weights, or what it sees, are not finite: lower the learning rate or scale rewards and observations.",
+            "nan-energy",
+        )
 
     def _chunks(self, rows: int) -> list[slice]:
         step = max(1, _CHUNK // self.minds) if rows * self.minds > 2 * _CHUNK else max(rows, 1)
@@ -285,16 +303,23 @@ def forbid(energy: Tensor, legal: Tensor | None) -> Tensor:
     )
 
 
-def finite(loss: Tensor, name: str) -> None:
-    """Refuse to learn from a loss that is not a number, before the weights are touched.
+class NotFinite(NumericFault):
+    """Something to be learned from is not a number: refused before anything is touched. `mind`: whose, of many."""
 
-    Raises NumericFault.
-    """
-    if not torch.isfinite(loss):
-        raise NumericFault(
-            f"The loss of {name} is {loss.item()}: learning diverged. The weights are as before this step; "
-            "lower the learning rate or scale the rewards."
+    def __init__(self, told: str, code: str, mind: int | None = None) -> None:
+        super().__init__(
+            f"The {told}: learning diverged. The weights are as before this step; lower the learning rate or scale the "
+            "rewards.",
+            code,
         )
+        self.mind = mind
+
+
+def finite(value: Tensor, told: str) -> None:
+    """Refuse to learn from a 0-dim value that is not a number, before anything is touched by it. Raises NotFinite."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise NotFinite(f"{told} is {number}", "nan-loss")
 
 
 def pooled(values: Tensor, valid: Tensor | None, of: int | None = None) -> Tensor:

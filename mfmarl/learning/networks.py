@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mfmarl import random
-from mfmarl.learning.agent import finite
+from mfmarl.learning.agent import NotFinite
 from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
@@ -139,37 +139,53 @@ def descend(
 ) -> Tensor:
     """One step down the gradient of these parameters alone, clipped mind by mind; returns its norms [M] before that.
 
-    `loss` is this rank's share of the whole. Raises NumericFault, on all ranks, before a loss of `name` that is not
-    finite has touched anything.
+    `loss` is this rank's share of the whole. Raises NumericFault, on all ranks, before a loss or gradient of `name` that
+    is not finite has touched a weight or the optimiser.
     """
-    find_gradients(loss, parameters, name, ranks)
+    whole, _ = find_gradients(loss, parameters, ranks)
     norm = clip_gradients(parameters, minds, largest)
+    finite_step(whole, norm, name)
     optimiser.step()
     return norm
 
 
+def finite_step(loss: Tensor, norm: Tensor, name: str) -> None:
+    """Refuse a step down a gradient that is not a number, looking once at the loss and at all minds' norms [M].
+
+    An infinite norm is refused too: scaled down to a largest one, nothing would be left of such a gradient, and 0 times
+    infinity is no number. Raises NumericFault, which says whose loss it is.
+    """
+    if math.isfinite(float(loss + norm.sum())):
+        return
+    lost = (~torch.isfinite(norm)).nonzero().flatten().tolist()
+    whole = float(loss)
+    if math.isfinite(whole) and not lost:
+        return  # it is their sum that is too large, and nobody takes a step of it
+    of_loss = not math.isfinite(whole)
+    told = f"loss of {name} is {whole}" if of_loss else f"gradient of {name} has norm {float(norm[lost[0]])}"
+    raise NotFinite(told, "nan-loss" if of_loss else "nan-gradient", lost[0] if len(norm) > 1 and lost else None)
+
+
 def find_gradients(
-    loss: Tensor, parameters: Sequence[nn.Parameter], name: str, ranks: Ranks, more: Tensor | None = None
-) -> Tensor | None:
+    loss: Tensor, parameters: Sequence[nn.Parameter], ranks: Ranks, more: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Give the parameters the gradient of the whole loss, of which every rank has a share: their sum, in one message.
 
-    `more` [n] are numbers that are to be added up beside it. Raises NumericFault, on all ranks, where the loss is not
-    finite.
+    `more` [n] are numbers that are to be added up beside it. Returns the whole loss, and the sum of `more`. Whether they
+    are finite is for `finite_step` to say, of the gradient's norm too, before a step is taken.
     """
-    if ranks.count == 1:
-        finite(loss, name)
     gradients = torch.autograd.grad(loss, parameters)
     if ranks.count > 1:
         shares = [loss.detach().unsqueeze(0), *([] if more is None else [more]), *(g.flatten() for g in gradients)]
         whole, told, *flat = ranks.sum(torch.cat(shares), "gradients").split(
             [1, 0 if more is None else len(more), *(g.numel() for g in gradients)]
         )
-        finite(whole.squeeze(0), name)
+        loss = whole.squeeze(0)
         gradients = tuple(x.view_as(g) for x, g in zip(flat, gradients, strict=True))
         more = None if more is None else told
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    return more
+    return loss.detach(), more
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], minds: int, largest: float) -> Tensor:
