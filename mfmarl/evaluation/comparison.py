@@ -1,26 +1,26 @@
 """Carry out a comparison: environments x agents x seeds, on as many cores as wished, each run in its own folder.
 
 Runs that are done are not done again, interrupted ones go on, failed ones are shown as failed. What carries the runs
-out is an `Engine`: processes of this machine ("local"), or Ray (mfmarl.evaluation.ray_engine).
+out is an `Engine`: processes of this machine (mfmarl.evaluation.local_engine), or Ray (mfmarl.evaluation.ray_engine).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any, Literal, Protocol
 
 from mfmarl.errors import ConfigError
+from mfmarl.evaluation.local_engine import LocalEngine
 from mfmarl.evaluation.results import folder_name, read_json
-from mfmarl.learning import worker
 from mfmarl.learning.build import versions
 from mfmarl.learning.durable import resource_fault, write_atomic
+from mfmarl.learning.run import Interrupted
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.learning.run_folder import check_name
 
@@ -140,84 +140,35 @@ def execute(
     """Carry out the runs, `jobs` at a time; returns the failed ones with their reasons.
 
     The local engine has them carried out in worker processes, with one job too: a run that crashes its process is one
-    failed run. Ctrl-C reaches the workers as well: each saves and leaves.
+    failed run. Raises Interrupted on SIGINT and SIGTERM, when the runs in hand are saved.
     """
-    if engine != "local":
+    if engine == "local":
+        engine = LocalEngine()
+    if isinstance(engine, LocalEngine):
         return engine.carry_out(runs, jobs, on_event, imports)
-    orders: Queue[PlannedRun] = Queue()
-    for run in runs:
-        orders.put(run)
-    events: Queue[tuple[PlannedRun, Event] | None] = Queue()
-    workers = [
-        threading.Thread(target=_serve, args=(orders, events, tuple(imports)), daemon=True)
-        for _ in range(max(1, min(jobs, len(runs))))
-    ]
-    failed: list[tuple[PlannedRun, str]] = []
-    for thread in workers:
-        thread.start()
-    left = len(workers)
-    try:
-        while left:
-            item = events.get()
-            if item is None:
-                left -= 1
-                continue
-            run, event = item
-            if event["event"] == "failed":
-                failed.append((run, str(event.get("error", ""))))
-            on_event(run, event)
-    except KeyboardInterrupt:
-        # The workers got the same signal from the terminal; wait for them to save, then say so.
-        with contextlib.suppress(Empty):
-            while True:
-                orders.get_nowait()
-        for thread in workers:
-            thread.join(timeout=60)
-        raise
-    return failed
+    with terminable():
+        return engine.carry_out(runs, jobs, on_event, imports)
 
 
-def _serve(orders: Queue[PlannedRun], events: Queue[Any], imports: tuple[str, ...]) -> None:
-    """One worker process and its conversation; a dead worker is replaced for the next run."""
-    process: subprocess.Popen[str] | None = None
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """What is inside ends on SIGTERM as it does on Ctrl-C; either is told as Interrupted, with its own exit code."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: Any) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    old = signal.signal(signal.SIGTERM, ask) if main else None
     try:
-        while True:
-            try:
-                run = orders.get_nowait()
-            except Empty:
-                break
-            if process is not None and process.poll() is not None:
-                _dismiss(process)
-                process = None
-            process = process or worker.start()
-            order = {"path": str(run.path), "config": run.config.to_table(), "imports": list(imports)}
-            assert process.stdin is not None and process.stdout is not None
-            finished = False
-            try:
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()
-                for line in process.stdout:
-                    event = json.loads(line)
-                    events.put((run, event))
-                    if event["event"] in ("done", "failed", "interrupted"):
-                        finished = True
-                        break
-            except (OSError, json.JSONDecodeError):
-                pass
-            if not finished:
-                code = process.wait()
-                reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-                events.put((run, {"event": "failed", "error": f"the process of this run died ({reason})"}))
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        stopped = Interrupted("Stopped; what is done is kept, and goes on when the same command is given again.")
+        if isinstance(error, Interrupted):
+            stopped = error
+        stopped.exit_code = 128 + (asked[0] if asked else stopped.exit_code - 128)
+        raise stopped from None
     finally:
-        if process is not None:
-            _dismiss(process)
-        events.put(None)
-
-
-def _dismiss(process: subprocess.Popen[str]) -> None:
-    """No more orders: the worker leaves by itself."""
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            if pipe is not None:
-                pipe.close()
-    process.wait()
+        if main:
+            signal.signal(signal.SIGTERM, old)

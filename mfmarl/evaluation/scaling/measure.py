@@ -36,6 +36,7 @@ from mfmarl.learning.build import Built, build, choose_device, set_threads
 from mfmarl.learning.memory import Replay
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.learning.training import Training
+from mfmarl.learning.worker import PARENT
 from mfmarl.registry import import_user_code, lookup
 
 SECONDS = 2.0
@@ -416,6 +417,7 @@ def fresh(
     order = {"plan": plan.to_table(), "point": asdict(point), "seconds": seconds, "limit": limit, "imports": [*imports]}
     threads = str(plan.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment[PARENT] = str(os.getpid())
     begun = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "mfmarl.evaluation.scaling.measure"],
@@ -475,11 +477,11 @@ NO_MEMORY = str(ResourceFault("There was not enough memory."))
 
 def main() -> None:
     """What `python -m mfmarl.evaluation.scaling.measure` does. Whatever prints, prints to standard error."""
-    from mfmarl.learning.worker import _die_with_parent
+    from mfmarl.learning.worker import leave_with
 
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    _die_with_parent()
+    leave_with(int(os.environ.pop(PARENT, "0")) or os.getppid())
     try:
         # Should memory run out in spite of all estimates, it is this process that goes.
         Path("/proc/self/oom_score_adj").write_text("1000")
