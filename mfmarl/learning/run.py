@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, MfmarlError, RankLost, ResourceFault
 from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.build import Built, build, known_answers, versions
-from mfmarl.learning.config import difference, digest
+from mfmarl.learning.config import difference, digest, write_toml
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.run_folder import RunFolder
 from mfmarl.learning.training import Training
@@ -27,9 +29,13 @@ from mfmarl.population.ranks import ALONE, Ranks
 Row = dict[str, Any]
 # A Box population has no action in force before its first step: NaN is its mark.
 _MAY_BE_NAN = ("train.env.timestep.action", "evaluation.env.timestep.action")
-# What may change when a run goes on: it does not touch the course of the run.
-_FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "run.ranks",
-         "run.divide", "versions")  # fmt: skip
+# What may change when a run goes on: how long, how it is carried out and what is written down of it.
+_FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "run.ranks", "run.divide",
+         "run.threads")  # fmt: skip
+# Of these, what sums are added up by: the run is another from there on, though not by more than rounding.
+_ROUNDING = ("run.device", "run.ranks", "run.divide", "run.threads")
+_NOT_ROUNDING = ("python", "platform", "git_commit")
+_INTERVAL = 60.0
 
 
 class Interrupted(MfmarlError):
@@ -55,25 +61,46 @@ def run_in_folder(
 
     `resume` goes on with a run that is there, or says that it is done; a changed config is refused with
     the difference. Raises MfmarlError; whatever happens, the rows and checkpoints up to then are kept, and
-    status.json says how it ended. SIGINT and SIGTERM finish the step in hand, save, and raise Interrupted.
+    status.json says how it ended. SIGINT, SIGTERM and SIGHUP finish the step in hand, save, and raise Interrupted;
+    a second one leaves at once, and the last checkpoint stands.
     """
     if config.run.ranks > 1 and ranks.count == 1:
         from mfmarl.learning.launch import run_on_ranks
 
         if run_folder.is_run(path) and not resume:
             raise run_folder.exists(path)
-        if not resume or not _is_done(config, path):
+        if not resume or not is_done(config, path):
             return run_on_ranks(config, path, resume, on_row, imports)
     config = replace(config, run=replace(config.run, ranks=ranks.count))
+    with _Stop() as stop:
+        try:
+            return _carry_out(config, path, resume, on_row, on_start, ranks, stop)
+        except KeyboardInterrupt:
+            if not stop.signal:
+                raise
+            raise stop.interrupted(f"{path} was not begun: stopped before its first step.") from None
+
+
+def _carry_out(
+    config: RunConfig,
+    path: Path,
+    resume: bool,
+    on_row: Callable[[Row], None] | None,
+    on_start: Callable[[Built], None] | None,
+    ranks: Ranks,
+    stop: _Stop,
+) -> RunFolder:
     built: Built | None = None
     folder: RunFolder | None = None
+    changes: list[str] = []
     try:
         # Everything that can be refused is refused before the folder is made.
-        done = resume and ranks.first and _is_done(config, path)
+        done = resume and ranks.first and is_done(config, path)
         if not done:
             built = _build(config, ranks)
+            stop.training = built.training
         if ranks.first:
-            folder = _open_folder(config, path, resume)
+            folder, changes = _open_folder(config, path, resume)
     except BaseException:
         if built is not None:
             built.close()
@@ -88,7 +115,7 @@ def run_in_folder(
                     if on_start is not None:
                         on_start(built)
                     _write_reference(folder, built)
-                _go(config, path, folder, built, on_row, ranks)
+                _go(config, path, folder, built, on_row, ranks, stop, changes)
         finally:
             if built is not None:
                 built.close()
@@ -106,7 +133,7 @@ def _tell_how(ranks: Ranks, how: str) -> str:
     return worst
 
 
-def _is_done(config: RunConfig, path: Path) -> bool:
+def is_done(config: RunConfig, path: Path) -> bool:
     """Whether the run there has ended as this config wants it. Raises ConfigError where it is another run."""
     if not run_folder.is_run(path):
         return False
@@ -114,10 +141,42 @@ def _is_done(config: RunConfig, path: Path) -> bool:
     return run_folder.read_status(path)["state"] == "done" and _steps_of(path) == config.run.steps
 
 
-def _open_folder(config: RunConfig, path: Path, resume: bool) -> RunFolder:
-    if resume and run_folder.is_run(path):
-        return run_folder.reopen(path)
-    return run_folder.create(path, {**config.to_table(), "versions": versions()})
+def _open_folder(config: RunConfig, path: Path, resume: bool) -> tuple[RunFolder, list[str]]:
+    """The folder, and in what this run now differs from the one that was begun there."""
+    table = {**config.to_table(), "versions": versions()}
+    if not (resume and run_folder.is_run(path)):
+        return run_folder.create(path, table), []
+    folder = run_folder.reopen(path)
+    try:
+        stored = folder.config()
+        changes = difference(_complete(stored, path), config.to_table())
+        changes += [
+            f"versions.{line}"
+            for line in difference(stored.get("versions", {}), versions())
+            if "(absent) ->" not in line
+        ]
+        if changes:
+            write_toml(path / run_folder.CONFIG, {**stored, **table})
+    except BaseException:
+        folder.close()
+        raise
+    return folder, changes
+
+
+def _complete(stored: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A stored configuration with every default written out, so that one written out is no change."""
+    known: dict[str, Any] = {name: stored[name] for name in ("run", "environment", "agents") if name in stored}
+    return RunConfig.from_table(known, str(path)).to_table()
+
+
+def _rounding(changes: list[str]) -> list[str]:
+    """Those changes that sums are added up by."""
+    keys = [line.partition(":")[0] for line in changes]
+    return [
+        line
+        for line, key in zip(changes, keys, strict=True)
+        if key in _ROUNDING or (key.startswith("versions.") and key.removeprefix("versions.") not in _NOT_ROUNDING)
+    ]
 
 
 _NO_MEMORY = "There is not enough memory for this population: use fewer agents, copies, or a smaller network."
@@ -152,18 +211,13 @@ def _steps_of(path: Path) -> int:
 
 def _refuse_changes(config: RunConfig, path: Path) -> None:
     """Raises ConfigError where the config differs in more than what is free to change."""
-    stored = run_folder.read_config(path)
-    wanted = config.to_table()
-    old = {k: v for k, v in stored.items() if k in wanted}
-    # Compared as complete values, so that a default written out is no change.
-    told = [
-        line
-        for line in difference(RunConfig.from_table(old, str(path)).to_table(), wanted)
-        if not line.startswith(_FREE)
-    ]
+    changes = difference(_complete(run_folder.read_config(path), path), config.to_table())
+    told = [line for line in changes if line.partition(":")[0] not in _FREE]
     if told:
         raise ConfigError(
-            f"{path} was begun with another configuration ({'; '.join(told[:8])}); go on with the old one, or start a new run."
+            f"{path} was begun with another configuration ({'; '.join(told[:8])}); go on with the old one, or begin a new "
+            f"run from its checkpoint: mfmarl train --resume {shlex.quote(str(path))} --fork NAME.",
+            "config-changed",
         )
 
 
@@ -173,30 +227,43 @@ def _write_reference(folder: RunFolder, built: Built) -> None:
 
 
 class _Stop:
-    """Signals ask once to finish the step and save; a second one leaves at once."""
+    """Signals ask once to finish the step and save; a second one leaves at once. Without a run in hand, the first does."""
 
-    def __init__(self, training: Training) -> None:
-        self.training = training
+    def __init__(self) -> None:
+        self.training: Training | None = None
         self.signal = 0
         self.old: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.old[number] = signal.signal(number, self._ask)
+            for number in _SIGNALS:
+                # Who is begun by nohup lives on when the terminal is closed.
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self.old[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, _frame: Any) -> None:
-        if self.signal:
-            for old_number, handler in self.old.items():
-                signal.signal(old_number, handler)
+        again, self.signal = bool(self.signal), number
+        if again or self.training is None:
+            self._give_back()
             raise KeyboardInterrupt
-        self.signal = number
         self.training.stopping = True
 
-    def __exit__(self, *_: object) -> None:
+    def _give_back(self) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
+
+    def interrupted(self, message: str, number: int = 0) -> Interrupted:
+        """What is raised then, with the exit code that shells know that signal by."""
+        error = Interrupted(message)
+        error.exit_code = 128 + (number or self.signal)
+        return error
+
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 
 def _go(
@@ -206,6 +273,8 @@ def _go(
     built: Built,
     on_row: Callable[[Row], None] | None,
     ranks: Ranks,
+    stop: _Stop,
+    changes: list[str],
 ) -> None:
     """The run itself. `folder` is None on all ranks but the first, who do the same and write nothing."""
     training = built.training
@@ -225,61 +294,103 @@ def _go(
             agent_steps=training.agent_steps,
         )
 
-    def save() -> None:
+    def save(place: RunFolder | None = None) -> None:
+        begun = time.monotonic()
         tensors, plain = training.state_dict()  # all ranks', on the first
-        if folder is None:
-            return
-        plain["metrics"] = folder.committed
-        checkpoint.save(
-            folder.checkpoints, training.tick, tensors, plain, config_digest=table_digest, nonfinite=_MAY_BE_NAN
-        )
+        place = place or folder
+        if place is not None:
+            plain["metrics"] = place.committed
+            if place.waiting:
+                plain["waiting"] = place.waiting
+            checkpoint.save(
+                place.checkpoints, training.tick, tensors, plain, config_digest=table_digest, nonfinite=_MAY_BE_NAN
+            )
+        # A tenth of the time at most is spent on saving.
+        now = time.monotonic()
+        training.leave_at = now + max(config.run.checkpoint_seconds or _INTERVAL, 10 * (now - begun), 1.0)
+
+    def keep(row: Row) -> None:
+        assert folder is not None
+        try:
+            folder.append(row)
+        except ResourceFault:
+            if ranks.count == 1:  # who are several save together, or not at all
+                with contextlib.suppress(MfmarlError):
+                    save()
+            raise
 
     try:
         if ranks.agree(ranks.first and bool(checkpoint.list_checkpoints(path / "checkpoints"))):
             _load(path, folder, training, ranks)
         elif folder is not None:
             folder.truncate_to(0)
+        if folder is not None:
+            _remark(folder, changes, training.tick)
         status("running")
         saved, traffic = time.monotonic(), _Traffic(ranks, training.tick)
-        with _Stop(training) as stop, board as writer:
-            for row in training.rows():
-                if folder is not None:
-                    row |= traffic.since(training.tick)
-                    folder.append(row)
-                    if writer is not None:
-                        _to_tensorboard(writer, row)
-                    if on_row is not None:
-                        on_row(row)
-                if ranks.agree(ranks.first and time.monotonic() - saved >= config.run.checkpoint_seconds):
-                    save()
-                    status("running")
-                    saved = time.monotonic()
-                if ranks.agree(bool(stop.signal)):
+        training.leave_at = saved + max(config.run.checkpoint_seconds or _INTERVAL, 1.0)
+        asked = 0
+        with board as writer:
+            while True:
+                # Left in between too, so that a kill costs no more than an interval however rare the reports are.
+                for row in training.rows():
+                    if folder is not None:
+                        row |= traffic.since(training.tick)
+                        keep(row)
+                        if writer is not None:
+                            _to_tensorboard(writer, row)
+                        if on_row is not None:
+                            on_row(row)
+                        _demand_folder(folder)
+                    if ranks.agree(ranks.first and time.monotonic() - saved >= config.run.checkpoint_seconds):
+                        save()
+                        status("running")
+                        saved = time.monotonic()
+                    if ranks.agree(bool(stop.signal)):
+                        break
+                save()
+                saved = time.monotonic()
+                asked = int(ranks.largest(torch.tensor(int(stop.signal)), "word"))
+                if asked or training.tick >= config.run.steps:
                     break
-            save()
-            asked = int(ranks.largest(torch.tensor(int(stop.signal)), "word"))
-            if asked and training.tick < config.run.steps:
-                code = 130 if asked == signal.SIGINT else 143
-                status("interrupted", "asked to stop", code)
-                error = Interrupted(
-                    f"Stopped at step {training.tick} of {config.run.steps} and saved; go on with: mfmarl train --resume {path}"
-                )
-                error.exit_code = code
-                raise error
+                status("running")
+                training.stopping = False
+                training.stopping = bool(stop.signal)  # it may have come in between
+        if asked and training.tick < config.run.steps:
+            status("interrupted", "asked to stop", 128 + asked)
+            raise stop.interrupted(
+                f"Stopped at step {training.tick} of {config.run.steps} and saved; go on with: "
+                f"mfmarl train --resume {shlex.quote(str(path))}",
+                asked,
+            )
+        if folder is not None:
+            folder.write_all_rows()
+        status("done")
         if folder is not None and training.episode.env.division.whole:
             _picture(folder, built)
-        status("done")
+        if ranks.count == 1 and stop.signal:
+            raise stop.interrupted(
+                f"{path} is done, and nothing was begun after it; for its report: mfmarl report {shlex.quote(str(path))}"
+            )
     except Interrupted:
         raise
     except MfmarlError as error:
         if _is_memory(error):
             _try_status(status, "out of memory", 8)
             raise ResourceFault(_NO_MEMORY) from error
+        if folder is not None and ranks.count == 1 and not folder.is_there():
+            raise _rescued(config, folder, training, save) from error
         _try_status(status, str(error), error.exit_code)
         raise
     except KeyboardInterrupt:
-        _try_status(status, "interrupted twice: stopped at once", 130)
-        raise
+        if not stop.signal:
+            _try_status(status, "interrupted", 130, "interrupted")
+            raise
+        _try_status(status, "asked twice to stop: stopped at once", 128 + stop.signal, "interrupted")
+        raise stop.interrupted(
+            f"Stopped at once at step {training.tick}; the last checkpoint stands: mfmarl train --resume "
+            f"{shlex.quote(str(path))}"
+        ) from None
     except Exception as error:
         if _is_memory(error):
             _try_status(status, "out of memory", 8)
@@ -288,15 +399,60 @@ def _go(
         raise EnvironmentFault(_told(error, training)) from error
 
 
+def _remark(folder: RunFolder, changes: list[str], step: int) -> None:
+    """Say and keep that a run goes on under other conditions."""
+    told = _rounding(changes)
+    if told:
+        remark = f"from step {step} on not bitwise the run that was begun: {'; '.join(told)}"
+        folder.remarks.append(remark)
+        warnings.warn(f"{folder.path}: {remark}.", run_folder.RunWarning, stacklevel=3)
+
+
+def _demand_folder(folder: RunFolder) -> None:
+    if not folder.is_there():
+        raise ResourceFault(f"{folder.path} was deleted, moved or replaced while it was being written.", "run-deleted")
+
+
+def _rescued(
+    config: RunConfig, folder: RunFolder, training: Training, save: Callable[[RunFolder], None]
+) -> ResourceFault:
+    """Keep the last state beside a folder that is gone, as a run that can go on; what to say of it."""
+    gone = f"{folder.path} was deleted, moved or replaced while it was being written"
+    for parent in (folder.path.parent, Path(tempfile.gettempdir())):
+        path = _unused(parent, f"{folder.path.name[:150]}-rescued")
+        try:
+            with run_folder.create(path, {**config.to_table(), "versions": versions()}) as beside:
+                beside.begin_with(folder.rows_as_written())
+                beside.remarks = [*folder.remarks, f"rescued at step {training.tick}: {gone}"]
+                save(beside)
+                beside.write_status(
+                    "interrupted", error=gone, exit_code=8, step=training.tick, wall=training.wall, cpu=training.cpu,
+                    agent_steps=training.agent_steps,
+                )  # fmt: skip
+        except (MfmarlError, OSError):
+            continue
+        return ResourceFault(
+            f"{gone}; step {training.tick} was saved in {path}: mfmarl train --resume {shlex.quote(str(path))}",
+            "run-deleted",
+        )
+    return ResourceFault(f"{gone}, and its last state could be saved neither beside it nor elsewhere.", "run-deleted")
+
+
+def _unused(parent: Path, name: str) -> Path:
+    return next(path for k in range(1, 10**6) if not (path := parent / (f"{name}-{k}" if k > 1 else name)).exists())
+
+
 def _told(error: Exception, training: Training) -> str:
     rules = getattr(training.episode.env, "env", None)
     name = type(rules).__name__ if rules is not None else "the environment"
     return f"{name} or its agents raised {type(error).__name__} at step {training.tick}: {error}"
 
 
-def _try_status(status: Callable[[str, str, int], None], error: str, code: int) -> None:
+def _try_status(
+    status: Callable[[str, str, int], None], error: str, code: int, state: Literal["failed", "interrupted"] = "failed"
+) -> None:
     with contextlib.suppress(ResourceFault):  # the disk may be the trouble itself
-        status("failed", error, code)
+        status(state, error, code)
 
 
 class _Traffic:
@@ -332,19 +488,22 @@ def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks
         ) from error
     if folder is not None:
         folder.truncate_to(int(found.state["metrics"]))
-    if found.torch != str(torch.__version__):
-        warnings.warn(
-            f"This run was begun with torch {found.torch} and goes on with {torch.__version__}: not bitwise from here.",
-            stacklevel=2,
-        )
+        folder.take_up(found.state.get("waiting", []))
 
 
 def _picture(folder: RunFolder, built: Built) -> None:
-    """A picture of the population at the end, where the environment draws one."""
+    """A picture of the population at the end, where the environment draws one. The run is done whether it can or not."""
     source = built.evaluation or built.env
-    picture = source.render(0)
-    if picture is not None:
-        save_png(picture, folder.figures / "population.png")
+    try:
+        picture = source.render(0)
+        if picture is not None:
+            save_png(picture, folder.figures / "population.png")
+    except Exception as error:  # noqa: BLE001 - an environment may raise anything
+        warnings.warn(
+            f"{folder.path} is done and kept, but its picture could not be drawn: {type(error).__name__}: {error}",
+            run_folder.RunWarning,
+            stacklevel=2,
+        )
 
 
 def save_png(picture: Tensor, path: Path) -> None:
@@ -386,6 +545,7 @@ def load_training(path: Path) -> tuple[RunConfig, Built]:
     """
     table = run_folder.read_config(path)
     config = RunConfig.from_table({k: v for k, v in table.items() if k != "versions"}, str(path))
+    config.demand_typed(str(path))
     built = build(config)
     try:
         found = checkpoint.load(path)

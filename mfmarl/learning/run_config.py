@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from mfmarl.errors import ConfigError
 from mfmarl.options import Bounds, Count, Seed, Whole, from_table, to_table
+from mfmarl.registry import demand_typed
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ class RunOptions:
     divide: Literal["agents", "copies"] = "agents"
     """What each rank has a part of: every team's agents, or the copies."""
     threads: Annotated[int, Bounds(1, 1024)] = 1
-    """Threads of torch inside this run. Part of what makes a run repeatable bit by bit."""
+    """Threads of torch inside this run. Part of what makes a run repeatable bit by bit: a run that goes on with another
+    number says so."""
     checkpoint_seconds: Annotated[float, Bounds(0.0, 1e9)] = 60.0
-    """Seconds between checkpoints (made at reports only); 0: at every report."""
+    """Seconds between checkpoints: the most that a kill can cost; 0: one at every report. Writing takes a tenth of the
+    time at most."""
     tensorboard: bool = False
     """Also write the rows for TensorBoard."""
 
@@ -86,10 +89,15 @@ class RunConfig:
             "agents": {group: {"name": c.name, **c.options} for group, c in self.agents.items()},
         }
 
+    def demand_typed(self, where: str) -> None:
+        """Raises ConfigError where a Python file is played that the user has not named: only a config has."""
+        for choice in (self.environment, *self.agents.values()):
+            demand_typed(choice.name, where)
+
     @classmethod
     def from_table(cls, table: dict[str, Any], where: str = "config.toml") -> RunConfig:
         """The inverse of `to_table`. Raises ConfigError naming every wrong key."""
-        unknown = sorted(set(table) - {"run", "environment", "agents", "versions", "command"})
+        unknown = sorted(set(table) - {"run", "environment", "agents", "versions", "command", "fork"})
         if unknown:
             raise ConfigError(
                 f"{where}: unknown table [{unknown[0]}]; expected [run], [environment] and [agents.<group>]."

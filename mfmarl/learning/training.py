@@ -7,6 +7,7 @@ that a run resumed from `state_dict` is bitwise the run that was never stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from copy import copy
@@ -106,6 +107,7 @@ class Training:
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
         self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
+        self.leave_at = math.inf  # when it returns in any case, by time.monotonic
 
     @property
     def tick(self) -> int:
@@ -133,6 +135,8 @@ class Training:
     def _stop(self) -> bool:
         """Whether to stop here. Ranks stop together, and ask each other a few times between reports."""
         ranks = self.ranks
+        if time.monotonic() >= self.leave_at:
+            self.stopping = True
         if ranks.count > 1 and self.tick % max(1, self.options.report_interval // 20) == 0:
             self.stopping = ranks.agree(self.stopping)
             return self.stopping

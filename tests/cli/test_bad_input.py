@@ -35,14 +35,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """The exit code and all of standard error, which is one line of one sentence or two."""
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, lines: int = 1) -> tuple[int, str]:
+    """The exit code and all of standard error, which is one line of one sentence or two, for each thing that is wrong."""
     capsys.readouterr()
     code = main(list(arguments))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("mfmarl: ")
-    assert err.count("\n") == 1, err
+    assert err.count("\n") == lines, err
     assert 15 < len(err) < 600, err
     assert "Traceback" not in err
     return code, err
@@ -97,7 +97,7 @@ CASES: list[tuple[list[str], int, list[str]]] = [
     (["train", "ising", "--hidden", "-4"], 2, ["hidden", "-4"]),
     (["train", "ising", "--hidden", "64,0"], 2, ["hidden[1]", "0"]),
     (["train", "ising", "--hidden", "99999999999"], 8, ["memory"]),
-    (["train", "ising", "--num-agents", "99999999999999"], 8, ["memory", "fewer agents"]),
+    (["train", "ising", "--num-agents", "999999999999"], 8, ["memory", "fewer agents"]),
     (["train", "congestion", "--field", "actions over neighbours"], 2, ["graph", "everyone"]),
     (["train", "congestion", "--field", "actions over nearby(-1)"], 2, ["-1"]),
     (["train", "congestion", "--field", "action over everyone"], 2, ["actions"]),
@@ -184,12 +184,46 @@ def test_a_bad_config_is_refused_with_the_key(
     here: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str]
 ) -> None:
     (here / "bad.toml").write_text(text)
-    code, line = refused(capsys, "train", "--config", "bad.toml")
+    code, line = refused(capsys, "train", "--config", "bad.toml", lines=1 if text else 2)
     assert code == 2, line
     for word in words:
         assert word in line, line
     assert ("newer" in line) == ("99." in text)
     assert not (here / "runs").exists()
+
+
+def test_all_that_is_wrong_with_a_config_is_told_at_once_with_its_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad.toml").write_text(
+        "[run]\nstep = 3\nthreads = 0\n\n[environment]\n"
+        + 'name = "ising"\ncoupling = "strong"\n[agents.all]\nname = "mfq"\ngama = 0.5\ntemperature = "linear(1, -1)"\n'
+        + '[agents.red]\nname = "mfk"\n[extra]\na = 1\n'
+    )
+    _, told = refused(capsys, "train", "--config", "bad.toml", lines=7)
+    for line, words in (
+        (2, "step is not an option of RunOptions. Did you mean 'steps'?"),
+        (3, "threads must be int in [1, 1024], not 0"),
+        (7, "coupling must be float"),
+        (10, "gama is not an option of MFQConfig. Did you mean 'gamma'?"),
+        (13, "Unknown agent 'mfk'"),
+        (14, "unknown table [extra]"),
+    ):
+        assert any(f"bad.toml, line {line}: " in each and words in each for each in told.splitlines()), (line, told)
+
+
+def test_a_file_that_only_a_config_names_is_not_executed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "theirs.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    for place in ('[environment]\nname = "theirs.py:X"\n[agents.all]\nname = "mfq"\n', "[environment]\n" + CHARSET[:29].replace("mfq", "x")):
+        (here / "bad.toml").write_text(place)
+        code, line = refused(capsys, "train", "--config", "bad.toml", "--quiet", lines=1 if "theirs" in place else 1)
+        assert code == 2, line
+        assert not (here / "executed").exists()
+    (here / "bad.toml").write_text('[environment]\nname = "ising"\n[agents.all]\nname = "theirs.py"\n')
+    for more in ([], ["--steps", "10"], ["--num-agents", "9"]):
+        code, line = refused(capsys, "train", "--config", "bad.toml", *more)
+        assert (code, "[untrusted-file]" in line) == (2, True), line
+        assert not (here / "executed").exists()
 
 
 @pytest.mark.parametrize(
@@ -281,11 +315,14 @@ def test_a_disk_that_fills_ends_the_run_and_loses_nothing(
         write(descriptor, content)
 
     monkeypatch.setattr(run_folder, "write_all", fills)
+    monkeypatch.setattr(run_folder, "FULL_PATIENCE", 0.0)
     arguments = ["train", "congestion", "--num-agents", "9", "--warm-up", "8", "--steps", "40", "--name", "a"]
     code, line = refused(capsys, *arguments, "--checkpoint-seconds", "0", *QUICK)
     assert code == 8
     assert "metrics.jsonl" in line
-    assert_kept(here / "runs" / "a", 8, [10, 20])
+    assert read_status(here / "runs" / "a")["state"] == "failed"
+    assert [row["step"] for row in read_metrics(here / "runs" / "a")] == [10, 20]
+    assert checkpoint.load(here / "runs" / "a").step == 30  # the row that found no room is in it
     # Space is made, and the run goes on as if nothing had happened.
     monkeypatch.setattr(run_folder, "write_all", write)
     assert main(["train", "--resume", "runs/a", "--quiet"]) == 0
