@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mfmarl.errors import ConfigError
 
 if TYPE_CHECKING:
     from mfmarl.evaluation.comparison import Engine
 
-_RAY_ONLY = ("address", "cpus_per_run", "gpus_per_run", "memory_per_run", "max_restarts")
+_RAY_ONLY = ("address", "cpus_per_run", "gpus_per_run", "memory_per_run")
+_LOCAL_ONLY = ("worker_timeout", "run_timeout")
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -33,20 +34,45 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--memory-per-run", metavar="SIZE", help="memory that Ray sets aside for each run, e.g. 2GB (default: none)"
     )
     group.add_argument(
-        "--max-restarts", type=int, help="how often a run whose worker is lost goes on elsewhere (default: 3)"
+        "--max-restarts",
+        type=int,
+        help="how often a run whose worker is lost goes on in another, from its last checkpoint (default: 2, of Ray 3)",
+    )
+    group.add_argument(
+        "--worker-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="a worker of this machine that gives no sign of life for so long is ended, and its run goes on (default: 60)",
+    )
+    group.add_argument(
+        "--run-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="a run that reports nothing for so long is ended, and goes on from its checkpoint (default: no limit)",
     )
 
 
-def engine_of(known: argparse.Namespace) -> Engine | Literal["local"]:
+def engine_of(known: argparse.Namespace) -> Engine:
     """The engine that the options name, found ready for use. Raises ConfigError."""
-    given = {name: value for name in _RAY_ONLY if (value := getattr(known, name)) is not None}
-    if known.engine == "local":
-        if given:
+    of_ray = {name: value for name in _RAY_ONLY if (value := getattr(known, name)) is not None}
+    of_local = {name: value for name in _LOCAL_ONLY if (value := getattr(known, name)) is not None}
+    for given, kind, advice in (
+        (of_ray, "local", "is for Ray: add --engine ray"),
+        (of_local, "ray", "is for processes of this machine: leave out --engine ray"),
+    ):
+        if given and known.engine == kind:
             option = "--" + next(iter(given)).replace("_", "-")
-            raise ConfigError(f"{option} is for Ray: add --engine ray, or leave it out.")
-        return "local"
+            raise ConfigError(f"{option} {advice}, or leave it out.")
+    restarts = {} if known.max_restarts is None else {"max_restarts": known.max_restarts}
+    if known.engine == "local":
+        from mfmarl.evaluation.local_engine import LocalEngine
+
+        if "worker_timeout" in of_local:
+            of_local["silence"] = of_local.pop("worker_timeout")
+        return LocalEngine(**of_local, **restarts)
     from mfmarl.evaluation.ray_engine import RayEngine, bytes_of
 
+    given = {**of_ray, **restarts}
     if "memory_per_run" in given:
         given["memory_per_run"] = bytes_of(given["memory_per_run"], "--memory-per-run")
     engine = RayEngine(**given)

@@ -8,6 +8,7 @@ is a worker (`mfmarl.learning.worker`) with the same order; the first tells how 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from queue import Empty, Queue
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from mfmarl.errors import MfmarlError, RankLost
 from mfmarl.learning import run_folder, worker
 from mfmarl.learning.durable import resource_fault
@@ -27,6 +30,8 @@ from mfmarl.learning.run_config import RunConfig
 
 Event = dict[str, Any]
 _GRACE = 15.0  # seconds for the others to notice that one is gone, and to say so
+SILENCE = 60.0
+"""Seconds without a sign of life after which a rank is taken for stopped."""
 
 
 def run_on_ranks(
@@ -46,6 +51,10 @@ def run_on_ranks(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise resource_fault(error, path.parent) from error
+    for left in path.parent.glob(f".{glob.escape(path.name)}.ranks-*"):
+        with contextlib.suppress(OSError, ValueError):  # of a command that was killed
+            if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+                left.unlink()
     meeting = path.parent / f".{path.name}.ranks-{os.getpid()}"
     ranks = [_start(rank, config.run.ranks, meeting) for rank in range(config.run.ranks)]
     events: Queue[tuple[int, Event | None]] = Queue()
@@ -83,13 +92,24 @@ def _follow(
     ended: dict[int, Event] = {}
     left = set(range(len(ranks)))
     patience: float | None = None
+    last = time.monotonic()
+    heard = dict.fromkeys(left, last)
     while left:
+        now = time.monotonic()
+        if now - last > 5.0:  # it was this process that was stopped, not they
+            heard = {rank: when + now - last for rank, when in heard.items()}
+        last = now
         try:
             rank, event = events.get(timeout=0.2)
         except Empty:
             if patience is not None and time.monotonic() > patience:
                 break
+            for silent in [r for r in left if now - heard[r] > SILENCE and r not in ended]:
+                # The others would wait for it half an hour.
+                ended[silent] = {"event": "died", "code": -signal.SIGSTOP}
+                ranks[silent].kill()
             continue
+        heard[rank] = now
         if event is None:
             left.discard(rank)
             ended.setdefault(rank, {"event": "died", "code": ranks[rank].wait()})
@@ -111,15 +131,18 @@ def _raise(ended: dict[int, Event], count: int, path: Path) -> None:
         e for _, e in sorted(ended.items()) if e["event"] == "failed" and e.get("exit_code") != RankLost.exit_code
     ]
     if reasons:
-        raise kinds.get(reasons[0].get("exit_code", 1), MfmarlError)(reasons[0]["error"])
+        first = reasons[0]
+        raise kinds.get(first.get("exit_code", 1), MfmarlError)(first["error"], first.get("code", ""))
     dead = {rank: event for rank, event in ended.items() if event["event"] == "died"}
     saved = run_folder.is_run(path) and any((path / "checkpoints").glob("*.safetensors"))
     way = f"go on with: mfmarl train --resume {path}" if saved else "nothing was saved yet: start it again"
     if dead:
         rank, event = next(iter(dead.items()))
         code = event["code"]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise RankLost(f"Rank {rank} of {count} died ({how}), and the others stopped; {way}.")
+        how = f"died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+        if code == -signal.SIGSTOP:
+            how = f"gave no sign of life for {SILENCE:g} s"
+        raise RankLost(f"Rank {rank} of {count} {how}, and the others stopped; {way}.")
     stopped = [e for _, e in sorted(ended.items()) if e["event"] == "interrupted"]
     if stopped:
         from mfmarl.learning.run import Interrupted
