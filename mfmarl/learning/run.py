@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shlex
 import signal
 import tempfile
@@ -21,6 +22,7 @@ from mfmarl.errors import CheckpointError, ConfigError, EnvironmentFault, Mfmarl
 from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.build import Built, build, known_answers, versions
 from mfmarl.learning.config import difference, digest, write_toml
+from mfmarl.learning.durable import read_limited
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.run_folder import RunFolder
 from mfmarl.learning.training import Training
@@ -145,10 +147,19 @@ def _open_folder(config: RunConfig, path: Path, resume: bool) -> tuple[RunFolder
     """The folder, and in what this run now differs from the one that was begun there."""
     table = {**config.to_table(), "versions": versions()}
     if not (resume and run_folder.is_run(path)):
-        return run_folder.create(path, table), []
+        try:
+            return run_folder.create(path, table), []
+        except ConfigError as error:
+            if not resume or error.code != "run-exists":  # else another process made it since we looked
+                raise
     folder = run_folder.reopen(path)
     try:
         stored = folder.config()
+        if "fork" in stored and not checkpoint.list_checkpoints(folder.checkpoints):
+            raise CheckpointError(
+                f"{path} was cut short while it was forked from {stored['fork'].get('from')}: delete it, and fork again.",
+                "no-checkpoint",
+            )
         changes = difference(_complete(stored, path), config.to_table())
         changes += [
             f"versions.{line}"
@@ -278,7 +289,7 @@ def _go(
 ) -> None:
     """The run itself. `folder` is None on all ranks but the first, who do the same and write nothing."""
     training = built.training
-    table_digest = digest({k: v for k, v in config.to_table().items() if k != "run"})
+    table_digest = _digest(config)
     board = _tensorboard(folder) if config.run.tensorboard and folder is not None else contextlib.nullcontext()
 
     def status(state: str, error: str = "", code: int = 0) -> None:
@@ -477,6 +488,14 @@ def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks
             f"Rank {ranks.rank} finds another checkpoint in {path} than the others: a run that is divided over machines "
             "needs its folder on storage that all of them share."
         )
+    load_into(training, found)
+    if folder is not None:
+        folder.truncate_to(int(found.state["metrics"]))
+        folder.take_up(found.state.get("waiting", []))
+
+
+def load_into(training: Training, found: checkpoint.Checkpoint) -> None:
+    """Let a training that was just built go on where a checkpoint was made. Raises CheckpointError."""
     try:
         training.load_state_dict(found.tensors, found.state)
     except MfmarlError:
@@ -486,9 +505,49 @@ def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks
             f"{found.path} does not fit this run ({type(error).__name__}: {str(error)[:200]}); "
             "it was made by another agent, environment or version: start a new run."
         ) from error
-    if folder is not None:
-        folder.truncate_to(int(found.state["metrics"]))
-        folder.take_up(found.state.get("waiting", []))
+
+
+def fork(source: Path, path: Path, config: RunConfig) -> None:
+    """Make a new run of another's last checkpoint, with other options; `run_in_folder` goes on with it (`resume`).
+
+    The new folder says in its config.toml where it comes from. Raises CheckpointError where the checkpoint does not
+    fit these options, ConfigError, ResourceFault: nothing is made then, and `source` is never changed.
+    """
+    run_folder.demand_run(source)
+    found = checkpoint.load(source)
+    built = _build(replace(config, run=replace(config.run, ranks=1)))
+    try:
+        load_into(built.training, found)
+    finally:
+        built.close()
+    changes = difference(_complete(run_folder.read_config(source), source), config.to_table())
+    content = read_limited(found.path, checkpoint.MAX_BYTES, CheckpointError)
+    origin = {
+        "from": str(source.resolve()),
+        "step": int(found.state["tick"]),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "changes": changes,
+    }
+    rows = read_limited(source / run_folder.METRICS, run_folder.MAX_METRICS, CheckpointError)
+    state = dict(found.state)
+    with run_folder.create(path, {**config.to_table(), "versions": versions(), "fork": origin}) as folder:
+        folder.begin_with(rows[: int(state["metrics"])])
+        folder.take_up(state.pop("waiting", []))
+        state["metrics"] = folder.committed
+        told = "; ".join(changes) or "nothing changed"
+        folder.remarks = [f"forked at step {origin['step']} from {source.name}: {told}"]
+        checkpoint.save(
+            folder.checkpoints, found.step, found.tensors, state, config_digest=_digest(config), nonfinite=_MAY_BE_NAN
+        )
+        folder.write_status(
+            "interrupted", error="forked, not yet gone on with", step=found.step, wall=float(state["wall"]), cpu=float(state["cpu"]),
+            agent_steps=int(state["agent_steps"]),
+        )  # fmt: skip
+
+
+def _digest(config: RunConfig) -> str:
+    """Of what a run plays, whatever it is carried out with."""
+    return digest({k: v for k, v in config.to_table().items() if k != "run"})
 
 
 def _picture(folder: RunFolder, built: Built) -> None:

@@ -40,7 +40,7 @@ STATES = ("running", "done", "interrupted", "failed")
 MAX_NAME = 200
 FULL_PATIENCE = 60.0
 """Seconds for which a run goes on while the disk takes none of its rows."""
-_MAX_METRICS = 8 * 2**30
+MAX_METRICS = 8 * 2**30
 _PATIENCE = 0.5
 _ROOM = 2**20
 
@@ -440,7 +440,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     file = path / METRICS if path.is_dir() else path
     if not file.exists():
         return []
-    content = read_limited(file, _MAX_METRICS, CheckpointError)
+    content = read_limited(file, MAX_METRICS, CheckpointError)
     lines = content.split(b"\n")[:-1]  # the last is torn, or empty
     rows = []
     for number, line in enumerate(lines, 1):
