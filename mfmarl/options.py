@@ -4,6 +4,9 @@ Every agent, every environment and the run itself are configured by frozen datac
 `int`, `float`, `bool`, `str`, a `Literal`, a tuple of those, another such dataclass, and any of them `| None`.
 Numbers take bounds by `Annotated[float, Bounds(0, 1)]`; no float is ever non-finite, no int beyond 64 bits.
 
+Every number has a finite lowest and highest value, that of its type (WHOLE, REAL) where its field names none; texts and
+tuples are at most LONGEST long.
+
 Nothing is converted behind the user's back: `true` is not 1 and `"10"` is not 10. All that is wrong with a table
 is told at once. TOML has no null: a field that is None is absent where None is its default, else the word "none".
 """
@@ -18,10 +21,10 @@ import math
 import re
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mfmarl.errors import ConfigError, nearest
 
@@ -61,6 +64,11 @@ def _short(number: float) -> str:
 
 
 ANY = Bounds()
+WHOLE = Bounds(-INT64, INT64 - 1)
+REAL = Bounds(-1e18, 1e18)
+"""Of a float whose field names no bounds: its square is finite in float32 too."""
+LONGEST = 100_000
+"""Letters of a text, elements of a tuple."""
 
 Count = Annotated[int, Bounds(1, 1 << 40)]
 Whole = Annotated[int, Bounds(0, 1 << 40)]
@@ -68,6 +76,15 @@ Seed = Annotated[int, Bounds(0, INT64 - 1)]
 Share = Annotated[float, Bounds(0, 1)]
 Amount = Annotated[float, Bounds(-1e9, 1e9)]
 """A reward, a price, a strength: of whatever sign, and small enough that a crowd's sum of squares is finite."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a table."""
+
+    text: str
+    code: str
+    key: str
+    """Of what: `outer.inner`, `hidden[1]`; empty: of the table."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +118,18 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
     `where` begins every message, such as `run.toml [environment]`.
     Raises ConfigError that tells all problems at once, one a line.
     """
-    problems: list[str] = []
-    value = _read_dataclass(cls, table, f"{where}: " if where else "", "", problems)
+    value, problems = read_table(cls, table, where)
     if problems:
-        raise ConfigError(_told(problems))
-    return value
+        raise told(problems)
+    return value  # type: ignore[return-value]
+
+
+def read_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> tuple[T | None, list[Problem]]:
+    """`from_table` that gives the problems back, for who reads several tables: a value, or None and what is wrong."""
+    problems: list[Problem] = []
+    prefix = f"{where}: " if where else ""
+    value = _read_dataclass(cls, table, prefix, "", problems)
+    return value, [problem._replace(key=problem.key.removeprefix(prefix)) for problem in problems]
 
 
 def to_table(value: Any) -> dict[str, Any]:
@@ -115,7 +139,7 @@ def to_table(value: Any) -> dict[str, Any]:
     """
     cls = type(value)
     table: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for field, hint in _fields(cls):  # type: ignore[arg-type]
         item = getattr(value, field.name)
         default = _default(field)
@@ -123,7 +147,8 @@ def to_table(value: Any) -> dict[str, Any]:
             continue
         if not _settable(hint):
             if item is not default and not (default is not dataclasses.MISSING and _same(item, default)):
-                problems.append(f"{cls.__name__}.{field.name} can only be given in Python, so no file can hold it.")
+                text = f"{cls.__name__}.{field.name} can only be given in Python, so no file can hold it."
+                problems.append(Problem(text, "wrong-type", field.name))
             continue
         plain = _plain(item)
         if dataclasses.is_dataclass(item):
@@ -131,7 +156,7 @@ def to_table(value: Any) -> dict[str, Any]:
         else:
             table[field.name] = _plain(_read(hint, plain, f"{cls.__name__}.{field.name}", ANY, problems))
     if problems:
-        raise ConfigError(_told(problems))
+        raise told(problems)
     return table
 
 
@@ -141,13 +166,13 @@ def check_numbers(value: Any) -> None:
     What is no plain number (a tensor of one for each game of a batch) is its maker's to know. Raises ConfigError that
     tells all problems at once.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     for field, hint in _fields(type(value)):  # type: ignore[arg-type]
         item = getattr(value, field.name)
         if isinstance(item, int | float) and not isinstance(item, bool):
             _read(hint, item, f"{type(value).__name__}.{field.name}", ANY, problems)
     if problems:
-        raise ConfigError(_told(problems))
+        raise told(problems)
 
 
 def parse_value(cls: type, field: str, text: str, where: str = "") -> Any:
@@ -157,10 +182,10 @@ def parse_value(cls: type, field: str, text: str, where: str = "") -> Any:
     """
     prefix = f"{where}: " if where else ""
     hint = _hint_of(cls, field, prefix)
-    problems: list[str] = []
+    problems: list[Problem] = []
     value = _read(hint, _from_text(hint, text), f"{prefix}{field}", ANY, problems)
     if problems:
-        raise ConfigError(_told(problems))
+        raise told(problems)
     return value
 
 
@@ -227,6 +252,30 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return repr(float(value))
     return str(value)
+
+
+def unbounded(cls: type) -> list[str]:
+    """The numbers among the options of a dataclass whose fields name no finite bounds on both sides: `bins: int >= 1`."""
+    return [
+        f"{field.name}: {_describe(kind, bounds)}"
+        for field, hint in _fields(cls)
+        for kind, bounds in _numbers(hint, ANY)
+        if not (math.isfinite(bounds.low) and math.isfinite(bounds.high))
+    ]
+
+
+def _numbers(hint: Any, bounds: Bounds) -> Iterator[tuple[type, Bounds]]:
+    """Every number that a type holds, with the bounds that its field names."""
+    inner, bounds = _split(hint, bounds)
+    if inner in (int, float):
+        yield inner, bounds
+    elif _is_dataclass(inner):
+        for _, part in _fields(inner):
+            yield from _numbers(part, ANY)
+    elif get_origin(inner) in (Union, types.UnionType, tuple):
+        for part in get_args(inner):
+            if part is not Ellipsis and part != ():
+                yield from _numbers(part, bounds)
 
 
 # The fields of a dataclass and what they may hold
@@ -328,17 +377,19 @@ def _describe(hint: Any, bounds: Bounds) -> str:
 # Reading
 
 
-def _read_dataclass(cls: type, table: Any, prefix: str, path: str, problems: list[str]) -> Any:
+def _read_dataclass(cls: type, table: Any, prefix: str, path: str, problems: list[Problem]) -> Any:
     """`prefix` begins a message, `path` is that of the nested table: `inner.`."""
     if not isinstance(table, Mapping):
-        problems.append(f"{prefix}{path.rstrip('.') or cls.__name__} must be a table, not {show(table)}.")
+        text = f"{prefix}{path.rstrip('.') or cls.__name__} must be a table, not {show(table)}."
+        problems.append(Problem(text, "wrong-type", path.rstrip(".")))
         return None
     before = len(problems)
     known = {field.name: (field, hint) for field, hint in _fields(cls)}
     for key in table:
         if key not in known:
             hint = nearest(str(key)[:60], known) if len(problems) < _TOLD_AT_ONCE and known else ""
-            problems.append(f"{prefix}{path}{_show_key(key)} is not an option of {cls.__name__}.{hint}")
+            text = f"{prefix}{path}{_show_key(key)} is not an option of {cls.__name__}.{hint}"
+            problems.append(Problem(text, "unknown-option", f"{path}{key}"))
     values = {}
     for name, (field, hint) in known.items():
         label = f"{prefix}{path}{name}"
@@ -349,19 +400,31 @@ def _read_dataclass(cls: type, table: Any, prefix: str, path: str, problems: lis
             else:
                 values[name] = _read(hint, table[name], label, ANY, problems)
         elif _default(field) is dataclasses.MISSING:
-            problems.append(f"{label} is missing: it must be {describe(hint)}.")
-    if len(problems) > before:
+            problems.append(
+                Problem(f"{label} is missing: it must be {describe(hint)}.", "missing-option", path.rstrip("."))
+            )
+    if any(problem.code != "unknown-option" for problem in problems[before:]):
         return None
+    # What is unknown does not keep the class from judging the rest: all is told at once.
     try:
-        return cls(**values)
+        made = cls(**values)
+        return made if len(problems) == before else None
     except ConfigError as error:
-        problems.append(f"{prefix}{path.rstrip('.')}{': ' if path else ''}{error}")
+        text = f"{prefix}{path.rstrip('.')}{': ' if path else ''}{error}"
+        problems.append(Problem(text, error.code, _named_in(str(error), path, known)))
     except (ValueError, TypeError, ArithmeticError) as error:
-        problems.append(f"{prefix}{path.rstrip('.')}{': ' if path else ''}{cls.__name__} refused its options: {error}")
+        text = f"{prefix}{path.rstrip('.')}{': ' if path else ''}{cls.__name__} refused its options: {error}"
+        problems.append(Problem(text, "usage", path.rstrip(".")))
     return None
 
 
-def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+def _named_in(message: str, path: str, known: Iterable[str]) -> str:
+    """The option that a class's own complaint is about: the one it names, where it names one alone."""
+    named = [name for name in known if re.search(rf"(?<![A-Za-z0-9_]){name}(?![A-Za-z0-9_])", message)]
+    return f"{path}{named[0]}" if len(named) == 1 else path.rstrip(".")
+
+
+def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[Problem]) -> Any:
     """`value` as the type demands, or None with a problem told."""
     inner, bounds = _split(hint, bounds)
     origin = get_origin(inner)
@@ -374,61 +437,70 @@ def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]
     if _is_dataclass(inner):
         return value if isinstance(value, inner) else _read_dataclass(inner, value, "", f"{label}.", problems)
     if not _settable(inner):
-        problems.append(f"{label} can only be given in Python, not by text or a file.")
+        problems.append(Problem(f"{label} can only be given in Python, not by text or a file.", "wrong-type", label))
         return None
     if inner is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a temperature may be written 0.5 as well as "0.5"
-    wrong = _scalar_problem(inner, value, bounds)
+    code, wrong = _scalar_problem(inner, value, bounds)
     if wrong:
-        problems.append(f"{label} {wrong}")
+        problems.append(Problem(f"{label} {wrong}", code, label))
         return None
     return inner(value)
 
 
-def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> str:
+def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> tuple[str, str]:
+    """The code and the sentence of what is wrong; empty: nothing is."""
     wanted = f"must be {_describe(kind, bounds)}"
     if kind is bool:
-        return "" if isinstance(value, bool) else f"must be true or false, not {show(value)}."
+        return "wrong-type", "" if isinstance(value, bool) else f"must be true or false, not {show(value)}."
     if kind is str:
-        if not isinstance(value, str):
-            return f"must be text, not {show(value)}."
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            return "must be text without NUL and lone surrogates."
-        return ""
+        return _text_problem(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{wanted}, not {show(value)}."
-    if isinstance(value, int) and not -INT64 <= value < INT64:
-        return f"{wanted} of at most 64 bits, not {show(value)}."
+        return "wrong-type", f"{wanted}, not {show(value)}."
+    if isinstance(value, int) and not WHOLE.allow(value):
+        return "bounds", f"{wanted} of at most 64 bits, not {show(value)}."
     if kind is int and not isinstance(value, int):
-        return f"{wanted} (a whole number written without a point), not {show(value)}."
+        return "wrong-type", f"{wanted} (a whole number written without a point), not {show(value)}."
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{wanted} and finite, not {show(value)}."
-    return "" if bounds.allow(value) else f"{wanted}, not {show(value)}."
+        return "bounds", f"{wanted} and finite, not {show(value)}."
+    if not bounds.allow(value):
+        return "bounds", f"{wanted}, not {show(value)}."
+    return "bounds", "" if kind is int or REAL.allow(value) else f"must be {kind.__name__} {REAL}, not {show(value)}."
 
 
-def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+def _text_problem(value: Any) -> tuple[str, str]:
+    if not isinstance(value, str):
+        return "wrong-type", f"must be text, not {show(value)}."
+    if len(value) > LONGEST:
+        return "bounds", f"must be text of at most {LONGEST:,} letters, not {len(value):,}."
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "wrong-type", "must be text without NUL and lone surrogates."
+    return "", ""
+
+
+def _read_union(union: Any, value: Any, label: str, bounds: Bounds, problems: list[Problem]) -> Any:
     members = _members(union)
     if type(None) in members and (value is None or value == NONE):
         return None
     rest = [member for member in members if member is not type(None)]
     rest.sort(key=lambda member: type(value) is not _split(member)[0])  # an int stays an int in `float | int`
-    told: list[list[str]] = []
+    refused: list[list[Problem]] = []
     for member in rest:
-        told.append([])
-        found = _read(member, value, label, bounds, told[-1])
-        if not told[-1]:
+        refused.append([])
+        found = _read(member, value, label, bounds, refused[-1])
+        if not refused[-1]:
             return found
     plain = [i for i, member in enumerate(rest) if not _is_dataclass(_split(member)[0])]
     if len(plain) == 1 and not isinstance(value, Mapping):
-        problems += told[plain[0]]
+        problems += refused[plain[0]]
     elif len(rest) == 1:
-        problems += told[0]
+        problems += refused[0]
     else:
-        problems.append(f"{label} must be {_describe(union, bounds)}, not {show(value)}.")
+        problems.append(Problem(f"{label} must be {_describe(union, bounds)}, not {show(value)}.", "wrong-type", label))
     return None
 
 
-def _read_literal(choices: tuple[Any, ...], value: Any, label: str, problems: list[str]) -> Any:
+def _read_literal(choices: tuple[Any, ...], value: Any, label: str, problems: list[Problem]) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
@@ -437,17 +509,25 @@ def _read_literal(choices: tuple[Any, ...], value: Any, label: str, problems: li
     words = [as_text(choice) for choice in choices]
     hint = nearest(value[:60], words) if isinstance(value, str) else ""
     hint = hint if hint.startswith(" Did") else ""
-    problems.append(f"{label} must be {_describe(Literal[choices], ANY)}, not {show(value)}.{hint}")
+    text = f"{label} must be {_describe(Literal[choices], ANY)}, not {show(value)}.{hint}"
+    problems.append(Problem(text, "unknown-name" if isinstance(value, str) else "wrong-type", label))
     return None
 
 
-def _read_tuple(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[str]) -> Any:
+def _read_tuple(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[Problem]) -> Any:
     if not isinstance(value, list | tuple):
-        problems.append(f"{label} must be a list ({_describe(hint, bounds)}), not {show(value)}.")
+        text = f"{label} must be a list ({_describe(hint, bounds)}), not {show(value)}."
+        problems.append(Problem(text, "wrong-type", label))
+        return None
+    if len(value) > LONGEST:
+        problems.append(
+            Problem(f"{label} must have at most {LONGEST:,} elements, not {len(value):,}.", "bounds", label)
+        )
         return None
     elements = _element_hints(hint, len(value))
     if elements is None:
-        problems.append(f"{label} must have {len(get_args(hint))} elements, not {len(value)}.")
+        text = f"{label} must have {len(get_args(hint))} elements, not {len(value)}."
+        problems.append(Problem(text, "wrong-type", label))
         return None
     pairs = enumerate(zip(elements, value, strict=True))
     return tuple(_read(element, item, f"{label}[{i}]", bounds, problems) for i, (element, item) in pairs)
@@ -495,8 +575,8 @@ def _number(word: str, text: str) -> Any:
     return text
 
 
-def _problems(hint: Any, plain: Any) -> list[str]:
-    problems: list[str] = []
+def _problems(hint: Any, plain: Any) -> list[Problem]:
+    problems: list[Problem] = []
     _read(hint, plain, "", ANY, problems)
     return problems
 
@@ -530,12 +610,14 @@ def _hint_of(cls: type, name: str, prefix: str) -> Any:
     hints = {field.name: hint for field, hint in _fields(cls)}
     if outer not in hints:
         known = [option.name for option in options_of(cls)]
-        raise ConfigError(f"{prefix}{_show_key(name)} is not an option of {cls.__name__}.{nearest(name[:60], known)}")
+        text = f"{prefix}{_show_key(name)} is not an option of {cls.__name__}.{nearest(name[:60], known)}"
+        raise ConfigError(text, "unknown-option")
     nested = _dataclass_in(hints[outer])
     if not inner:
         return hints[outer]
     if nested is None:
-        raise ConfigError(f"{prefix}{outer} has no parts, so {_show_key(name)} is not an option of {cls.__name__}.")
+        text = f"{prefix}{outer} has no parts, so {_show_key(name)} is not an option of {cls.__name__}."
+        raise ConfigError(text, "unknown-option")
     return _hint_of(nested, inner, f"{prefix}{outer}.")
 
 
@@ -584,10 +666,12 @@ def _show_key(key: Any) -> str:
     return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else show(key)
 
 
-def _told(problems: list[str]) -> str:
-    if len(problems) > _TOLD_AT_ONCE:
-        problems = [*problems[:_TOLD_AT_ONCE], f"... and {len(problems) - _TOLD_AT_ONCE} more problems."]
-    return "\n".join(problems)
+def told(problems: Sequence[Problem]) -> ConfigError:
+    """One error for all of them, a line each; its code is that of the first."""
+    lines = [problem.text for problem in problems]
+    if len(lines) > _TOLD_AT_ONCE:
+        lines = [*lines[:_TOLD_AT_ONCE], f"... and {len(lines) - _TOLD_AT_ONCE} more problems."]
+    return ConfigError("\n".join(lines), problems[0].code)
 
 
 # Help: the string literal under a field

@@ -79,9 +79,13 @@ def register(name: str, *, independent: str | None = None) -> Callable[[T], T]:
     """
     for word in (name, independent or name):
         if not isinstance(word, str) or not _NAME.fullmatch(word):
-            raise ConfigError(f"{word!r} cannot be a name: use lower-case letters, digits, '_', '-' and '.'.")
+            raise ConfigError(
+                f"{word!r} cannot be a name: use lower-case letters, digits, '_', '-' and '.'.", "bad-name"
+            )
         if word.partition("/")[0] in NAMESPACES and "/" in word:
-            raise ConfigError(f"{word!r} cannot be a name: '{word.partition('/')[0]}/' belongs to third parties.")
+            raise ConfigError(
+                f"{word!r} cannot be a name: '{word.partition('/')[0]}/' belongs to third parties.", "bad-name"
+            )
     if independent == name:
         raise ConfigError(f"An agent and its independent twin need different names, not both {name!r}.")
 
@@ -227,17 +231,28 @@ def lookup(kind: Kind, name: str) -> Entry:
     space = name.partition("/")[0]
     if kind == "environment" and "/" in name and space in NAMESPACES:
         if not _NAME.fullmatch(name.lower()):
-            raise ConfigError(f"{name!r} is not an environment's name; write for example magent2/battle_v4.")
+            raise ConfigError(
+                f"{name!r} is not an environment's name; write for example magent2/battle_v4.", "unknown-name"
+            )
         return Entry(name, kind, f"third party: {space}", NAMESPACES[space], origin=space)
     hint = nearest(name, [*known, *(f"{s}/..." for s in NAMESPACES)] if kind == "environment" else known)
-    raise ConfigError(f"Unknown {kind} {name!r}.{hint} `mfmarl list` shows them all.")
+    raise ConfigError(f"Unknown {kind} {name!r}.{hint} `mfmarl list` shows them all.", "unknown-name")
+
+
+def demand_typed(name: str, where: str) -> None:
+    """Raises ConfigError for a Python file that a config names and the user has not: it may be a stranger's."""
+    if ".py:" not in name and not name.endswith(".py"):
+        return
+    path = Path(name.partition(".py")[0] + ".py").expanduser()
+    if _module_name(path.resolve()) not in sys.modules:
+        raise ConfigError(f"{where} plays {name}; say that you trust that file: --import {path}", "untrusted-file")
 
 
 def _from_file(kind: Kind, name: str) -> Entry:
     text, _, attribute = name.partition(".py:")
     path = Path(text if text.endswith(".py") else text + ".py").expanduser()
     if not path.is_file():
-        raise ConfigError(f"There is no file {path}; expected path/to/file.py:ClassName.")
+        raise ConfigError(f"There is no file {path}; expected path/to/file.py:ClassName.", "no-file")
     module = load_file(path)
     own = [e for e in _registered.values() if e.kind == kind and getattr(e.target, "__module__", "") == module.__name__]
     if not attribute:
@@ -265,16 +280,19 @@ def _from_file(kind: Kind, name: str) -> Entry:
     )
 
 
+def _module_name(path: Path) -> str:
+    """Two files of one name are two modules: a_b.py in one folder, b.py in another called a."""
+    digest = hashlib.sha256(str(path).encode()).hexdigest()
+    return f"mfmarl_user_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest[:12]}"
+
+
 def load_file(path: Path) -> Any:
     """Import a user's file under a name of its own (never `__main__`, so its main guard holds); once.
 
     Its folder joins the end of the module search path, so that it finds the files beside it.
     """
     path = path.resolve()
-    # Two files of one name are two modules: a_b.py in one folder, b.py in another called a.
-    name = (
-        f"mfmarl_user_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    )
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -303,7 +321,7 @@ def import_user_code(name: str) -> Any:
     if name.endswith(".py"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise ConfigError(f"There is no file {path} to import.")
+            raise ConfigError(f"There is no file {path} to import.", "no-file")
         return load_file(path)
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is neither a Python file (my_env.py) nor a module's name (my_package.envs).")

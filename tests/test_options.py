@@ -15,16 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfmarl.errors import ConfigError
+from mfmarl.errors import CODES, ConfigError
 from mfmarl.options import (
     INT64,
+    LONGEST,
     Bounds,
     as_text,
     describe,
     from_table,
     options_of,
     parse_value,
+    read_table,
     to_table,
+    unbounded,
     with_option,
 )
 
@@ -39,6 +42,15 @@ class Schedule:
     stop: Annotated[float, Bounds(0, 100)] = 0.1
     steps: int | None = 1000
     "None: for ever."
+
+
+@dataclass(frozen=True)
+class Loose:
+    amount: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.amount < 0:
+            raise ConfigError(f"amount must not be negative, not {self.amount}.")
 
 
 @dataclass(frozen=True)
@@ -308,12 +320,60 @@ def test_bounds_say_what_they_allow() -> None:
     assert Bounds(0, 1).allow(1) and Bounds(0, 1).allow(0) and not Bounds(0, 1, open_low=True).allow(0)
 
 
+def test_a_number_without_bounds_is_found_wherever_it_hides() -> None:
+    loose = ["size: int", "size: int", "field: float", "field: float", "seeds: int", "schedule: int", "second: int"]
+    assert unbounded(Lattice) == loose
+
+
+def test_a_field_without_bounds_has_those_of_its_type() -> None:
+    assert from_table(Lattice, {"num_agents": 4, "field": 1e18}).field == 1e18
+    with pytest.raises(ConfigError, match=r"must be float in \[-1e\+18, 1e\+18\], not 1.1e\+18"):
+        parse_value(Loose, "amount", "1.1e18")
+
+
+def test_texts_and_lists_have_an_end() -> None:
+    assert len(from_table(Lattice, {"num_agents": 4, "label": "x" * LONGEST}).label or "") == LONGEST
+    for table in ({"label": "x" * (LONGEST + 1)}, {"hidden": [1] * (LONGEST + 1)}):
+        with pytest.raises(ConfigError, match=r"at most 100,000") as caught:
+            from_table(Lattice, {"num_agents": 4, **table})
+        assert caught.value.code == "bounds"
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "key"),
+    [
+        ({"num_agents": 4, "num_agnets": 4}, "unknown-option", "num_agnets"),
+        ({}, "missing-option", ""),
+        ({"num_agents": True}, "wrong-type", "num_agents"),
+        ({"num_agents": 10**30}, "bounds", "num_agents"),
+        ({"num_agents": 4, "hidden": [64, 0]}, "bounds", "hidden[1]"),
+        ({"num_agents": 4, "order": "sequentail"}, "unknown-name", "order"),
+        ({"num_agents": 4, "schedule": {"start": 0}}, "bounds", "schedule.start"),
+        ({"num_agents": 4, "second": {"strat": 1}}, "unknown-option", "second.strat"),
+        ({"num_agents": 4, "label": [1]}, "wrong-type", "label"),
+    ],
+)
+def test_every_problem_says_what_kind_it_is_and_where(table: dict[str, Any], code: str, key: str) -> None:
+    value, problems = read_table(Lattice, table, "somewhere")
+    assert value is None
+    assert [(problem.code, problem.key) for problem in problems] == [(code, key)]
+    assert code in CODES
+    with pytest.raises(ConfigError) as caught:
+        from_table(Lattice, table)
+    assert caught.value.code == code
+
+
+def test_a_classs_own_complaint_is_placed_at_the_option_it_names() -> None:
+    _, problems = read_table(Loose, {"amount": -1.0})
+    assert [problem.key for problem in problems] == ["amount"]
+
+
 def test_a_class_without_options_is_refused() -> None:
     with pytest.raises(ConfigError, match="dataclass"):
         options_of(int)
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-1e18, 1e18)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(lambda word: word != "none")
 schedules = st.builds(
     Schedule,

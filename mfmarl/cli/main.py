@@ -47,6 +47,11 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command with its options; for completion and help. Imports nothing heavy."""
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all, and that of each command."""
     parser = Parser(prog="mfmarl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"mfmarl {__version__}")
     import shtab
@@ -70,7 +75,26 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.configure(sub)
         sub.set_defaults(carry_out=module.run)
-    return parser
+    return parser, dict(commands.choices)
+
+
+def _joined(given: list[str], command: argparse.ArgumentParser | None) -> list[str]:
+    """`--num-agents 400` as `--num-agents=400` where the command does not know the option: it is the environment's or an
+    agent's, and 400 is not the environment's name.
+    """
+    if command is None:
+        return given
+    own = {name for action in command._actions for name in action.option_strings}
+    words: list[str] = []
+    waiting = False
+    for word in given:
+        if waiting and not word.startswith("--"):
+            words[-1] += f"={word}"
+            waiting = False
+            continue
+        words.append(word)
+        waiting = word.startswith("--") and "=" not in word and word not in own and not word.startswith("--no-")
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,13 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        parser = build_parser()
+        parser, commands = _parsers()
         if not given:
             parser.print_help()
             return 0
         if not given[0].startswith("-") and given[0] not in COMMANDS:
             raise ConfigError(f"Unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
-        known, rest = parser.parse_known_args(given)
+        known, rest = parser.parse_known_args(_joined(given, commands.get(given[0])))
         if known.command is None:
             raise ConfigError(f"Unknown option {given[0]!r}. See `mfmarl --help`.")
         code: int = known.carry_out(known, rest)

@@ -112,6 +112,7 @@ def _entrants(known: argparse.Namespace) -> tuple[Any, list[Any]]:
             raise ConfigError(f"There is no run in {folder}.")
         for path in found:
             config = RunConfig.from_table({k: v for k, v in read_config(path).items() if k != "versions"}, str(path))
+            config.demand_typed(str(path))
             stage = stage or config
             entrants.extend(entrants_of(path, config))
     assert stage is not None

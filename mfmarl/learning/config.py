@@ -34,16 +34,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_toml(content: bytes, where: str) -> dict[str, Any]:
     """The table in TOML text; `where` names it in messages. Raises ConfigError."""
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{where} has {len(content):,} bytes, more than the {MAX_BYTES:,} that it may have.")
+        raise ConfigError(
+            f"{where} has {len(content):,} bytes, more than the {MAX_BYTES:,} that it may have.", "syntax"
+        )
     try:
         table = tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{where}: line {line} is not UTF-8 text.") from error
+        raise ConfigError(f"{where}: line {line} is not UTF-8 text.", "syntax") from error
     except RecursionError as error:
-        raise ConfigError(f"{where}: it is nested deeper than {MAX_DEPTH}.") from error
+        raise ConfigError(f"{where}: it is nested deeper than {MAX_DEPTH}.", "syntax") from error
     except (ValueError, OverflowError, MemoryError) as error:
-        raise ConfigError(f"{where}: {_shorten(str(error) or type(error).__name__)}.") from error
+        raise ConfigError(f"{where}: {_shorten(str(error) or type(error).__name__)}.", "syntax") from error
     _check(table, where)
     return table
 
@@ -117,7 +119,7 @@ def _check(table: Mapping[str, Any], where: str) -> None:
             return
         layer = [inner for key, value in layer for inner in _inside(key, value, where)]
     if layer:
-        raise ConfigError(f"{where}: {_shorten(layer[0][0])} is nested deeper than {MAX_DEPTH}.")
+        raise ConfigError(f"{where}: {_shorten(layer[0][0])} is nested deeper than {MAX_DEPTH}.", "syntax")
 
 
 def _inside(key: str, value: Any, where: str) -> list[tuple[str, Any]]:
@@ -128,9 +130,10 @@ def _inside(key: str, value: Any, where: str) -> list[tuple[str, Any]]:
     if isinstance(value, list | tuple):
         return [(f"{key[:200]}[{i}]", item) for i, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: {_shorten(key)} must be a finite number, not {value}.")
+        raise ConfigError(f"{where}: {_shorten(key)} must be a finite number, not {value}.", "bounds")
     if isinstance(value, int) and not -INT64 <= value < INT64:
-        raise ConfigError(f"{where}: {_shorten(key)} must be a number of at most 64 bits, not {show(value)}.")
+        message = f"{where}: {_shorten(key)} must be a number of at most 64 bits, not {show(value)}."
+        raise ConfigError(message, "bounds")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ConfigError(f"{where}: {_shorten(key)} must be text that UTF-8 can hold.")
     if not isinstance(value, str | int | float | datetime.datetime | datetime.date | datetime.time):

@@ -43,7 +43,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, lines: int = 1)
     assert out == ""
     assert err.startswith("mfmarl: ")
     assert err.count("\n") == lines, err
-    assert 15 < len(err) < 600, err
+    assert 15 < len(err) < 600 * lines, err
     assert "Traceback" not in err
     return code, err
 
@@ -214,16 +214,12 @@ def test_all_that_is_wrong_with_a_config_is_told_at_once_with_its_line(
 
 def test_a_file_that_only_a_config_names_is_not_executed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "theirs.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
-    for place in ('[environment]\nname = "theirs.py:X"\n[agents.all]\nname = "mfq"\n', "[environment]\n" + CHARSET[:29].replace("mfq", "x")):
-        (here / "bad.toml").write_text(place)
-        code, line = refused(capsys, "train", "--config", "bad.toml", "--quiet", lines=1 if "theirs" in place else 1)
-        assert code == 2, line
-        assert not (here / "executed").exists()
-    (here / "bad.toml").write_text('[environment]\nname = "ising"\n[agents.all]\nname = "theirs.py"\n')
-    for more in ([], ["--steps", "10"], ["--num-agents", "9"]):
-        code, line = refused(capsys, "train", "--config", "bad.toml", *more)
-        assert (code, "[untrusted-file]" in line) == (2, True), line
-        assert not (here / "executed").exists()
+    for environment, agent in (("ising", "theirs.py"), ("theirs.py:X", "mfq")):
+        (here / "bad.toml").write_text(f'[environment]\nname = "{environment}"\n[agents.all]\nname = "{agent}"\n')
+        for more in ([], ["--steps", "10"], ["--num-agents", "9"]):
+            code, line = refused(capsys, "train", "--config", "bad.toml", *more)
+            assert (code, "[untrusted-file]" in line) == (2, True), line
+            assert not (here / "executed").exists()
 
 
 @pytest.mark.parametrize(
