@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,8 @@ CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
 MARKER = ".mfmarl-run"
+SWEEP = ".mfmarl-sweep"
+"""The lock of a folder that holds many runs."""
 STATES = ("running", "done", "interrupted", "failed")
 MAX_NAME = 200
 FULL_PATIENCE = 60.0
@@ -368,6 +370,28 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
+@contextlib.contextmanager
+def exclusive(path: Path, patience: float = _PATIENCE) -> Iterator[None]:
+    """Hold a folder of many runs (a comparison, a sweep) for one process, as a run's own lock holds that.
+
+    Raises RunLocked where another process still has it after `patience` seconds, ResourceFault.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise resource_fault(error, path) from error
+    lock = _lock(path, patience, name=SWEEP)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def holder(path: Path) -> str:
+    """Who is writing that run folder, or did so last: "process 4711 on somewhere"."""
+    return _holder(path / MARKER)
+
+
 def is_running(path: Path) -> bool:
     """Whether some process is writing that run folder now."""
     try:
@@ -500,9 +524,9 @@ def inside(root: Path, *names: str) -> Path:
 # One process at a time
 
 
-def _lock(path: Path, patience: float = _PATIENCE, sign: bool = True) -> int:
+def _lock(path: Path, patience: float = _PATIENCE, sign: bool = True, name: str = MARKER) -> int:
     """A descriptor that holds the folder's lock until it is closed or the process ends, however it ends."""
-    file = path / MARKER
+    file = path / name
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (os.O_CREAT if sign else 0)
     try:
         descriptor = os.open(file, flags, 0o666)
