@@ -10,11 +10,13 @@ As a plugin of pytest it runs declared tests with their bugs, each in a process 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -86,7 +88,110 @@ def _never_the_last(right: Function) -> Function:
     return lambda key, ids, high, *a, **k: right(key, ids, high, *a, **k).clamp(max=max(0, high - 2))
 
 
+def _bits_lean(right: Function) -> Function:
+    def wrong(*a: Any, **k: Any) -> torch.Tensor:
+        z = right(*a, **k)
+        return z & (z << 1)
+
+    return wrong
+
+
+def _powers(right: Function) -> Function:
+    return lambda p, *a, **k: right(p**1.15, *a, **k)
+
+
+def _beta(factor: float) -> Callable[[Function], Function]:
+    """The second argument is an inverse temperature."""
+    return lambda right: lambda x, beta, *a, **k: right(x, beta * factor, *a, **k)
+
+
+def _first(factor: float) -> Callable[[Function], Function]:
+    """The first number of what is returned is off by a factor."""
+
+    def plant(right: Function) -> Function:
+        def wrong(*a: Any, **k: Any) -> Any:
+            found = right(*a, **k)
+            if hasattr(found, "_replace"):
+                return found._replace(**{found._fields[0]: found[0] * factor})
+            if isinstance(found, tuple):
+                return (found[0] * factor, *found[1:])
+            return found * factor
+
+        return wrong
+
+    return plant
+
+
+def _second(factor: float) -> Callable[[Function], Function]:
+    """The second number of what is returned, its error, is off by a factor."""
+
+    def plant(right: Function) -> Function:
+        def wrong(*a: Any, **k: Any) -> Any:
+            found = right(*a, **k)
+            if hasattr(found, "_replace"):
+                return found._replace(**{found._fields[1]: found[1] * factor})
+            return (found[0], found[1] * factor, *found[2:])
+
+        return wrong
+
+    return plant
+
+
+_SAMPLING, _STATMECH = "mfmarl.statmech.sampling", "mfmarl.statmech"
+
 BUGS: dict[str, Bug] = {
+    "hot-heat-bath": Bug(
+        "spins turn at T/0.87",
+        f"{_SAMPLING}.single_spin:up_probability",
+        lambda right: lambda local, beta: right(local, beta * 0.87),
+    ),
+    "hot-metropolis": Bug(
+        "flips are accepted at T/0.87",
+        f"{_SAMPLING}.single_spin:flip_probability",
+        lambda right: lambda s, local, beta: right(s, local, beta * 0.87),
+    ),
+    "hot-colours": Bug("Potts spins turn at T/0.87", f"{_SAMPLING}.single_spin:state_probabilities", _beta(0.87)),
+    "leaning-coins": Bug("coins are tossed with p^1.15", f"{_SAMPLING}.block:toss", _powers),
+    "wide-sampler-noise": Bug("samplers' normals of deviation 1.15", f"{_SAMPLING}.noise:normal", _wide),
+    "swaps-always": Bug(
+        "every exchange is accepted",
+        f"{_SAMPLING}.tempering:swap_probability",
+        lambda right: lambda *a: torch.ones_like(right(*a)),
+    ),
+    "average-off": Bug("enumerated averages 8 % large", f"{_STATMECH}.exact.enumeration:average", _first(1.08)),
+    "cold-enumeration": Bug("enumerated at 1.2 beta", f"{_STATMECH}.exact.enumeration:probabilities", _beta(1.2)),
+    "cold-partition": Bug("log Z of 1.2 beta", f"{_STATMECH}.exact.enumeration:log_partition", _beta(1.2)),
+    "cold-thermodynamics": Bug("enumerated at 1.2 beta", f"{_STATMECH}.exact.enumeration:thermodynamics", _beta(1.2)),
+    "replay-flat": Bug(
+        "priorities count less than they should",
+        f"{_STATMECH}.weighted_sampling:replay_probabilities",
+        lambda right: lambda priority, alpha: right(priority, 0.7 * alpha),
+    ),
+    "replay-uncorrected": Bug(
+        "weights correct too little",
+        f"{_STATMECH}.weighted_sampling:replay_weights",
+        lambda right: lambda p, beta, *a, **k: right(p, 0.7 * beta, *a, **k),
+    ),
+    "weighted-flat": Bug(
+        "indices drawn by p^0.85",
+        f"{_STATMECH}.weighted_sampling:draw",
+        lambda right: lambda p, *a, **k: right(p**0.85, *a, **k),
+    ),
+    "resampled-flat": Bug(
+        "copies redrawn by half their log weights",
+        f"{_STATMECH}.weighted_sampling:resample",
+        lambda right: lambda w, *a, **k: right(w * 0.7, *a, **k),
+    ),
+    "covariance-off": Bug("covariances 8 % large", f"{_STATMECH}.response:covariance", _first(1.08)),
+    "covariance-error-tiny": Bug("errors of covariances a fiftieth", f"{_STATMECH}.response:covariance", _second(0.02)),
+    "weight-estimate-off": Bug("weighted means 8 % large", f"{_STATMECH}.importance:estimate", _first(1.08)),
+    "weight-error-tiny": Bug("errors of weighted means a fiftieth", f"{_STATMECH}.importance:estimate", _second(0.02)),
+    "log-weight-off": Bug("mean weights 8 % off", f"{_STATMECH}.importance:log_mean_weight", _first(1.08)),
+    "block-error-tiny": Bug("errors of block means a fiftieth", f"{_SAMPLING}.resampling:batch_means", _second(0.02)),
+    "jackknife-error-tiny": Bug("jackknife's errors a fiftieth", f"{_SAMPLING}.resampling:jackknife", _second(0.02)),
+    "chain-error-tiny": Bug("errors of chains a fiftieth", f"{_SAMPLING}.diagnostics:mean_and_error", _second(0.02)),
+    "chain-mean-off": Bug("means of chains 8 % large", f"{_SAMPLING}.diagnostics:mean_and_error", _first(1.08)),
+    "bits-lean": Bug("bits are seldom set", "mfmarl.random:bits", _bits_lean),
     "hot-draws": Bug("actions are drawn at 1.3 T", "mfmarl.statmech.gibbs:sample", _hot(1.3)),
     "negated-draws": Bug("actions are drawn by -E", "mfmarl.statmech.gibbs:sample", _negated),
     "hot-gibbs": Bug("Gibbs probabilities of 1.2 T", "mfmarl.statmech.gibbs:probabilities", _hot(1.2)),
@@ -178,7 +283,7 @@ def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
                 yield {"salt": salt, "item": item.nodeid, **_alone(item, lambda salt=salt: reseeded(salt))}
     elif rule == "clean":
         for item in items:
-            yield {"item": item.nodeid, **_alone(item, contextlib.nullcontext)}
+            yield {"item": item.nodeid, **_alone(item, _counted)}
     else:
         reach: set[str] = set()
         for item in items:
@@ -188,7 +293,7 @@ def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
         only = rule.partition(":")[2]
         found = 0
         for bug in only.split(",") if only else BUGS:
-            if BUGS[bug].target in reach and found < 3:
+            if BUGS[bug].target in reach and found < 2:
                 row = _first_failure(items[:4], lambda bug=bug: planted(bug))
                 found += row["raised"] == "AssertionError"
                 yield {"bug": bug, **row}
@@ -242,11 +347,72 @@ def _run(item: Any, surroundings: Callable[[], Any], trace: bool) -> dict[str, A
                     stack.enter_context(replaced(target, functools.partial(_noted, reach, target)))
         stack.enter_context(surroundings())
         reports: list[Any] = runtestprotocol(item, log=False, nextitem=None)
+        seen = _COMPARISONS[0]
     failed = [report for report in reports if report.failed]
     skipped = [report for report in reports if report.skipped]
     told = (failed or skipped or reports)[0]
     row = {"outcome": "failed" if failed else "skipped" if skipped else "passed"}
-    return {**row, "when": told.when, "raised": told.raised, "said": told.said, "reach": sorted(reach)}
+    return {
+        **row,
+        "when": told.when,
+        "raised": told.raised,
+        "said": told.said,
+        "reach": sorted(reach),
+        "comparisons": seen,
+    }
+
+
+_COMPARISONS = [0]
+_STATISTICAL = re.compile(
+    r"\b[4-9](\.\d+)?\s*[*/]|error|sigma|spread|deviation|limit|p_?value|z\b|law|share|allowed|chi|slack|within"
+)
+
+
+@functools.cache
+def _asserted(path: str) -> dict[int, bool]:
+    """Lines of the asserts of a file that look as if they compared with an error; True: the first line of one."""
+    if f"{os.sep}tests{os.sep}" not in path:
+        return {}
+    source, found = Path(path).read_text(encoding="utf-8"), {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assert) and _STATISTICAL.search(ast.get_source_segment(source, node.test) or ""):
+            found.update(dict.fromkeys(range(node.lineno, (node.end_lineno or node.lineno) + 1), False))
+            found[node.lineno] = True
+    return found
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    """How many numbers a test compares with their errors: each assert, and each element of what it reduces."""
+    _COMPARISONS[0] = 0
+
+    def call(frame: Any, event: str, argument: Any) -> Any:
+        return line if _asserted(frame.f_code.co_filename) else None
+
+    def line(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and _asserted(frame.f_code.co_filename).get(frame.f_lineno):
+            _COMPARISONS[0] += 1
+        return line
+
+    def reduced(right: Function) -> Function:
+        def wrong(x: torch.Tensor, *a: Any, **k: Any) -> Any:
+            frame = sys._getframe(1)
+            if frame.f_lineno in _asserted(frame.f_code.co_filename):
+                _COMPARISONS[0] += max(0, x.numel() - 1)
+            return right(x, *a, **k)
+
+        return wrong
+
+    right = {name: getattr(torch.Tensor, name) for name in ("all", "max", "any", "tolist")}
+    for name, method in right.items():
+        setattr(torch.Tensor, name, reduced(method))
+    sys.settrace(call)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+        for name, method in right.items():
+            setattr(torch.Tensor, name, method)
 
 
 def _noted(reach: set[str], target: str, right: Function) -> Function:
