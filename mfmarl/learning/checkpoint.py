@@ -19,8 +19,9 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -30,15 +31,15 @@ from torch import Tensor
 
 import mfmarl
 from mfmarl.errors import CheckpointError, NumericFault
+from mfmarl.learning import migration
 from mfmarl.learning.durable import read_limited, remove_stale, resource_fault, write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 LATEST = "latest.json"
 MAX_BYTES = 64 * 2**30
 MAX_HEADER = 64 * 2**20
 MAX_DEPTH = 40
 _NAME = re.compile(r"step-([0-9]{12,19})-([0-9a-f]{8})\.safetensors")
-_TOLD_AT_ONCE = 40
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -70,33 +71,8 @@ class Checkpoint:
     config_digest: str = ""
     mfmarl: str = ""
     torch: str = ""
-
-    def check_fit(self, expected: Mapping[str, Tensor], nonfinite: Iterable[str] = ()) -> None:
-        """Raises CheckpointError with every name, shape, dtype or non-finite value that is not as expected.
-
-        `nonfinite` are the beginnings of names of tensors that may hold infinities or NaN.
-        """
-        told = [f"{name} is missing" for name in expected if name not in self.tensors]
-        told += [f"{name} is not wanted" for name in self.tensors if name not in expected]
-        for name, tensor in self.tensors.items():
-            want = expected.get(name)
-            if want is not None and tensor.shape != want.shape:
-                told.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(want.shape)}")
-            if want is not None and tensor.dtype != want.dtype:
-                told.append(f"{name} is {_short(tensor.dtype)}, expected {_short(want.dtype)}")
-        if told:
-            raise CheckpointError(
-                f"{self.path} does not fit this run: {_list(told)}. "
-                "It was made by another agent, environment or population; start a new run for these options."
-            )
-        wrong = [f"{name} holds NaN or infinity" for name in _nonfinite(self.tensors, nonfinite)]
-        if wrong:
-            raise CheckpointError(f"{self.path} is of a run that diverged: {_list(wrong)}. Use an older checkpoint.")
-
-
-def _list(told: list[str]) -> str:
-    more = [f"and {len(told) - _TOLD_AT_ONCE} more"] if len(told) > _TOLD_AT_ONCE else []
-    return "; ".join(told[:_TOLD_AT_ONCE] + more)
+    of: dict[str, Any] = field(default_factory=dict)
+    """Which environment, agents and population; empty where an older version did not say."""
 
 
 def save(
@@ -107,6 +83,7 @@ def save(
     keep: int = 2,
     config_digest: str = "",
     nonfinite: Iterable[str] = (),
+    of: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Write one checkpoint, then make it the latest, then drop all but the last `keep`. Returns its path.
 
@@ -114,18 +91,24 @@ def save(
     whole numbers of any size and finite floats. Files of a later step belong to a course that was abandoned, and go.
 
     Raises NumericFault for NaN or infinity (the older checkpoints stay good), CheckpointError for what cannot be
-    stored, ResourceFault for a full or failing disk. `nonfinite`: see `Checkpoint.check_fit`.
+    stored, ResourceFault for a full or failing disk. `nonfinite` are the beginnings of names of tensors that may hold
+    infinities or NaN. `of` says which environment, agents and population: see `fit.about`.
     """
     _check_storable(tensors)
     wrong = _nonfinite(tensors, nonfinite)
     if wrong:
-        raise NumericFault(f"NaN or infinity at step {step} in {', '.join(wrong[:10])}: this is not saved.")
+        raise NumericFault(
+            f"NaN or infinity at step {step} in {', '.join(wrong[:10])}: this is not saved, and the checkpoints before it "
+            "stay good.",
+            "nonfinite-state",
+        )
     document = {
         "schema": SCHEMA,
         "step": _checked_step(step),
         "config_digest": config_digest,
         "mfmarl": mfmarl.__version__,
         "torch": str(torch.__version__),
+        "of": dict(of),
         "state": dict(state),
     }
     content = _serialise(document, dict(tensors))
@@ -159,12 +142,14 @@ def load(path: Path, strict: bool = False) -> Checkpoint:
     if isinstance(entry, dict):
         return _load_file(folder / entry["file"])
     if not list_checkpoints(folder):
-        raise CheckpointError(f"There is no checkpoint in {folder}: expected step-....safetensors and {LATEST}.")
+        raise CheckpointError(
+            f"There is no checkpoint in {folder}: expected step-....safetensors and {LATEST}.", "no-checkpoint"
+        )
     if strict:
-        raise CheckpointError(f"{entry}{_advice(_newest_valid(folder, None), None)}")
+        raise CheckpointError(f"{entry}{_advice(_newest_valid(folder, None), None)}", "damaged-checkpoint")
     good = _newest_valid(folder, None)
     if good is None:
-        raise CheckpointError(f"{entry} None of the checkpoints beside it is whole.")
+        raise CheckpointError(f"{entry} None of the checkpoints beside it is whole.", "damaged-checkpoint")
     warnings.warn(f"{entry} Going on from {good.name}, the newest that is whole.", CheckpointWarning, stacklevel=2)
     return _load_file(good)
 
@@ -185,16 +170,22 @@ def clean(folder: Path) -> list[Path]:
 
 def _checked_step(step: int) -> int:
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63:
-        raise CheckpointError(f"A checkpoint's step must be a whole number from 0 to 2^63 - 1, not {step!r}.")
+        raise CheckpointError(
+            f"A checkpoint's step must be a whole number from 0 to 2^63 - 1, not {step!r}.", "unstorable-state"
+        )
     return step
 
 
 def _check_storable(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype not in _TAGS or tensor.layout != torch.strided:
-            raise CheckpointError(f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.")
+            raise CheckpointError(
+                f"The tensor {name!r} is {tensor.dtype} {tensor.layout}: it cannot be stored.", "unstorable-state"
+            )
         if name == "__metadata__":
-            raise CheckpointError("A tensor cannot be called '__metadata__': the file format uses that name.")
+            raise CheckpointError(
+                "A tensor cannot be called '__metadata__': the file format uses that name.", "unstorable-state"
+            )
 
 
 def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[str]:
@@ -217,7 +208,9 @@ def _serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes
         # One key of metadata: the order of several would not be repeatable.
         return safetensors.torch.save(copies, {"state": _canonical({**document, "contents": contents})})
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The state of step {document['step']} cannot be stored: {error}.") from error
+        raise CheckpointError(
+            f"The state of step {document['step']} cannot be stored: {error}.", "unstorable-state"
+        ) from error
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -232,7 +225,8 @@ def _canonical(value: Any) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (_Refused, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"The state cannot be stored as JSON ({error}); it may hold finite numbers, text, lists and tables."
+            f"The state cannot be stored as JSON ({error}); it may hold finite numbers, text, lists and tables.",
+            "unstorable-state",
         ) from error
 
 
@@ -265,12 +259,16 @@ def _step_of(path: Path) -> int:
 class _Refused(Exception):
     """Why a file is refused: what was found, and what was expected."""
 
+    def __init__(self, text: str, code: str = "damaged-checkpoint") -> None:
+        super().__init__(text)
+        self.code = code
+
 
 def _load_file(path: Path) -> Checkpoint:
     try:
         return _parse(path)
     except _Refused as error:
-        raise CheckpointError(f"{error}{_advice(_newest_valid(path.parent, path), path)}") from error
+        raise CheckpointError(f"{error}{_advice(_newest_valid(path.parent, path), path)}", error.code) from error
 
 
 def _advice(good: Path | None, bad: Path | None) -> str:
@@ -312,7 +310,7 @@ def _read_latest(folder: Path) -> dict[str, Any] | str:
 
 
 def _parse(path: Path) -> Checkpoint:
-    """Read and check one file: size, digests, format, schema, contents, in this order. Raises _Refused only."""
+    """Read and check one file: size, digests, format, contents, schema, in this order. Raises _Refused only."""
     try:
         content = _read(path)
         _check_digest(path, content)
@@ -320,9 +318,10 @@ def _parse(path: Path) -> Checkpoint:
         arrays = dict(safetensors.deserialize(content))
         del content
         tensors = _tensors(document, arrays)
+        document, tensors = migration.brought_forward(document, tensors, SCHEMA)
     except _Refused as error:
         text = str(error)
-        raise _Refused(text if str(path) in text else f"{path} {text}") from error
+        raise _Refused(text if str(path) in text else f"{path} {text}", error.code) from error
     except safetensors.SafetensorError as error:
         raise _Refused(f"{path} is not a whole safetensors file: {error}.") from error
     except MemoryError as error:
@@ -339,13 +338,14 @@ def _parse(path: Path) -> Checkpoint:
         document["config_digest"],
         document["mfmarl"],
         document["torch"],
+        document["of"],
     )
 
 
 def _read(path: Path) -> bytes:
     """All of a file that begins like a safetensors file and has the size that it should have."""
     if path.is_symlink():
-        raise _Refused("is a symbolic link; expected the file itself.")
+        raise _Refused("is a symbolic link; expected the file itself.", "foreign-checkpoint")
     size = path.stat().st_size if path.is_file() else 0
     if path.is_file():
         with path.open("rb") as file:
@@ -381,7 +381,10 @@ def _check_magic(head: bytes, size: int) -> None:
     if not kind and head[257:262] == b"ustar":
         kind = "a tar archive"
     found = f"is {kind}" if kind else f"declares a header of {header:,} bytes in a file of {size:,}"
-    raise _Refused(f"{found}; expected a safetensors file. Nothing in it was run.")
+    raise _Refused(
+        f"{found}; expected a safetensors file. Nothing in it was run.",
+        "foreign-checkpoint" if kind else "damaged-checkpoint",
+    )
 
 
 def _check_digest(path: Path, content: bytes) -> None:
@@ -400,30 +403,29 @@ def _document(content: bytes) -> dict[str, Any]:
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or set(metadata) != {"state"} or not isinstance(metadata["state"], str):
         found = sorted(map(str, metadata))[:5] if isinstance(metadata, dict) else "none"
-        raise _Refused(f"is not a checkpoint of mfmarl: its metadata has {found}, expected only 'state'.")
+        raise _Refused(
+            f"is not a checkpoint of mfmarl: its metadata has {found}, expected only 'state'.", "foreign-checkpoint"
+        )
     document = _json(metadata["state"])
     if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
-        raise _Refused("is not a checkpoint of mfmarl: its state has no schema number.")
-    if document["schema"] != SCHEMA:
-        newer = "newer" if document["schema"] > SCHEMA else "unknown"
+        raise _Refused("is not a checkpoint of mfmarl: its state has no schema number.", "foreign-checkpoint")
+    schema = document["schema"]
+    if schema > SCHEMA:
         raise _Refused(
-            f"has the {newer} schema {document['schema']}; this is mfmarl {mfmarl.__version__}, which reads {SCHEMA}."
+            f"has the newer schema {schema}, written by mfmarl {str(document.get('mfmarl'))[:20]}; this is mfmarl "
+            f"{mfmarl.__version__}, which reads up to {SCHEMA}: install that version or a newer one.",
+            "newer-checkpoint",
         )
-    kinds = {
-        "schema": int,
-        "step": int,
-        "config_digest": str,
-        "mfmarl": str,
-        "torch": str,
-        "state": dict,
-        "contents": str,
-    }
+    kinds = migration.KINDS.get(schema) if type(schema) is int else None
+    if kinds is None:
+        raise _Refused(f"has the unknown schema {schema}; expected 1 to {SCHEMA}.", "foreign-checkpoint")
     wrong = sorted(set(document) ^ set(kinds)) or sorted(
         k for k, kind in kinds.items() if type(document[k]) is not kind
     )
     if wrong or not 0 <= document["step"] < 2**63:
         raise _Refused(
-            f"is not a checkpoint of mfmarl: {', '.join(map(repr, wrong[:5])) or 'step'} is not as expected."
+            f"is not a checkpoint of mfmarl: {', '.join(map(repr, wrong[:5])) or 'step'} is not as expected.",
+            "foreign-checkpoint",
         )
     return document
 
@@ -482,7 +484,3 @@ def _check_depth(value: Any) -> None:
             item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list | tuple)
         ]
         layer, depth = [inner for table in tables for inner in table], depth + 1
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

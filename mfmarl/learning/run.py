@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.build import Built, build, known_answers, versions
 from mfmarl.learning.config import difference, digest, write_toml
 from mfmarl.learning.durable import read_limited
+from mfmarl.learning.fit import about, load_into
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.run_folder import RunFolder
 from mfmarl.learning.training import Training
@@ -40,6 +41,19 @@ _NOT_ROUNDING = ("python", "platform", "git_commit")
 _INTERVAL = 60.0
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What is taken of a run's checkpoints when it goes on."""
+
+    strict: bool = False
+    """Only the one that latest.json names: no older one in its place."""
+    nonfinite: bool = False
+    """NaN and infinities too, to look at what went wrong."""
+
+
+USUAL = Trust()
+
+
 class Interrupted(MfmarlError):
     """The run was asked to stop; it is saved and can go on."""
 
@@ -55,6 +69,7 @@ def run_in_folder(
     on_start: Callable[[Built], None] | None = None,
     ranks: Ranks = ALONE,
     imports: Sequence[str] = (),
+    trust: Trust = USUAL,
 ) -> RunFolder:
     """Train as the config says, in that folder; returns the (closed) folder.
 
@@ -76,7 +91,7 @@ def run_in_folder(
     config = replace(config, run=replace(config.run, ranks=ranks.count))
     with _Stop() as stop:
         try:
-            return _carry_out(config, path, resume, on_row, on_start, ranks, stop)
+            return _carry_out(config, path, resume, on_row, on_start, ranks, stop, trust)
         except KeyboardInterrupt:
             if not stop.signal:
                 raise
@@ -91,6 +106,7 @@ def _carry_out(
     on_start: Callable[[Built], None] | None,
     ranks: Ranks,
     stop: _Stop,
+    trust: Trust,
 ) -> RunFolder:
     built: Built | None = None
     folder: RunFolder | None = None
@@ -117,7 +133,7 @@ def _carry_out(
                     if on_start is not None:
                         on_start(built)
                     _write_reference(folder, built)
-                _go(config, path, folder, built, on_row, ranks, stop, changes)
+                _go(config, path, folder, built, on_row, ranks, stop, changes, trust)
         finally:
             if built is not None:
                 built.close()
@@ -286,6 +302,7 @@ def _go(
     ranks: Ranks,
     stop: _Stop,
     changes: list[str],
+    trust: Trust,
 ) -> None:
     """The run itself. `folder` is None on all ranks but the first, who do the same and write nothing."""
     training = built.training
@@ -314,7 +331,13 @@ def _go(
             if place.waiting:
                 plain["waiting"] = place.waiting
             checkpoint.save(
-                place.checkpoints, training.tick, tensors, plain, config_digest=table_digest, nonfinite=_MAY_BE_NAN
+                place.checkpoints,
+                training.tick,
+                tensors,
+                plain,
+                config_digest=table_digest,
+                nonfinite=_MAY_BE_NAN,
+                of=about(training),
             )
         # A tenth of the time at most is spent on saving.
         now = time.monotonic()
@@ -332,7 +355,7 @@ def _go(
 
     try:
         if ranks.agree(ranks.first and bool(checkpoint.list_checkpoints(path / "checkpoints"))):
-            _load(path, folder, training, ranks)
+            _load(path, folder, training, ranks, trust)
         elif folder is not None:
             folder.truncate_to(0)
         if folder is not None:
@@ -480,31 +503,22 @@ class _Traffic:
         return found
 
 
-def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks) -> None:
-    found = checkpoint.load(path / "checkpoints")
-    step = torch.tensor(int(found.state["tick"]))
+def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks, trust: Trust) -> None:
+    found = checkpoint.load(path / "checkpoints", strict=trust.strict)
+    step = torch.tensor(found.step)
     if int(ranks.largest(step, "word")) != -int(ranks.largest(-step, "word")):
         raise CheckpointError(
             f"Rank {ranks.rank} finds another checkpoint in {path} than the others: a run that is divided over machines "
             "needs its folder on storage that all of them share."
         )
-    load_into(training, found)
-    if folder is not None:
-        folder.truncate_to(int(found.state["metrics"]))
-        folder.take_up(found.state.get("waiting", []))
-
-
-def load_into(training: Training, found: checkpoint.Checkpoint) -> None:
-    """Let a training that was just built go on where a checkpoint was made. Raises CheckpointError."""
-    try:
-        training.load_state_dict(found.tensors, found.state)
-    except MfmarlError:
-        raise
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    if "metrics" not in found.state:
         raise CheckpointError(
-            f"{found.path} does not fit this run ({type(error).__name__}: {str(error)[:200]}); "
-            "it was made by another agent, environment or version: start a new run."
-        ) from error
+            f"{found.path} does not say how many rows there were: it is of no run.", "misfit-checkpoint"
+        )
+    load_into(training, found, allow_nonfinite=trust.nonfinite)
+    if folder is not None:
+        folder.truncate_to(found.state["metrics"])
+        folder.take_up(found.state.get("waiting", []))
 
 
 def fork(source: Path, path: Path, config: RunConfig) -> None:
@@ -517,7 +531,8 @@ def fork(source: Path, path: Path, config: RunConfig) -> None:
     found = checkpoint.load(source)
     built = _build(replace(config, run=replace(config.run, ranks=1)))
     try:
-        load_into(built.training, found)
+        load_into(built.training, found, same_seed=False)
+        of = about(built.training)
     finally:
         built.close()
     changes = difference(_complete(run_folder.read_config(source), source), config.to_table())
@@ -537,7 +552,13 @@ def fork(source: Path, path: Path, config: RunConfig) -> None:
         told = "; ".join(changes) or "nothing changed"
         folder.remarks = [f"forked at step {origin['step']} from {source.name}: {told}"]
         checkpoint.save(
-            folder.checkpoints, found.step, found.tensors, state, config_digest=_digest(config), nonfinite=_MAY_BE_NAN
+            folder.checkpoints,
+            found.step,
+            found.tensors,
+            state,
+            config_digest=_digest(config),
+            nonfinite=_MAY_BE_NAN,
+            of=of,
         )
         folder.write_status(
             "interrupted", error="forked, not yet gone on with", step=found.step, wall=float(state["wall"]), cpu=float(state["cpu"]),
@@ -597,8 +618,10 @@ def _to_tensorboard(writer: Any, row: Row) -> None:
             writer.add_scalar(name, value, row["step"])
 
 
-def load_training(path: Path) -> tuple[RunConfig, Built]:
+def load_training(path: Path, allow_nonfinite: bool = False) -> tuple[RunConfig, Built]:
     """A trained run as it was at its last checkpoint, for evaluation and pictures; nothing is written.
+
+    `allow_nonfinite` loads NaN and infinities too, to look at what went wrong.
 
     Raises ConfigError, CheckpointError.
     """
@@ -608,11 +631,8 @@ def load_training(path: Path) -> tuple[RunConfig, Built]:
     built = build(config)
     try:
         found = checkpoint.load(path)
-        built.training.load_state_dict(found.tensors, found.state)
-    except MfmarlError:
+        load_into(built.training, found, allow_nonfinite=allow_nonfinite)
+    except BaseException:
         built.close()
         raise
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        built.close()
-        raise CheckpointError(f"{path} does not fit its own configuration ({error}); was it edited?") from error
     return config, built
