@@ -36,6 +36,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -58,6 +59,9 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.picture import enlarged
 from mfmarl.population.simulation import Env
 from mfmarl.population.single import (
+    KEEP,
+    RESET,
+    STEP,
     UNLIKE,
     Layout,
     Rows,
@@ -67,14 +71,16 @@ from mfmarl.population.single import (
     host,
     isolated,
     mark,
+    place_of,
+    play,
+    raised,
     takes_turns,
+    told,
 )
 from mfmarl.population.spec import Spec
 from mfmarl.population.third_party import Maker
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key, seed_for
-
-_KEEP, _RESET, _STEP = 0, 1, 2  # what each copy is told
 
 
 class Adapter(Env):
@@ -83,7 +89,9 @@ class Adapter(Env):
     `make` makes one environment (a `ParallelEnv` or an `AECEnv`): a `Maker`, a class or a function without
     arguments. `workers` says where copies run: 0 in this process, `"threads"`, or that many child processes
     (which must be able to import what `make` names). `grouping` maps an agent's name to its team.
-    `max_steps` truncates episodes; `timeout` (seconds) is how long a child process may take for one step.
+    `max_steps` truncates episodes; `timeout` (seconds) is how long a child process may take for one step (an environment
+    in this process cannot be stopped from outside). An environment whose own code raises in a step ends everything, or, up
+    to `max_restarts` times, its episode alone: it is cut off where it was, and one made anew plays the copy's next.
 
     Raises ConfigError for spaces that cannot be had, EnvironmentFault or NumericFault, in one sentence that
     names environment, agent, copy and step, when the environment breaks its contract.
@@ -99,6 +107,7 @@ class Adapter(Env):
         grouping: Mapping[str, str] | Callable[[str], str] | None = None,
         max_steps: int | None = None,
         timeout: float = 60.0,
+        max_restarts: int = 0,
     ) -> None:
         if copies < 1:
             raise ConfigError(f"copies must be at least 1, not {copies}.")
@@ -114,6 +123,8 @@ class Adapter(Env):
                 f"{self.maker.name}: one instance can be one copy here; give a class or a function for more."
             )
         self.copies, self.device = copies, torch.device(device)
+        self.max_restarts = max_restarts
+        self.restarts = self.outside = 0
         self._first = first_copy
         self.layout = self._probe(grouping, max_steps)
         layout = self.layout
@@ -131,11 +142,13 @@ class Adapter(Env):
         self.ids = agent_ids(copies, self.spec.num_agents, self.device, first_copy)
         self._place: _Place
         if workers == "threads":
-            self._place = _Threads(self.maker, layout, copies, first_copy)
+            self._place = _Threads(self.maker, layout, copies, first_copy, max_restarts > 0)
         elif workers:
-            self._place = _Processes(self.maker, layout, copies, first_copy, min(int(workers), copies), timeout)
+            self._place = _Processes(
+                self.maker, layout, copies, first_copy, min(int(workers), copies), timeout, max_restarts > 0
+            )
         else:
-            self._place = _Here(self.maker, layout, copies, first_copy)
+            self._place = _Here(self.maker, layout, copies, first_copy, max_restarts > 0)
         self._finalizer = weakref.finalize(self, self._place.close)
         self.key = Key(0)
         self.episode = [0] * copies
@@ -157,8 +170,10 @@ class Adapter(Env):
                 answer = env.reset(seed=0)
             except MfmarlError:
                 raise
-            except Exception as error:
-                raise EnvironmentFault(f"{name}: reset(seed=0) raised {type(error).__name__}: {error}.") from error
+            except (Exception, SystemExit) as error:
+                raise EnvironmentFault(
+                    f"{name}: reset(seed=0) raised {raised(error)}{place_of(error)}.", "environment-raised"
+                ) from error
             infos = (
                 env.infos if takes_turns(env) else answer[1] if isinstance(answer, tuple) and len(answer) == 2 else {}
             )
@@ -183,7 +198,7 @@ class Adapter(Env):
         self._log = [[] for _ in range(self.copies)]
         self.clock = np.zeros(self.copies, np.int64)
         rows = self.layout.empty(self.copies)
-        self._run(np.full(self.copies, _RESET), self._no_action(), rows)
+        self._run(np.full(self.copies, RESET), self._no_action(), rows)
         self._check(rows)
         return self._view(rows, torch.from_numpy(self._no_action()).to(self.device))
 
@@ -197,7 +212,28 @@ class Adapter(Env):
         return np.full((self.copies, n, self.spec.num_actions), np.nan, np.float32)
 
     def _run(self, command: np.ndarray, action: np.ndarray, rows: Rows) -> None:
-        self._place.run(command, self._seeds() if (command == _RESET).any() else [0] * self.copies, action, rows)
+        seeds = self._seeds() if (command == RESET).any() else [0] * self.copies
+        for copy, message in self._place.run(command, seeds, action, rows):
+            self._cut_off(copy, message, rows)
+
+    def _cut_off(self, copy: int, message: str, rows: Rows) -> None:
+        """End the episode of a copy whose environment raised: as it was before that step, and nobody is paid for it."""
+        self.restarts += 1
+        if self.restarts > self.max_restarts or self.rows is None:
+            raise EnvironmentFault(
+                f"{message} It was the {self.restarts}th time, and max_restarts is {self.max_restarts}.",
+                "environment-raised",
+            )
+        now, last = rows.of(copy), self.rows.of(copy)
+        for name, array in now._asdict().items():
+            array[...] = getattr(last, name) if name in ("obs", "alive", "legal", "position", "measure") else 0
+        now.truncated[...] = last.alive
+        now.ended[...] = True
+        warnings.warn(
+            f"{message} The episode ends there, and another environment plays the next (restart {self.restarts} of at most "
+            f"{self.max_restarts}).",
+            stacklevel=2,
+        )
 
     def step(self, action: Tensor) -> Timestep:
         before = self.timestep
@@ -212,7 +248,7 @@ class Adapter(Env):
         rows = self.layout.empty(self.copies)
         for copy in range(self.copies):
             self._log[copy].append(played[copy].astype(self._log_dtype))
-        self._run(np.full(self.copies, _STEP), played, rows)
+        self._run(np.full(self.copies, STEP), played, rows)
         self.clock = self.clock + 1
         self._check(rows)
         asked = before.acting if self.spec.discrete else before.acting.unsqueeze(-1)
@@ -257,6 +293,12 @@ class Adapter(Env):
         outside = acting[..., None] & ~inside & self._dimensions
         if outside.any():
             copy, agent, column = np.argwhere(outside)[0]
+            if np.isnan(played[copy, agent, column]):
+                raise NumericFault(
+                    f"{name}: {self._who(agent)} chose {played[copy, agent].tolist()} in copy {self._first + copy} at "
+                    f"step {self.clock[copy] + 1}: its weights, or what it sees, are not finite.",
+                    "nan-action",
+                )
             raise ConfigError(
                 f"{name}: the action of agent {spec.names[agent]} in copy {self._first + copy} at step "
                 f"{self.clock[copy] + 1} is {played[copy, agent, column]:g} in dimension {column}, outside "
@@ -279,7 +321,7 @@ class Adapter(Env):
             self.episode[copy] += 1
             self._log[copy] = []
         rows = Rows(*(array.copy() for array in self.rows))
-        self._run(np.where(ended, _RESET, _KEEP), self._no_action(), rows)
+        self._run(np.where(ended, RESET, KEEP), self._no_action(), rows)
         self.clock = np.where(ended, 0, self.clock)
         self._check(rows)
         fresh = torch.from_numpy(ended).to(self.device).view(-1, *[1] * (timestep.action.ndim - 1))
@@ -306,15 +348,67 @@ class Adapter(Env):
         return self.timestep
 
     def _check(self, rows: Rows) -> None:
-        if rows.obs.dtype == np.float32 and not np.isfinite(rows.obs.sum()):
+        least, most = rows.reward.min(initial=0.0), rows.reward.max(initial=0.0)
+        if not (-self.reward_limit <= least and most <= self.reward_limit):
+            copy, agent = np.argwhere(~(np.abs(rows.reward) <= self.reward_limit))[0]
+            reward = rows.reward[copy, agent]
+            where = f"{self.layout.name}: the reward of {self._who(agent)} is {reward:g}{self._after(copy, agent)}"
+            if not np.isfinite(reward):
+                raise NumericFault(f"{where}: rewards must be finite.", "nan-reward")
+            raise NumericFault(
+                f"{where}, beyond reward_limit = {self.reward_limit:g}: scale the rewards.", "reward-bound"
+            )
+        if rows.obs.dtype != np.float32:
+            return
+        if not np.isfinite(rows.obs.sum()):
             bad = np.argwhere(~np.isfinite(rows.obs))
             if len(bad):
                 copy, agent = bad[0, :2]
                 raise NumericFault(
-                    f"{self.layout.name}: the observation of agent {self.spec.names[agent]} has a "
-                    f"{rows.obs[tuple(bad[0])]} in copy {self._first + copy} at step {self.clock[copy]}: "
-                    "observations must be finite."
+                    f"{self.layout.name}: the observation of {self._who(agent)} has a {rows.obs[tuple(bad[0])]}"
+                    f"{self._after(copy, agent)}: observations must be finite.",
+                    "nan-observation",
                 )
+        if self._bounds is not None:
+            self._look_outside(rows, *self._bounds)
+
+    def _look_outside(self, rows: Rows, low: np.ndarray, high: np.ndarray) -> None:
+        """Count observations of the living outside their space; the first is warned of."""
+        outside = (rows.obs < low) | (rows.obs > high)
+        if not outside.any():
+            return
+        outside &= rows.alive.reshape(*rows.alive.shape, *[1] * (outside.ndim - 2))
+        number = int(outside.reshape(*outside.shape[:2], -1).any(-1).sum())
+        if number and not self.outside:
+            place = np.argwhere(outside)[0]
+            copy, agent = place[:2]
+            warnings.warn(
+                f"{self.layout.name}: the observation of {self._who(agent)} has a {rows.obs[tuple(place)]:g}"
+                f"{self._after(copy, agent)}, outside its space of {low[tuple(place[2:])]:g} to {high[tuple(place[2:])]:g}: "
+                "told once, counted as train/outside.",
+                stacklevel=2,
+            )
+        self.outside += number
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What observations lie between, [*O] each; None where anything goes."""
+        space = self.layout.observation
+        low, high = getattr(space, "low", None), getattr(space, "high", None)
+        if low is None or high is None or not (np.isfinite(low) | np.isfinite(high)).any():
+            return None
+        return low, high
+
+    def _who(self, agent: int) -> str:
+        return f"agent {self.spec.names[agent]}"
+
+    def _after(self, copy: int, agent: int) -> str:
+        """What an agent did last, and where that was."""
+        log, where = self._log[copy], f" in copy {self._first + copy} at step {self.clock[copy]}"
+        if not log:
+            return where
+        action = log[-1][agent] + (self.layout.action_start[agent] if self.spec.discrete else 0)
+        return f"{where}, after its action {told(action)}"
 
     def measure(self) -> dict[str, Tensor]:
         if self.rows is None:
@@ -397,6 +491,7 @@ class Adapter(Env):
             shape = (0, *self._no_action().shape[1:])
             state[f"log.{copy}"] = torch.from_numpy(np.stack(log) if log else np.zeros(shape, self._log_dtype))
         state["episode"] = torch.tensor(self.episode)
+        state["counts"] = torch.tensor([self.restarts, self.outside])
         state["digest"] = self._digest(self.rows)
         state["key"] = torch.tensor([self.key.value >> 32, self.key.value & 0xFFFFFFFF])
         return {name: value.detach().cpu().clone() for name, value in state.items()}
@@ -420,11 +515,11 @@ class Adapter(Env):
         rows = self.layout.empty(self.copies)
         self.clock = np.zeros(self.copies, np.int64)
         try:
-            self._run(np.full(self.copies, _RESET), self._no_action(), rows)
+            self._run(np.full(self.copies, RESET), self._no_action(), rows)
             for t in range(max(len(log) for log in logs)):
                 going = np.array([t < len(log) for log in logs])
                 action = np.stack([log[t] if t < len(log) else np.zeros(tail, wide) for log in logs]).astype(wide)
-                self._run(np.where(going, _STEP, _KEEP), action, rows)
+                self._run(np.where(going, STEP, KEEP), action, rows)
                 self.clock = self.clock + going
         except (EnvironmentFault, NumericFault) as error:
             raise CheckpointError(f"{name}: replaying the stored episode failed: {error}") from error
@@ -434,6 +529,7 @@ class Adapter(Env):
                 "of it) is not a function of its seed, so a run on it cannot be resumed exactly."
             )
         self._log = [[one.astype(self._log_dtype) for one in log] for log in logs]
+        self.restarts, self.outside = state.get("counts", torch.zeros(2, dtype=torch.int64)).tolist()
         for part in ("reward", "terminated", "truncated"):
             getattr(rows, part)[...] = now[part].cpu().numpy()
         return self._view(rows, now["action"].to(self.device))
@@ -449,30 +545,29 @@ class Adapter(Env):
 
 
 class _Place(Protocol):
-    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> None: ...
+    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> list[tuple[int, str]]:
+        """Play; which copies broke and were made anew, and why."""
+        ...
 
     def close(self) -> None: ...
 
 
-def _play(single: Single, command: int, seed: int, action: np.ndarray, rows: Rows) -> None:
-    if command == _RESET:
-        single.reset(seed, rows)
-    elif command == _STEP:
-        single.step(action, rows)
-
-
 class _Here:
-    def __init__(self, maker: Maker, layout: Layout, copies: int, first: int) -> None:
+    def __init__(self, maker: Maker, layout: Layout, copies: int, first: int, restarts: bool) -> None:
         with isolated():
             copied = range(first, first + copies)
             own, self.singles = host(maker, copied, layout.teams(), layout.masked, layout.max_steps)
         if own.fingerprint() != layout.fingerprint():
             raise EnvironmentFault(f"{maker.name} made copy {first} {UNLIKE}")
 
-    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> None:
+        def anew(single: Single) -> Single:
+            return maker.single(maker(), layout, single.copy)
+
+        self.again = anew if restarts else None
+
+    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> list[tuple[int, str]]:
         with isolated():
-            for copy, single in enumerate(self.singles):
-                _play(single, int(command[copy]), seeds[copy], action[copy], rows.of(copy))
+            return play(self.singles, command, seeds, action, rows, self.again)
 
     def close(self) -> None:
         for single in self.singles:
@@ -480,18 +575,22 @@ class _Here:
 
 
 class _Threads(_Here):
-    def __init__(self, maker: Maker, layout: Layout, copies: int, first: int) -> None:
-        super().__init__(maker, layout, copies, first)
+    def __init__(self, maker: Maker, layout: Layout, copies: int, first: int, restarts: bool) -> None:
+        super().__init__(maker, layout, copies, first, restarts)
         self.name = layout.name
         self.pool = ThreadPoolExecutor(max_workers=min(copies, os.cpu_count() or 1))
 
-    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> None:
+    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> list[tuple[int, str]]:
+        def one(copy: int) -> list[tuple[int, str]]:
+            own, part = [self.singles[copy]], slice(copy, copy + 1)
+            view = Rows(*(array[part] for array in rows))
+            broken = play(own, command[part], seeds[part], action[part], view, self.again)
+            self.singles[copy] = own[0]
+            return [(copy, message) for _, message in broken]
+
         with isolated():
             before = mark()
-            jobs = [
-                self.pool.submit(_play, single, int(command[c]), seeds[c], action[c], rows.of(c))
-                for c, single in enumerate(self.singles)
-            ]
+            jobs = [self.pool.submit(one, copy) for copy in range(len(self.singles))]
             faults = [job.exception() for job in jobs]
             after = mark()
         for fault in faults:
@@ -502,6 +601,7 @@ class _Threads(_Here):
                 f"{self.name} draws from the global random generators, which threads share: run its copies in "
                 "processes (workers=2) or in this one (workers=0)."
             )
+        return [found for job in jobs for found in job.result()]
 
     def close(self) -> None:
         self.pool.shutdown(wait=True)
@@ -520,7 +620,9 @@ class RemoteTraceback(Exception):
 class _Processes:
     """Children that host a run of copies each, spoken to over pipes: a JSON line's length, the line, raw bytes."""
 
-    def __init__(self, maker: Maker, layout: Layout, copies: int, first: int, workers: int, timeout: float) -> None:
+    def __init__(
+        self, maker: Maker, layout: Layout, copies: int, first: int, workers: int, timeout: float, restarts: bool
+    ) -> None:
         self.layout, self.timeout = layout, timeout
         self.children: list[_Child] = []
         address = maker.address()
@@ -537,6 +639,7 @@ class _Processes:
                         "teams": layout.teams(),
                         "masked": layout.masked,
                         "max_steps": layout.max_steps,
+                        "restarts": restarts,
                         "path": sys.path,
                     },
                     [],
@@ -550,9 +653,9 @@ class _Processes:
             self.close()
             raise
 
-    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> None:
+    def run(self, command: np.ndarray, seeds: list[int], action: np.ndarray, rows: Rows) -> list[tuple[int, str]]:
         deadline = time.monotonic() + self.timeout
-        asked = []
+        asked, broken = [], []
         try:
             for child in self.children:
                 mine = slice(child.start, child.end)
@@ -564,7 +667,8 @@ class _Processes:
             fault: BaseException | None = None
             for child in asked:
                 try:
-                    child.receive(deadline, "in a step")
+                    answer = child.receive(deadline, "in a step")
+                    broken += [(child.start + int(place), str(message)) for place, message in answer["broken"]]
                     for copy in range(child.start, child.end):
                         if command[copy]:
                             for array in rows.of(copy):
@@ -578,6 +682,7 @@ class _Processes:
             # Half-read pipes cannot be used again.
             self.close()
             raise
+        return broken
 
     def close(self) -> None:
         for child in self.children:
@@ -612,14 +717,15 @@ class _Child:
             self.process.kill()
             code = self.process.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return EnvironmentFault(f"{self.who} {how} {when}; its last words are on standard error.")
+        return EnvironmentFault(f"{self.who} {how} {when}; its last words are on standard error.", "environment-died")
 
     def _late(self) -> EnvironmentFault:
         self.process.kill()
         self.process.wait()
         return EnvironmentFault(
-            f"{self.who} did not answer within {self.timeout:g} seconds and was killed: the environment hangs, or "
-            "needs a longer timeout."
+            f"{self.who} did not answer within {self.timeout:g} seconds and was killed: the environment hangs, or needs a "
+            f"longer --timeout.",
+            "environment-hangs",
         )
 
     def send(self, message: dict[str, Any], arrays: list[np.ndarray], deadline: float) -> None:
@@ -653,7 +759,7 @@ class _Child:
         answer: dict[str, Any] = json.loads(text.decode())
         if "fault" in answer:
             kind = _FAULTS.get(answer["fault"], EnvironmentFault)
-            raise kind(answer["message"]) from RemoteTraceback(answer["traceback"])
+            raise kind(answer["message"], answer["code"]) from RemoteTraceback(answer["traceback"])
         return answer
 
     def kill(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +31,12 @@ class Env(ABC):
     division: Division  # which of the agents, or of the copies, are here
     turns: bool = False  # whether a living agent may be left out of a step
     lockstep: bool = False  # whether everyone lives and acts in every step, and all copies end together
+    reward_limit: float = 1e18
+    """A reward beyond this is a fault, as one that is not finite is: up to it, squares are float32 numbers."""
+    restarts: int = 0
+    """How often an environment broke, and was made anew."""
+    outside: int = 0
+    """How many observations lay outside of their space."""
 
     @abstractmethod
     def reset(self, key: Key) -> Timestep:
@@ -288,9 +295,10 @@ class Simulation(Env):
             return getattr(self.env, rule)(*arguments)
         except MfmarlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvironmentFault(
-                f"{self._name}.{rule} failed after step {self.tick}: {type(error).__name__}: {error}"
+                f"{self._name}.{rule} failed after step {self.tick}: {type(error).__name__}: {error}",
+                "environment-raised",
             ) from error
 
     def _fresh(self, ids: Tensor, tick: int) -> Any:
@@ -343,8 +351,9 @@ class Simulation(Env):
                 self._check_tensor("acting", asked, self.ids.shape, torch.bool)
             if legal is not None:
                 self._check_tensor("legal", legal, (*self.ids.shape, self.spec.num_actions), torch.bool)
-            self._check_finite("a reward", reward)
-            self._check_finite("an observation", obs)
+            if not float(torch.dot(reward.reshape(-1), reward.reshape(-1))) <= self.reward_limit**2:
+                self._check_reward(reward, action)
+            self._check_finite(obs, action)
         return Timestep(
             obs=obs,
             reward=reward,
@@ -406,16 +415,38 @@ class Simulation(Env):
                 "the dead stay dead until the next reset."
             )
 
-    def _check_finite(self, what: str, values: Tensor) -> None:
+    def _check_reward(self, reward: Tensor, action: Tensor) -> None:
+        """Raises NumericFault for one that is not finite, or beyond the limit. Not looked for while their squares add up to
+        less than the limit's."""
+        wrong = (~(reward.abs() <= self.reward_limit)).nonzero()
+        if not len(wrong):
+            return
+        copy, agent = wrong[0].tolist()
+        value = reward[copy, agent].item()
+        told = f"{self._name} gave a reward of {value:g} to {self._who(copy, agent)} at step {self.tick}"
+        told += self._after(action, copy, agent)
+        if not math.isfinite(value):
+            raise NumericFault(f"{told}; rewards and observations must be finite.", "nan-reward")
+        raise NumericFault(f"{told}, beyond reward_limit = {self.reward_limit:g}: scale the rewards.", "reward-bound")
+
+    def _check_finite(self, obs: Tensor, action: Tensor) -> None:
         # A sum is not finite if a term is not: one cheap pass; the search runs only on a fault.
-        if values.is_floating_point() and not bool(torch.isfinite(values.sum())):
-            bad = (~torch.isfinite(values)).nonzero()
+        if obs.is_floating_point() and not bool(torch.isfinite(obs.sum())):
+            bad = (~torch.isfinite(obs)).nonzero()
             if len(bad):
                 copy, agent = bad[0, :2].tolist()
                 raise NumericFault(
-                    f"{self._name} gave {what} of {values[tuple(bad[0].tolist())].item()} to "
-                    f"{self._who(copy, agent)} at step {self.tick}; rewards and observations must be finite."
+                    f"{self._name} gave an observation of {obs[tuple(bad[0].tolist())].item()} to "
+                    f"{self._who(copy, agent)} at step {self.tick}{self._after(action, copy, agent)}; rewards and "
+                    "observations must be finite.",
+                    "nan-observation",
                 )
+
+    def _after(self, action: Tensor, copy: int, agent: int) -> str:
+        """What it did last, where it did anything."""
+        own = action[copy, agent]
+        done = bool(torch.isfinite(own).all()) if own.is_floating_point() else int(own) >= 0
+        return f", after its action {own.tolist()}" if done else ""
 
     def _checked_action(self, action: Tensor, before: Timestep) -> Tensor:
         """The action, of the right shape and type and (where `check`) inside the space for all that act."""
@@ -444,6 +475,12 @@ class Simulation(Env):
         if bool(wrong.any()):
             copy, agent = wrong.nonzero()[0].tolist()
             given, expected = action[copy, agent].tolist(), f"0..{spec.num_actions - 1}"
+            if action.is_floating_point() and bool(action[copy, agent].isnan().any()):
+                raise NumericFault(
+                    f"{self._who(copy, agent)} chose {given} in {self._name} at step {self.tick}: its weights, or what it "
+                    "sees, are not finite.",
+                    "nan-action",
+                )
             if not spec.discrete:
                 expected = f"{low.tolist()} to {high.tolist()}"
             raise ConfigError(
@@ -468,7 +505,9 @@ class Simulation(Env):
         copy, agent = illegal.nonzero()[0].tolist()
         allowed = before.legal[copy, agent].nonzero().squeeze(-1).tolist()
         if not allowed:
-            raise EnvironmentFault(f"{self._name}.legal leaves {self._who(copy, agent)} no action at step {self.tick}.")
+            raise EnvironmentFault(
+                f"{self._name}.legal leaves {self._who(copy, agent)} no action at step {self.tick}.", "no-legal-action"
+            )
         raise ConfigError(
             f"Action {int(action[copy, agent])} of {self._who(copy, agent)} is illegal at step {self.tick}: "
             f"expected one of {allowed}."

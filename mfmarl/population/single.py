@@ -8,13 +8,17 @@ environment, the agent, the copy and the step.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
+import traceback
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -79,6 +83,12 @@ class Layout:
     position: int = 0
     measures: tuple[str, ...] = ()
     index: Mapping[Any, int] = field(default_factory=dict)
+    dtype: np.dtype[Any] | None = None
+    """What all Boxes of observations declare; None: they differ, or there are none."""
+    promised: tuple[bool, ...] = ()
+    """Whether each slot's observations declare a mask."""
+    told: set[str] = field(default_factory=set)
+    """Of what has been warned already."""
 
     @property
     def discrete(self) -> bool:
@@ -160,19 +170,19 @@ def layout_of(
     order = tuple(sorted(agents, key=lambda agent: groups.index(team[agent])))
     sizes = tuple(sum(1 for g in team.values() if g == group) for group in groups)
 
-    observations, dictionary, masks = [], set(), False
+    observations, dictionary, promised = [], set(), []
     for agent in order:
         space = env.observation_space(agent)
         inside = space
         if isinstance(space, spaces.Dict):
             extra = set(space.spaces) - {"observation", "action_mask"}
             inside = space.spaces.get("observation", space)
-            masks |= "action_mask" in space.spaces
             if extra or inside is space:
                 raise ConfigError(
                     f"{name}: the observation of agent {agent} is a Dict of {', '.join(map(repr, space.spaces))}; "
                     "expected a Box, a Discrete, or a Dict of 'observation' and 'action_mask'."
                 )
+        promised.append(isinstance(space, spaces.Dict) and "action_mask" in space.spaces)
         dictionary.add(isinstance(space, spaces.Dict))
         if not isinstance(inside, spaces.Box | spaces.Discrete):
             raise ConfigError(
@@ -216,10 +226,17 @@ def layout_of(
         possible=possible,
         action_start=action_start,
         action_spaces=tuple(actions),
-        masked=(masks or masked) and isinstance(action, spaces.Discrete),
+        masked=(any(promised) or masked) and isinstance(action, spaces.Discrete),
         max_steps=max_steps,
         index={agent: slot for slot, agent in enumerate(order)},
+        dtype=_one_type(observations),
+        promised=tuple(promised),
     )
+
+
+def _one_type(each: Sequence[Any]) -> np.dtype[Any] | None:
+    types = {space.dtype for space in each if isinstance(space, spaces.Box)}
+    return types.pop() if len(types) == 1 and all(isinstance(space, spaces.Box) for space in each) else None
 
 
 def _one_observation(
@@ -287,7 +304,8 @@ def seed_globals(seed: int, step: int) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Inside, environments have global generators (random, numpy, torch) of their own; the caller's go on untouched.
+    """Inside, environments have global generators (random, numpy, torch) of their own; the caller's go on untouched, as
+    does the working folder. What they print goes to standard error: standard output is the command's own.
 
     (numpy's spare normal, the second of the last pair drawn by `np.random.randn`, is dropped: keeping it
     would cost more than many environments' steps.)
@@ -295,16 +313,29 @@ def isolated() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_bit_generator()  # type: ignore[attr-defined]
     torch = sys.modules.get("torch")
     tensor = torch.default_generator.get_state() if torch is not None else None
+    folder, out = _folder(), sys.stdout
     np.random.set_bit_generator(_own)  # type: ignore[attr-defined]
     _private.here = True
+    sys.stdout = sys.stderr
     try:
         yield
     finally:
         _private.here = False
+        sys.stdout = out
+        if folder and _folder() != folder:
+            with suppress(OSError):
+                os.chdir(folder)
         np.random.set_bit_generator(numpy)  # type: ignore[attr-defined]
         random.setstate(python)
         if torch is not None:
             torch.default_generator.set_state(tensor)
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""  # deleted meanwhile
 
 
 _own = np.random.MT19937(0)
@@ -320,6 +351,24 @@ def mark() -> tuple[Any, ...]:
 # ----------------------------------------------------------------------------------------------- one copy
 
 
+def raised(error: BaseException) -> str:
+    """What somebody else's code raised, in half a sentence."""
+    said = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """Where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def told(action: Any) -> str:
+    """An action as a message shows it: short."""
+    array = np.asarray(action)
+    return str(array.tolist()) if array.size <= 8 else f"{array.reshape(-1)[:8].tolist()}..."
+
+
 class Single(ABC):
     """One copy of an environment, played on rows of arrays."""
 
@@ -327,6 +376,7 @@ class Single(ABC):
         self.env, self.layout, self.copy = env, layout, copy
         self.clock = 0  # steps since the reset
         self.seed = 0
+        self.played: dict[Any, Any] = {}  # each agent's last action, for messages
 
     @abstractmethod
     def reset(self, seed: int, rows: Rows) -> None:
@@ -350,18 +400,26 @@ class Single(ABC):
     def where(self) -> str:
         return f"in copy {self.copy} at step {self.clock}"
 
-    def fault(self, text: str) -> EnvironmentFault:
-        return EnvironmentFault(f"{self.layout.name}: {text} {self.where}.")
+    def fault(self, text: str, code: str = "", more: str = "") -> EnvironmentFault:
+        return EnvironmentFault(f"{self.layout.name}: {text} {self.where}{more}.", code)
+
+    def after(self, agent: Any) -> str:
+        """What the agent did last, for a message."""
+        return f", after its action {told(self.played[agent])}" if agent in self.played else ""
+
+    def warn_once(self, what: str, text: str) -> None:
+        if what not in self.layout.told:
+            self.layout.told.add(what)
+            warnings.warn(f"{self.layout.name}: {text} {self.where} (told once).", stacklevel=2)
 
     def _call(self, function: Callable[..., Any], *arguments: Any, who: str = "", **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except MfmarlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = getattr(function, "__name__", "call")
-            said = str(error).strip().split("\n")[0]
-            raise self.fault(f"{what}(){who} raised {type(error).__name__}: {said}") from error
+            raise self.fault(f"{what}(){who} raised {raised(error)}", "environment-raised", place_of(error)) from error
 
     # Checks shared by both kinds. `names` are PettingZoo's ids, `slots` their numbers here.
 
@@ -381,14 +439,19 @@ class Single(ABC):
         if not finite.all():
             agent = names[int((~finite).argmax())]
             raise NumericFault(
-                f"{self.layout.name}: the reward of agent {agent} is {array[(~finite).argmax()]} {self.where}: "
-                "rewards must be finite."
+                f"{self.layout.name}: the reward of agent {agent} is {array[(~finite).argmax()]} "
+                f"{self.where}{self.after(agent)}: rewards must be finite.",
+                "nan-reward",
             )
         with np.errstate(over="ignore"):
             narrow = array.astype(np.float32)
         if not np.isfinite(narrow).all():
             agent = names[int((~np.isfinite(narrow)).argmax())]
-            raise NumericFault(f"{self.layout.name}: the reward of agent {agent} is beyond float32 {self.where}.")
+            raise NumericFault(
+                f"{self.layout.name}: the reward of agent {agent} is beyond float32 {self.where}{self.after(agent)}: "
+                "scale the rewards.",
+                "reward-bound",
+            )
         return narrow
 
     def _flags(self, flags: list[Any], names: Sequence[Any], what: str) -> np.ndarray:
@@ -447,6 +510,13 @@ class Single(ABC):
                 f"the observation of agent {layout.agents[slot]} has shape {tuple(value.shape)} "
                 f"but its space declares {shape}"
             )
+        if layout.dtype is not None and any(v.dtype != layout.dtype and v.dtype.kind in "fiub" for v in values):
+            slot, value = next((s, v) for s, v in zip(slots, values, strict=True) if v.dtype != layout.dtype)
+            self.warn_once(
+                "type",
+                f"the observation of agent {layout.agents[slot]} is of {value.dtype} and its space of {layout.dtype}; it is "
+                "cast",
+            )
         full = tuple(rows.obs.shape[1:])
         try:
             with np.errstate(over="ignore"):
@@ -479,11 +549,12 @@ class Single(ABC):
             if not isinstance(value, Mapping) or "observation" not in value:
                 raise self.fault(f"the observation of agent {self.layout.agents[slot]} is no Dict with 'observation'")
             inner.append(value["observation"])
-            masks.append(value.get("action_mask"))
+            mask = value.get("action_mask")
+            masks.append(_NO_MASK if mask is None and self.layout.promised[slot] else mask)
         return inner, masks
 
     def _mask(self, masks: Sequence[Any], slots: np.ndarray, rows: Rows) -> None:
-        """Write the masks of agents that are asked to act; None: all their actions."""
+        """Write the masks of agents that are asked to act; None (that of one who has none): all their actions."""
         layout = self.layout
         if not layout.legal_width:
             return
@@ -494,13 +565,20 @@ class Single(ABC):
             if mask is None:
                 continue
             agent, n = layout.agents[slot], int(layout.possible[slot].sum())
-            array = np.asarray(mask)
+            array = np.array(None) if mask is _NO_MASK else np.asarray(mask)
+            if array.dtype.kind == "O":
+                what = "missing" if mask is _NO_MASK else f"a {type(mask).__name__}"
+                raise self.fault(f"the action mask of agent {agent} is {what}, expected {n} times 0 or 1,", "bad-mask")
             if array.shape != (n,):
-                raise self.fault(f"the action mask of agent {agent} has shape {array.shape}, expected ({n},),")
-            if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
-                raise self.fault(f"the action mask of agent {agent} is not made of 0 and 1 ({array.dtype})")
+                raise self.fault(
+                    f"the action mask of agent {agent} has shape {array.shape}, expected ({n},),", "bad-mask"
+                )
+            if array.dtype.kind not in "biu" or not ((array == 0) | (array == 1)).all():
+                raise self.fault(
+                    f"the action mask of agent {agent} is not made of whole numbers 0 and 1 ({array.dtype})", "bad-mask"
+                )
             if not array.any():
-                raise self.fault(f"the action mask of agent {agent} forbids every action")
+                raise self.fault(f"the action mask of agent {agent} forbids every action", "no-legal-action")
             rows.legal[slot, :n] = array.astype(bool)
 
     def _late(self) -> bool:
@@ -522,11 +600,23 @@ class Single(ABC):
         return out
 
 
+_NO_MASK: Any = object()
+"""Where a mask was promised, or is None."""
+
+
+def _mask_of(info: Any) -> Any:
+    """The mask in an agent's info; None where there is no word of one."""
+    if not isinstance(info, Mapping) or "action_mask" not in info:
+        return None
+    mask = info["action_mask"]
+    return _NO_MASK if mask is None else mask
+
+
 class ParallelSingle(Single):
     """A ParallelEnv: all living agents act at once."""
 
     def reset(self, seed: int, rows: Rows) -> None:
-        self.clock, self.seed = 0, seed
+        self.clock, self.seed, self.played = 0, seed, {}
         seed_globals(seed, 0)
         answer = self._call(self.env.reset, seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
@@ -581,13 +671,16 @@ class ParallelSingle(Single):
         if not isinstance(infos, Mapping):
             raise self.fault(f"the infos are a {type(infos).__name__}, expected a dictionary,")
         if any(infos.values()):
-            told = [(infos.get(agent) or {}).get("action_mask") for agent in names]
+            told = [_mask_of(infos.get(agent)) for agent in names]
             late = [mask is not None for mask in told]
             if any(late) and not self.layout.masked and self.layout.discrete:
                 raise self.fault(
-                    f"agent {names[late.index(True)]} has an action mask in its info but none had at reset"
+                    f"agent {names[late.index(True)]} has an action mask in its info but none had at reset", "bad-mask"
                 )
-            masks = [mask if seen is None else seen for mask, seen in zip(told, masks, strict=True)]
+            masks = [
+                mask if seen is None or (seen is _NO_MASK and mask is not None) else seen
+                for mask, seen in zip(told, masks, strict=True)
+            ]
         asked = ~over
         self._mask([mask for mask, ask in zip(masks, asked, strict=True) if ask], slots[asked], rows)
 
@@ -596,6 +689,7 @@ class ParallelSingle(Single):
         played = dict(zip(names, self._played(action, slots), strict=True))
         self.clock += 1
         seed_globals(self.seed, self.clock)
+        self.played = dict(played)  # theirs may be changed
         answer = self._call(self.env.step, played)
         if not (isinstance(answer, tuple) and len(answer) == 5):
             count = f" of {len(answer)}" if isinstance(answer, tuple) else ""
@@ -674,7 +768,7 @@ class TurnSingle(Single):
         self.selected = -1
 
     def reset(self, seed: int, rows: Rows) -> None:
-        self.clock, self.seed = 0, seed
+        self.clock, self.seed, self.played = 0, seed, {}
         for array in self.own:
             array[...] = 0
         seed_globals(seed, 0)
@@ -697,6 +791,7 @@ class TurnSingle(Single):
             array[...] = 0
         self.clock += 1
         seed_globals(self.seed, self.clock)
+        self.played[agent] = played
         self._call(self.env.step, played, who=f" of agent {agent}")
         self._settle()
         if not self.listed:
@@ -737,9 +832,9 @@ class TurnSingle(Single):
                 own.obs[slot] = 0
                 self._observe(values, one, own)
             if not over:
-                told = (info or {}).get("action_mask")
+                told = _mask_of(info)
                 if told is not None and not layout.masked and layout.discrete:
-                    raise self.fault(f"agent {agent} has an action mask in its info but none had at reset")
+                    raise self.fault(f"agent {agent} has an action mask in its info but none had at reset", "bad-mask")
                 self._mask([mask if told is None else told], one, own)
                 own.acting[slot] = True
                 self.selected = slot
@@ -784,6 +879,38 @@ class TurnSingle(Single):
                 self._observe(values, np.array([slot]), own)
         own.acting[...] = False
         own.ended[...] = True
+
+
+def play(
+    singles: list[Single],
+    command: Sequence[int] | np.ndarray,
+    seeds: Sequence[int],
+    action: np.ndarray,
+    rows: Rows,
+    again: Callable[[Single], Single] | None = None,
+) -> list[tuple[int, str]]:
+    """Tell each copy what to do: KEEP, RESET or STEP.
+
+    With `again`, which makes a copy anew, a step whose code raised ends its episode only: returned is which copies that
+    were, and what was raised. Whatever else goes wrong is raised.
+    """
+    broken = []
+    for place, single in enumerate(singles):
+        try:
+            if command[place] == RESET:
+                single.reset(seeds[place], rows.of(place))
+            elif command[place] == STEP:
+                single.step(action[place], rows.of(place))
+        except EnvironmentFault as fault:
+            if again is None or command[place] != STEP or fault.code != "environment-raised":
+                raise
+            broken.append((place, str(fault)))
+            single.close()
+            singles[place] = again(single)
+    return broken
+
+
+KEEP, RESET, STEP = 0, 1, 2  # what a copy is told
 
 
 def host(

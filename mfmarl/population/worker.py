@@ -66,19 +66,21 @@ def main() -> None:
     try:
         _serve(into, out)
     except MfmarlError as error:
-        _send(out, {"fault": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()})
+        told = {"fault": type(error).__name__, "message": str(error), "code": error.code}
+        _send(out, {**told, "traceback": traceback.format_exc()})
     except KeyboardInterrupt:
         pass
     except Exception as error:  # noqa: BLE001 - told to the parent
         message = f"An environment's process failed: {type(error).__name__}: {error}"
-        _send(out, {"fault": "EnvironmentFault", "message": message, "traceback": traceback.format_exc()})
+        told = {"fault": "EnvironmentFault", "message": message, "code": "environment-raised"}
+        _send(out, {**told, "traceback": traceback.format_exc()})
     with contextlib.suppress(OSError):
         out.flush()
 
 
 def _serve(into: BinaryIO, out: BinaryIO) -> None:
     from mfmarl.population import third_party
-    from mfmarl.population.single import host, isolated
+    from mfmarl.population.single import host, isolated, play
 
     setup = _receive(into)
     if setup is None:
@@ -91,6 +93,10 @@ def _serve(into: BinaryIO, out: BinaryIO) -> None:
     _send(out, {"fingerprint": hashlib.sha256(layout.fingerprint().encode()).hexdigest()})
     out.flush()
 
+    def anew(single: Any) -> Any:
+        return maker.single(maker(), layout, single.copy)
+
+    again = anew if setup["restarts"] else None
     rows = layout.empty(len(made))
     n = len(layout.agents)
     action = (
@@ -103,12 +109,8 @@ def _serve(into: BinaryIO, out: BinaryIO) -> None:
         if order is None or (action.size and not _exactly(into, action.data.cast("B"))):
             break
         with isolated():
-            for place, (single, command) in enumerate(zip(made, order["command"], strict=True)):
-                if command == 1:
-                    single.reset(order["seeds"][place], rows.of(place))
-                elif command == 2:
-                    single.step(action[place], rows.of(place))
-        _send(out, {"ok": True})
+            broken = play(made, order["command"], order["seeds"], action, rows, again)
+        _send(out, {"broken": broken})
         for place, command in enumerate(order["command"]):
             if command:
                 for array in rows.of(place):

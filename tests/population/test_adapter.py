@@ -102,7 +102,8 @@ def test_an_image_keeps_its_shape_and_values() -> None:
 
 def test_different_shapes_are_padded_with_zeros_at_the_far_end() -> None:
     env = look(
-        {"a_0": box(2, 3, low=1), "b_0": box(4, 2, low=1)}, {"a_0": np.full((2, 3), 7), "b_0": np.full((4, 2), 9)}
+        {"a_0": box(2, 3, low=1), "b_0": box(4, 2, low=1)},
+        {"a_0": np.full((2, 3), 7.0, np.float32), "b_0": np.full((4, 2), 9.0, np.float32)},
     )
     assert env.timestep is not None and env.spec.observation_shape == (4, 3)
     expected = torch.zeros(2, 4, 3)
@@ -112,7 +113,10 @@ def test_different_shapes_are_padded_with_zeros_at_the_far_end() -> None:
 
 
 def test_different_ranks_are_flattened_then_padded() -> None:
-    env = look({"a_0": box(2, 2), "b_0": box(5)}, {"a_0": np.arange(1, 5).reshape(2, 2), "b_0": np.arange(5) + 10})
+    env = look(
+        {"a_0": box(2, 2), "b_0": box(5)},
+        {"a_0": np.arange(1, 5, dtype=np.float32).reshape(2, 2), "b_0": np.arange(10, 15, dtype=np.float32)},
+    )
     assert env.timestep is not None
     assert env.timestep.obs[0].tolist() == [[1, 2, 3, 4, 0], [10, 11, 12, 13, 14]]
 
@@ -202,7 +206,11 @@ def test_boxes_of_different_size_and_bounds_arrive_as_each_agents_own() -> None:
 def test_a_box_action_outside_the_space_is_refused(value: float) -> None:
     env = adapter(scripted.Steering)
     env.reset(Key.of(0))
-    with pytest.raises(ConfigError, match=r"agent ship_0 in copy 0 at step 1 is .* in dimension 1, outside \[-3, 3\]"):
+    words = r"agent ship_0 in copy 0 at step 1 is .* in dimension 1, outside \[-3, 3\]"
+    kind: type[Exception] = ConfigError
+    if value != value:
+        kind, words = NumericFault, r"agent ship_0 chose \[0.0, nan, 0.0\] in copy 0 at step 1"
+    with pytest.raises(kind, match=words):
         env.step(torch.tensor([[[0.0, 0.0, 0.0], [0.0, value, 0.0]]]))
 
 
@@ -355,8 +363,8 @@ def test_masks_are_honoured_wherever_they_come_from(where: str) -> None:
     [
         (np.zeros(3, np.int8), "forbids every action"),
         (np.ones(4, np.int8), r"shape \(4,\), expected \(3,\)"),
-        (np.array([0.5, 1, 1]), "not made of 0 and 1"),
-        (np.array(["yes", "no", "no"]), "not made of 0 and 1"),
+        (np.array([0.5, 1, 1]), "not made of whole numbers 0 and 1"),
+        (np.array(["yes", "no", "no"]), "not made of whole numbers 0 and 1"),
     ],
 )
 def test_a_bad_mask_is_a_fault(bad: np.ndarray, words: str) -> None:
@@ -478,7 +486,10 @@ def test_faults_of_turn_takers_name_agent_copy_and_step(fault: str, words: str) 
 FAULTS: dict[str, tuple[type[MfmarlError], str]] = {
     "raises": (EnvironmentFault, r"step\(\) raised ValueError: division by cucumber in copy 0 at step 3"),
     "four values": (EnvironmentFault, r"step\(\) returned a tuple of 4, expected .* in copy 0 at step 3"),
-    "reward nan": (NumericFault, "reward of agent red_1 is nan in copy 0 at step 3: rewards must be finite"),
+    "reward nan": (
+        NumericFault,
+        "reward of agent red_1 is nan in copy 0 at step 3, after its action 2: rewards must be finite",
+    ),
     "reward inf": (NumericFault, "reward of agent red_1 is -inf in copy 0 at step 3"),
     "reward huge": (NumericFault, "reward of agent red_1 is beyond float32 in copy 0 at step 3"),
     "reward word": (EnvironmentFault, r"reward of agent red_1 is '1\.0' \(str\), not a number, in copy 0 at step 3"),

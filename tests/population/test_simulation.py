@@ -418,7 +418,7 @@ def test_calls_out_of_turn_are_refused() -> None:
         (False, torch.tensor([[0, -1, 2, 0, 1], [0, 0, 0, 0, 0]]), "Action -1 of agent agent_1 of copy 0"),
         (True, torch.zeros(2, 5), r"expected \(2, 5, 2\)"),
         (True, torch.full((2, 5, 2), 3.001), r"\[3.00.*agent_0 of copy 0 is outside Box.*\[3.0, 3.0\]"),
-        (True, torch.full((2, 5, 2), math.nan), "nan.*outside"),
+        (True, torch.full((2, 5, 2), math.nan), r"agent_0 of copy 0 chose \[nan, nan\] in Lottery at step 0"),
         (True, torch.full((2, 5, 2), -math.inf), "inf.*outside"),
     ],
 )
@@ -426,7 +426,7 @@ def test_actions_outside_the_space_are_refused_and_nothing_is_lost(box: bool, ac
     sim = Simulation(Lottery(box=box, death=0, end=0), 2)
     t = sim.reset(Key.of(0))
     stored = sim.state_dict()
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(NumericFault if bool(torch.isnan(action).any()) else ConfigError, match=words):
         sim.step(action)
     assert sim.timestep is t
     assert all(
@@ -453,7 +453,7 @@ def test_an_unbounded_box_still_refuses_infinity() -> None:
     sim.reset(Key.of(0))
     with pytest.raises(ConfigError, match=r"inf.*outside"):
         sim.step(torch.full((1, 5, 2), math.inf))
-    sim.step(torch.full((1, 5, 2), 1e30))
+    sim.step(torch.full((1, 5, 2), 1e17))
 
 
 def test_small_whole_number_actions_are_taken() -> None:
@@ -593,10 +593,34 @@ def test_without_checks_nothing_is_looked_at() -> None:
     assert sim.step(torch.full_like(sim.ids, 99)).reward.isnan().all()
 
 
-def test_a_sum_that_overflows_is_no_fault() -> None:
+def test_sums_that_overflow_are_no_fault() -> None:
     sim = broken("step", lambda r: (r[0], torch.full_like(r[1], 3e38)))
+    sim.reward_limit = 3.3e38
     sim.reset(Key.of(0))
     assert torch.isfinite(sim.step(torch.zeros_like(sim.ids)).reward).all()
+    sim = broken("observe", lambda obs: torch.full_like(obs, 3e38))
+    assert torch.isfinite(sim.reset(Key.of(0)).obs).all()
+
+
+@pytest.mark.parametrize("limit", [1e4, 1e18, 1e25])
+def test_a_reward_beyond_the_limit_is_a_fault_and_one_at_it_is_none(limit: float) -> None:
+    def pays(reward: float) -> Simulation:
+        def paid(result: Any) -> Any:
+            result[1][1, 2] = -reward
+            return result
+
+        sim = broken("step", paid)
+        sim.reward_limit = limit
+        sim.reset(Key.of(0))
+        return sim
+
+    sim = pays(0.99 * limit)
+    sim.step(torch.full_like(sim.ids, 2))
+    sim = pays(1.01 * limit)
+    words = r"reward of -.* to agent agent_2 of copy 5 at step 1, after its action 2, beyond reward_limit"
+    with pytest.raises(NumericFault, match=words) as told:
+        sim.step(torch.full_like(sim.ids, 2))
+    assert told.value.code == "reward-bound"
 
 
 def test_an_environment_without_a_picture_is_not_drawn() -> None:
