@@ -72,7 +72,7 @@ class Maker:
 
     def __call__(self, **extra: Any) -> Any:
         try:
-            with _quiet():
+            with quiet():
                 made = self.make(**{**self.options, **extra})
                 gymnasium = sys.modules.get("gymnasium")
                 if gymnasium is not None and isinstance(made, gymnasium.Env):
@@ -149,7 +149,7 @@ class Maker:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Banners and deprecation warnings of other packages stay off standard output, which is ours to promise."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "hide")
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -280,7 +280,7 @@ def _from_folder(name: str, space: str, rest: str, options: dict[str, Any]) -> M
 
 def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
     _installed(name, "pettingzoo")
-    with _quiet():
+    with quiet():
         import pettingzoo
         from pettingzoo.env_registry.exceptions import PettingZooRegistryError
 
@@ -314,7 +314,7 @@ def _from_registry(name: str, rest: str, options: dict[str, Any]) -> Maker:
 
 def _from_gymnasium(name: str, rest: str, options: dict[str, Any]) -> Maker:
     _installed(name, "gymnasium")
-    with _quiet():
+    with quiet():
         import gymnasium
 
     needed = _GYMNASIUM_NEEDS.get(rest.partition("/")[0]) if "/" in rest else None
@@ -343,7 +343,7 @@ def _from_gymnasium(name: str, rest: str, options: dict[str, Any]) -> Maker:
 
 def _imported(name: str, dotted: str) -> Any:
     try:
-        with _quiet():
+        with quiet():
             return importlib.import_module(dotted)
     except Exception as error:
         raise _refusal(name, {}, error) from error
@@ -371,12 +371,12 @@ def maker_at(address: Mapping[str, Any]) -> Maker:
         return Maker(made.name, made.make, made.options, made.pictures, arrays=bool(address["arrays"]))
     target: Any = None
     if address["module"] != "__main__":
-        with contextlib.suppress(Exception), _quiet():
+        with contextlib.suppress(Exception), quiet():
             target = importlib.import_module(address["module"])
     if target is None:
         from mfmarl.registry import load_file
 
-        with _quiet():
+        with quiet():
             target = load_file(Path(address["file"]))
     for part in address["attribute"].split("."):
         target = getattr(target, part)

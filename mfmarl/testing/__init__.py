@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfmarl.testing.check_env import check_env as check_env
+    from mfmarl.testing.check import check_env as check_env
     from mfmarl.testing.faults import FAULTS as FAULTS
     from mfmarl.testing.faulty_env import FaultyEnv as FaultyEnv
     from mfmarl.testing.finding import Finding as Finding
     from mfmarl.testing.finding import Findings as Findings
 
 _LAZY = {
-    "check_env": "mfmarl.testing.check_env",
+    "check_env": "mfmarl.testing.check",
     "FAULTS": "mfmarl.testing.faults",
     "FaultyEnv": "mfmarl.testing.faulty_env",
     "Finding": "mfmarl.testing.finding",
