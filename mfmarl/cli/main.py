@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from mfmarl import __version__
 from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest
@@ -125,16 +125,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # What all ranks of a divided run have to say alike: a mistake in the command, a signal to all, that another was lost.
-_SAID_BY_THE_FIRST = (ConfigError.exit_code, RankLost.exit_code, 130, 143)
+_SAID_BY_THE_FIRST = (ConfigError.exit_code, RankLost.exit_code, 129, 130, 143)
 
 
 def _tell(message: str, exit_code: int, code: str, as_json: bool) -> int:
     if os.environ.get("RANK", "0") != "0" and exit_code in _SAID_BY_THE_FIRST:
         return exit_code
     if as_json:
-        print(json.dumps({"error": message, "exit_code": exit_code, "code": code}))
-    print(f"mfmarl: {message} [{code}]", file=sys.stderr)
+        _say(json.dumps({"error": message, "exit_code": exit_code, "code": code}), sys.stdout)
+    _say(f"mfmarl: {message} [{code}]", sys.stderr)
     return exit_code
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Print, where anybody listens: the exit code is to be the error's also when the terminal was closed."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

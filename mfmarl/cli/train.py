@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+import shlex
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mfmarl.cli.choices import add_run_options, assign, import_all, pairs_of, parse_agents, run_options, short
-from mfmarl.errors import ConfigError
+from mfmarl.errors import ConfigError, MfmarlError
 
 EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
   mfmarl train congestion --agent mfq --temperature "linear(1, 0.05)" --name routes
@@ -20,6 +24,7 @@ EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
   mfmarl train --config run.toml
   mfmarl train ising --temperature 2.4 --steps 1000 --diagnose
   mfmarl train --resume runs/routes
+  mfmarl train --resume runs/routes --fork colder --temperature 0.01
   mfmarl list ising          # the environment's own options
   mfmarl list mfq            # the agent's own options"""
 
@@ -30,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agents", help="an agent for each team: red=mfq,blue=iql")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.toml; options given beside it win")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument(
+        "--fork",
+        metavar="NAME",
+        help="with --resume: leave that run as it is, and begin RUNS/NAME from its checkpoint, with other options",
+    )
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: environment-agent-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument(
@@ -60,15 +70,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     known.newer = ""
     try:
-        return _run(known, rest)
+        with warnings_in_a_line():
+            return _run(known, rest)
     except ConfigError as error:
         if not known.newer:
             raise
-        raise ConfigError(f"{error} (That config was written by mfmarl {known.newer}, newer than this one.)") from error
+        told = f"{error} (That config was written by mfmarl {known.newer}, newer than this one.)"
+        raise ConfigError(told, error.code) from error
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
+    if known.fork is not None and known.resume is None:
+        raise ConfigError("--fork begins a run from another's checkpoint: say which, --resume RUN.")
     if known.resume is not None:
         config, path, resume = _resumed(known, rest)
     else:
@@ -98,7 +112,8 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             elapsed = time.monotonic() - first[1]
             rate = (row["agent_steps"] - first[0]) / elapsed if elapsed > 0 else 0.0
             reward = row.get("eval/reward", row.get("train/reward", float("nan")))
-            progress.update("training", row["step"], f"reward {reward:.4g}  {_per_second(rate)}")
+            with contextlib.suppress(OSError):  # who watched is gone: the terminal was closed, the pipe broke
+                progress.update("training", row["step"], f"reward {reward:.4g}  {_per_second(rate)}")
 
         if known.diagnose:
             refuse_diagnosis(config, known.diagnose_steps)
@@ -115,13 +130,16 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         ranks.close()
         found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}
     rows, status = read_metrics(path), read_status(path)
-    from mfmarl.evaluation.report import report_run
-
-    page = report_run(path)
+    page = _report(path)
     if known.json:
         print(
             json.dumps(
-                {"run": str(path), "report": str(page), "status": status, "last": _plain(rows[-1]) if rows else {}}
+                {
+                    "run": str(path),
+                    "report": str(page or ""),
+                    "status": status,
+                    "last": _plain(rows[-1]) if rows else {},
+                }
                 | ({"diagnosis": {name: one.to_table() for name, one in found.items()}} if found else {})
             )
         )
@@ -149,8 +167,43 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
                 )
         print(f"{'time':>14}  {time.monotonic() - started:.1f} s")
         print(f"{'run':>14}  {path}")
-        print(f"{'report':>14}  {page}")
+        print(f"{'report':>14}  {page or 'none'}")
     return 0
+
+
+@contextlib.contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """What a run has to say besides, as this package says things: one line each, every time."""
+    from mfmarl.learning.run_folder import RunWarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, RunWarning) or category.__module__.startswith("mfmarl."):
+            with contextlib.suppress(OSError):
+                print(f"mfmarl: {message}", file=sys.stderr, flush=True)
+        else:
+            usual(message, category, *where)
+
+    with warnings.catch_warnings():
+        usual: Any = warnings.showwarning
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _report(path: Path) -> Path | None:
+    """The page of a run that is done. What goes wrong with it costs the page alone."""
+    from mfmarl.evaluation.report import report_run
+
+    try:
+        return report_run(path)
+    except Exception as error:  # noqa: BLE001 - the run is done and kept, whatever a page of it says
+        told = str(error) if isinstance(error, MfmarlError) else f"{type(error).__name__}: {error}"
+        again = f"mfmarl report {shlex.quote(str(path))}"
+        with contextlib.suppress(OSError):
+            print(
+                f"mfmarl: {path} is done and kept, but its report could not be made ({told}): {again}", file=sys.stderr
+            )
+        return None
 
 
 def _at_n(row: dict[str, Any]) -> str:
@@ -202,10 +255,13 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
     base: dict[str, Any] = {}
     stored = None
     if known.config is not None:
-        from mfmarl.learning.config import read_toml
+        from mfmarl.learning.config_file import read_text, run_config
 
-        table = _without_versions(known, read_toml(known.config))
-        stored = RunConfig.from_table(table, str(known.config))
+        found, text = read_text(known.config)
+        table = _without_versions(known, found)
+        # Options given beside the file belong to its environment and agents too: then all are checked together, later.
+        alone = not (rest or known.environment or known.agent or known.agents)
+        stored = run_config(table, str(known.config), text, whole=alone)
         base = dict(table.get("run", {}))
     for option in ("agent", "agents", "name"):
         if getattr(known, option) == "":
@@ -252,22 +308,28 @@ def _safe(text: str) -> str:
 
 
 def _resumed(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
-    from mfmarl.learning.run_config import Choice, RunConfig
-    from mfmarl.learning.run_folder import demand_run, read_config
+    from mfmarl.learning.config_file import read_text, run_config
+    from mfmarl.learning.run_config import RunConfig
+    from mfmarl.learning.run_folder import CONFIG, demand_run, inside
 
+    if known.name:
+        raise ConfigError("--resume goes on in the run's own folder: leave --name out, or write --fork NAME.")
     if known.environment or known.agent or known.agents or known.config:
         raise ConfigError(
             "--resume goes on as the run's own config says: leave the environment, agents and --config out."
         )
     demand_run(known.resume)
-    table = _without_versions(known, read_config(known.resume))
-    stored = RunConfig.from_table(table, str(known.resume))
-    if ".py" in stored.environment.name and not known.imports:
-        # A file that only a run's config names is never executed: it may be a stranger's.
-        raise ConfigError(
-            f"This run plays {stored.environment.name}; say that you trust that file: --import {stored.environment.name.partition('.py')[0]}.py"
-        )
-    if rest:
-        assign(pairs_of(rest), {"here": Choice(stored.environment.name)}, {"here": stored.agents})
-        raise ConfigError("Options of the environment and agents cannot change when a run goes on; start a new run.")
-    return RunConfig(stored.environment, stored.agents, run_options(known, table.get("run", {}))), known.resume, True
+    found, text = read_text(known.resume / CONFIG)
+    table = _without_versions(known, found)
+    stored = run_config(table, str(known.resume / CONFIG), text)
+    environments, agents = assign(pairs_of(rest), {"here": stored.environment}, {"here": stored.agents})
+    config = RunConfig(environments["here"], agents["here"], run_options(known, table.get("run", {})))
+    if known.fork is None:
+        return config, known.resume, True
+    from mfmarl.learning.run import fork
+
+    path = inside(known.runs, known.fork)
+    if path.resolve() == known.resume.resolve():
+        raise ConfigError(f"{path} is the run itself: give the fork another name.", "run-exists")
+    fork(known.resume, path, config)
+    return config, path, True
