@@ -236,7 +236,7 @@ def _kept(training: Training, name: str, tensor: Tensor, same_seed: bool) -> Wan
     if name.endswith("env.timestep.action"):
         values = _between(-1, env.spec.num_actions - 1) if env.spec.discrete else _anything
         return Want(shape, tensor.dtype, may_be_nan=not env.spec.discrete, values=values)
-    if not name.startswith("player.") and last in ("tick", "host_clock", "clock", "episode"):
+    if not name.startswith("player.") and last in ("tick", "host_clock", "clock", "episode", "counts"):
         return Want(shape, tensor.dtype, values=_between(0, 2**62))
     return Want(shape, tensor.dtype)
 

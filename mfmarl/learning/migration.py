@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Document = dict[str, Any]
@@ -32,9 +33,16 @@ KINDS: dict[int, dict[str, type]] = {
 """What the document of each schema holds, and of which type: these keys and no others."""
 
 
+_REPLAYED = ".env.digest"  # what only a third-party environment's state has
+
+
 def _say_of_what(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
-    """2: a checkpoint says of which environment, agents and population it is."""
-    return {**document, "of": {}}, tensors
+    """2: a checkpoint says of which environment, agents and population it is; a third-party environment how often it
+    was begun anew and showed what lies outside its spaces.
+    """
+    replayed = [name.removesuffix("digest") for name in tensors if name.endswith(_REPLAYED)]
+    none = {f"{start}counts": torch.zeros(2, dtype=torch.int64) for start in replayed}
+    return {**document, "of": {}}, {**none, **tensors}
 
 
 STEPS: dict[int, Step] = {1: _say_of_what}
