@@ -64,7 +64,7 @@ def set_threads(count: int) -> None:
 def open_population(config: RunConfig, copies: int, device: torch.device, ranks: Ranks = ALONE) -> Env:
     """Copies of the config's environment: this rank's part of them."""
     entry = lookup("environment", config.environment.name)
-    return open_env(
+    env = open_env(
         entry,
         config.environment.options,
         copies,
@@ -73,7 +73,11 @@ def open_population(config: RunConfig, copies: int, device: torch.device, ranks:
         max_steps=config.run.max_steps or None,
         ranks=ranks,
         by_agents=config.run.divide == "agents",
+        timeout=config.run.timeout,
+        max_restarts=config.run.max_restarts if config.run.on_fault == "restart" else 0,
     )
+    env.reward_limit = config.run.reward_limit
+    return env
 
 
 def build(config: RunConfig, ranks: Ranks = ALONE) -> Built:

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 _MAY_BE_NAN = ("train.env.timestep.action", "evaluation.env.timestep.action")
 # What may change when a run goes on: how long, how it is carried out and what is written down of it.
 _FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "run.ranks", "run.divide",
-         "run.threads")  # fmt: skip
+         "run.threads", "run.timeout", "run.on_fault", "run.max_restarts", "run.reward_limit", "run.max_memory")  # fmt: skip
 # Of these, what sums are added up by: the run is another from there on, though not by more than rounding.
 _ROUNDING = ("run.device", "run.ranks", "run.divide", "run.threads")
 _NOT_ROUNDING = ("python", "platform", "git_commit")
@@ -320,6 +320,7 @@ def _go(
             wall=training.wall,
             cpu=training.cpu,
             agent_steps=training.agent_steps,
+            diverged=training.diverged,
         )
 
     def save(place: RunFolder | None = None) -> None:
@@ -516,6 +517,8 @@ def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks
             f"{found.path} does not say how many rows there were: it is of no run.", "misfit-checkpoint"
         )
     load_into(training, found, allow_nonfinite=trust.nonfinite)
+    if run_folder.is_run(path):
+        training.diverged = str(run_folder.read_status(path).get("diverged", ""))
     if folder is not None:
         folder.truncate_to(found.state["metrics"])
         folder.take_up(found.state.get("waiting", []))

@@ -44,6 +44,17 @@ class RunOptions:
     """Child processes that host a third-party environment's copies; 0: none, everything in this process."""
     max_steps: Whole = 0
     """Truncate a third-party environment's episodes after so many steps; 0: as the environment says."""
+    timeout: Annotated[float, Bounds(0.01, 1e7)] = 60.0
+    """Seconds that a child process (`workers`) may take for one step before it is taken to hang, and stopped. An
+    environment in this process cannot be stopped from outside: give those that may hang --workers 1."""
+    on_fault: Literal["fail", "restart"] = "fail"
+    """When a third-party environment's own code raises: stop, or end its episode there and go on with one made anew."""
+    max_restarts: Annotated[int, Bounds(0, 1 << 40)] = 10
+    """How often in a run that may be, with on_fault = restart; counted as train/restarts."""
+    reward_limit: Annotated[float, Bounds(0.0, 3e38, open_low=True)] = 1e18
+    """A reward beyond this stops the run as one that is not finite does: squares of larger ones are no float32 numbers."""
+    max_memory: Annotated[float, Bounds(0.0, 1e18)] = 0.0
+    """Bytes that the run may take by the estimate made before it begins; 0: what is free."""
     device: str = "cpu"
     """Where tensors live: cpu, cuda, cuda:1, or auto. Of several ranks on `cuda`, each takes the next GPU of its machine."""
     ranks: Annotated[int, Bounds(1, 1 << 20)] = 1

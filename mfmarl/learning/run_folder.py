@@ -222,8 +222,10 @@ class RunFolder:
         wall: float = 0.0,
         cpu: float = 0.0,
         agent_steps: int = 0,
+        diverged: str = "",
     ) -> None:
-        """Say how the run goes; `state` is one of STATES, `wall` and `cpu` are seconds. Raises ResourceFault."""
+        """Say how the run goes; `state` is one of STATES, `wall` and `cpu` are seconds; `diverged` is when and how learning
+        was seen to diverge, if it was. Raises ResourceFault."""
         if state not in STATES:
             raise ValueError(f"a run's state is one of {STATES}, not {state!r}")
         status = {
@@ -235,7 +237,8 @@ class RunFolder:
             "cpu": cpu,
             "agent_steps": agent_steps,
         }
-        self.write_json(STATUS, status | ({"remarks": self.remarks} if self.remarks else {}))
+        more = {"diverged": diverged, "remarks": self.remarks}
+        self.write_json(STATUS, status | {name: value for name, value in more.items() if value})
 
     def write_json(self, name: str, value: Any) -> Path:
         """A small JSON file in the folder, whole or not at all. Raises ResourceFault."""

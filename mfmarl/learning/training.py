@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from copy import copy
 from typing import Any
@@ -20,6 +21,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.learning.agent import Agent, Transition
 from mfmarl.learning.episode import Episode, under
+from mfmarl.learning.health import DIVERGED, alarms, demand_finite
 from mfmarl.learning.judge import Judge, rules
 from mfmarl.learning.memory import WHOLE, Crowd, Replay, Rollout
 from mfmarl.learning.players import Player, as_whole, divide
@@ -106,6 +108,7 @@ class Training:
         self.judge = None if game is None else Judge(game, whole, options.exploitability == "sampled")
         self.numbers: dict[str, list[Tensor]] = {}
         self.wall = self.cpu = 0.0
+        self.diverged = ""  # when and how learning was first seen to diverge
         self.stopping = False  # set from a signal handler: the step in hand is finished, and `rows` returns
         self.leave_at = math.inf  # when it returns in any case, by time.monotonic
 
@@ -246,7 +249,7 @@ class Training:
             valid=None if valid is None else by_mind(valid),
         )
         if agent.memory == "latest":
-            self._note(player, agent.learn(transition))
+            self._note(player, self._taught(player, transition))
         else:
             assert isinstance(player.memory, Replay)
             player.memory.add(transition, self.key.fold("remember", i, self.tick), player.remember)
@@ -296,7 +299,7 @@ class Training:
                 for update in range(config.updates):
                     rows = config.batch_size * getattr(agent, "replicas", 1)
                     batch = memory.draw(rows, key.fold(update), correction)
-                    numbers = agent.learn(batch)
+                    numbers = self._taught(player, batch)
                     if batch.place is not None:
                         memory.reweigh(batch.place, numbers.pop("priority"))
                     self._note(player, numbers)
@@ -307,8 +310,21 @@ class Training:
             steps["last_field"] = memory.select(agent.by_mind(episode.felt[i]))
             if memory.number is not None:
                 steps |= {"number": memory.number, "of": torch.tensor(memory.width)}
-            self._note(player, agent.learn((steps, key)))
+            self._note(player, self._taught(player, (steps, key)))
             memory.clear()
+
+    def _taught(self, player: Player, batch: Any) -> dict[str, Tensor]:
+        """What learning tells; what cannot be learned from is told with where and whose it was."""
+        try:
+            return player.agent.learn(batch)
+        except NumericFault as fault:
+            mind, whose = getattr(fault, "mind", None), player.name
+            if mind is not None:
+                slot = player.slots.start + mind // (getattr(player.agent, "replicas", 1) or 1)
+                name = self.episode.env.spec.names[slot]
+                whose += f" (the mind of agent {name}, slot {slot}, whose last actions were "
+                whose += f"{self.episode.timestep.action[:8, slot].tolist()})"
+            raise NumericFault(f"{self.episode.env.name}, {whose} at step {self.tick}: {fault}", fault.code) from fault
 
     def _note(self, player: Player, numbers: dict[str, Tensor]) -> None:
         for name, value in numbers.items():
@@ -322,6 +338,8 @@ class Training:
         Of a divided population it is complete on the first rank.
         """
         self._compare()
+        for player in self.players:
+            demand_finite(player, self.tick)
         tally = self.tally.added_up(self.ranks)
         self.agent_steps += tally.number("reward")
         row: dict[str, Any] = {
@@ -336,12 +354,22 @@ class Training:
         if self.judge is not None and self.ranks.first:
             row |= self._judged(self.judge)
         row |= self._noted()
+        for prefix, episode in (("train", self.episode), ("eval", self.evaluation)):
+            for count in ("restarts", "outside"):
+                if episode is not None and getattr(episode.env, count):
+                    row[f"{prefix}/{count}"] = getattr(episode.env, count)
         for player, seen, felt in zip(self.players, self.episode.seen, self.episode.felt, strict=True):
             team = f"/{player.name}" if len(self.players) > 1 else ""
             found = thermodynamics(player.agent, seen, felt, self._crowd(player))
             row |= {f"gibbs/{name}{team}": float(value) for name, value in found.items()}
             if player.agent.memory != "self":
                 row[f"{player.name}/temperature"] = float(player.agent.temperature)
+        for player in self.players:
+            for what, told in alarms(player, row).items():
+                row[f"{player.name}/alarm/{what}"] = 1.0
+                if what in DIVERGED and not self.diverged:
+                    self.diverged = f"{player.name} at step {self.tick}: {told}"
+                    warnings.warn(f"Learning diverges, {self.diverged}; lower the learning rate.", stacklevel=2)
         self.tally.clear()
         self.numbers.clear()
         return row

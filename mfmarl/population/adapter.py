@@ -192,6 +192,10 @@ class Adapter(Env):
 
     # ------------------------------------------------------------------------------------------- the cycle
 
+    @property
+    def name(self) -> str:
+        return self.layout.name
+
     def reset(self, key: Key) -> Timestep:
         self.key = key
         self.episode = [0] * self.copies

@@ -29,13 +29,15 @@ def open_env(
     grouping: Mapping[str, str] | Callable[[str], str] | None = None,
     ranks: Ranks = ALONE,
     by_agents: bool = True,
+    timeout: float = 60.0,
+    max_restarts: int = 0,
 ) -> Env:
     """`copies` copies of an environment.
 
     `what` is a name (`ising`, `magent2/battle_v4`, `my_env.py:MyEnv`), a registry `Entry`, a `PopulationEnv`,
     `ParallelEnv` or `AECEnv` (class or instance), or a function that makes one; `options` are its fields or
-    keyword arguments. `workers` and `grouping` (an agent's name -> its team) are for third-party
-    environments, see `Adapter`. `max_steps` truncates episodes that last longer. Between `ranks` a population of ours is
+    keyword arguments. `workers`, `timeout`, `max_restarts` and `grouping` (an agent's name -> its team) are for
+    third-party environments, see `Adapter`. `max_steps` truncates episodes that last longer. Between `ranks` a population of ours is
     divided, see `Simulation`.
 
     Raises ConfigError (unknown name or option), EnvironmentFault (an environment that cannot be made).
@@ -50,7 +52,7 @@ def open_env(
             raise ConfigError(
                 f"{maker.name} is another library's and cannot be divided over ranks; give its copies --workers instead."
             )
-        return Adapter(maker, copies, device, first_copy, workers, grouping, max_steps)
+        return Adapter(maker, copies, device, first_copy, workers, grouping, max_steps, timeout, max_restarts)
 
     if isinstance(what, Entry):
         name = what.name

@@ -38,6 +38,11 @@ class Env(ABC):
     outside: int = 0
     """How many observations lay outside of their space."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in messages."""
+
     @abstractmethod
     def reset(self, key: Key) -> Timestep:
         """Begin every copy anew; `key` fixes everything that follows."""
@@ -237,14 +242,14 @@ class Simulation(Env):
             name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None, per_agent: bool | None = None
         ) -> Tensor:
             if name not in state:
-                raise CheckpointError(f"The stored simulation lacks {name!r}: it is not one of {self._name}.")
+                raise CheckpointError(f"The stored simulation lacks {name!r}: it is not one of {self.name}.")
             value = state[name]
             if per_agent is not None:
                 value = self._part(value, name, per_agent)
             if shape is not None and (value.shape != shape or value.dtype != dtype):
                 raise CheckpointError(
                     f"The stored simulation's {name} is {list(value.shape)} {value.dtype}; "
-                    f"{self._name} with {self.copies} copies has {list(shape)} {dtype}."
+                    f"{self.name} with {self.copies} copies has {list(shape)} {dtype}."
                 )
             return value.to(self.device, copy=True)
 
@@ -275,7 +280,7 @@ class Simulation(Env):
         )
         if not division.whole and tuple(value.shape[: len(expected)]) != expected:
             raise CheckpointError(
-                f"The stored simulation's {name} is {list(value.shape)}; {self._name} with {division.copies} copies has "
+                f"The stored simulation's {name} is {list(value.shape)}; {self.name} with {division.copies} copies has "
                 f"{list(expected)} and more."
             )
         return division.part(value, per_agent)
@@ -283,7 +288,7 @@ class Simulation(Env):
     # ------------------------------------------------------------------------------------ one timestep
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         return type(self.env).__name__
 
     def _late(self) -> bool:
@@ -297,7 +302,7 @@ class Simulation(Env):
             raise
         except (Exception, SystemExit) as error:
             raise EnvironmentFault(
-                f"{self._name}.{rule} failed after step {self.tick}: {type(error).__name__}: {error}",
+                f"{self.name}.{rule} failed after step {self.tick}: {type(error).__name__}: {error}",
                 "environment-raised",
             ) from error
 
@@ -373,33 +378,33 @@ class Simulation(Env):
     def _check_state(self, state: Any, rule: str, before: Any, copies: int) -> None:
         if not hasattr(state, "_asdict"):
             raise EnvironmentFault(
-                f"{self._name}.{rule} must return a NamedTuple of tensors as its state, not {type(state).__name__}."
+                f"{self.name}.{rule} must return a NamedTuple of tensors as its state, not {type(state).__name__}."
             )
         for name, value in zip(state._fields, state, strict=True):
             if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != copies:
                 what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise EnvironmentFault(
-                    f"{self._name}.{rule} gave a state whose {name} is {what}; expected a tensor [{copies} copies, ...]."
+                    f"{self.name}.{rule} gave a state whose {name} is {what}; expected a tensor [{copies} copies, ...]."
                 )
             old = None if before is None else getattr(before, name)
             if old is not None and (old.shape != value.shape or old.dtype != value.dtype):
                 raise EnvironmentFault(
-                    f"{self._name}.step changed the state's {name} from {list(old.shape)} {old.dtype} to "
+                    f"{self.name}.step changed the state's {name} from {list(old.shape)} {old.dtype} to "
                     f"{list(value.shape)} {value.dtype}; shapes and types must stay."
                 )
 
     def _check_tensor(self, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
         if not isinstance(value, Tensor):
             raise EnvironmentFault(
-                f"{self._name}.{what} is {type(value).__name__} at step {self.tick}; expected a tensor of shape {tuple(shape)}."
+                f"{self.name}.{what} is {type(value).__name__} at step {self.tick}; expected a tensor of shape {tuple(shape)}."
             )
         if tuple(value.shape) != tuple(shape):
             raise EnvironmentFault(
-                f"{self._name}.{what} has shape {tuple(value.shape)} at step {self.tick}; "
+                f"{self.name}.{what} has shape {tuple(value.shape)} at step {self.tick}; "
                 f"expected {tuple(shape)}: copies, agents and what the spec declares of one."
             )
         if dtype is not None and value.dtype != dtype:
-            raise EnvironmentFault(f"{self._name}.{what} has type {value.dtype} at step {self.tick}; expected {dtype}.")
+            raise EnvironmentFault(f"{self.name}.{what} has type {value.dtype} at step {self.tick}; expected {dtype}.")
 
     def _check_living(self, living: Tensor | None, done: Tensor | None, was_alive: Tensor) -> None:
         if done is not None:
@@ -411,7 +416,7 @@ class Simulation(Env):
         if was_alive is not self._nobody and bool((living & ~was_alive).any()):
             copy, agent = (living & ~was_alive).nonzero()[0].tolist()
             raise EnvironmentFault(
-                f"{self._name}.alive brought {self._who(copy, agent)} back to life at step {self.tick}; "
+                f"{self.name}.alive brought {self._who(copy, agent)} back to life at step {self.tick}; "
                 "the dead stay dead until the next reset."
             )
 
@@ -423,7 +428,7 @@ class Simulation(Env):
             return
         copy, agent = wrong[0].tolist()
         value = reward[copy, agent].item()
-        told = f"{self._name} gave a reward of {value:g} to {self._who(copy, agent)} at step {self.tick}"
+        told = f"{self.name} gave a reward of {value:g} to {self._who(copy, agent)} at step {self.tick}"
         told += self._after(action, copy, agent)
         if not math.isfinite(value):
             raise NumericFault(f"{told}; rewards and observations must be finite.", "nan-reward")
@@ -436,7 +441,7 @@ class Simulation(Env):
             if len(bad):
                 copy, agent = bad[0, :2].tolist()
                 raise NumericFault(
-                    f"{self._name} gave an observation of {obs[tuple(bad[0].tolist())].item()} to "
+                    f"{self.name} gave an observation of {obs[tuple(bad[0].tolist())].item()} to "
                     f"{self._who(copy, agent)} at step {self.tick}{self._after(action, copy, agent)}; rewards and "
                     "observations must be finite.",
                     "nan-observation",
@@ -477,7 +482,7 @@ class Simulation(Env):
             given, expected = action[copy, agent].tolist(), f"0..{spec.num_actions - 1}"
             if action.is_floating_point() and bool(action[copy, agent].isnan().any()):
                 raise NumericFault(
-                    f"{self._who(copy, agent)} chose {given} in {self._name} at step {self.tick}: its weights, or what it "
+                    f"{self._who(copy, agent)} chose {given} in {self.name} at step {self.tick}: its weights, or what it "
                     "sees, are not finite.",
                     "nan-action",
                 )
@@ -506,7 +511,7 @@ class Simulation(Env):
         allowed = before.legal[copy, agent].nonzero().squeeze(-1).tolist()
         if not allowed:
             raise EnvironmentFault(
-                f"{self._name}.legal leaves {self._who(copy, agent)} no action at step {self.tick}.", "no-legal-action"
+                f"{self.name}.legal leaves {self._who(copy, agent)} no action at step {self.tick}.", "no-legal-action"
             )
         raise ConfigError(
             f"Action {int(action[copy, agent])} of {self._who(copy, agent)} is illegal at step {self.tick}: "
