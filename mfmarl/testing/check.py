@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,13 @@ from mfmarl.population import third_party
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.single import layout_of, takes_turns
 from mfmarl.registry import Entry
+from mfmarl.testing.apart import Told
+from mfmarl.testing.apart import apart as in_a_child
 from mfmarl.testing.contract import Ledger
 from mfmarl.testing.finding import Finding, Findings
 from mfmarl.testing.inspection import Inspection
 from mfmarl.testing.play import Alone, Disturbance, Episode, Moment, Play, play_of, remember, replay
-from mfmarl.testing.surroundings import Broken, Watch, children, seed_everything
+from mfmarl.testing.surroundings import Broken, Watch, children
 from mfmarl.testing.values import breach, frozen, shown
 
 EPISODES = 2
@@ -93,6 +95,7 @@ def check_env(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     patience: float = 30.0,
+    apart: bool = False,
 ) -> Findings:
     """Everything that is wrong with an environment.
 
@@ -101,10 +104,46 @@ def check_env(
     needs a second one is left out. `options` are its fields or keyword arguments.
 
     `episodes` are played, of at most `max_steps` steps (without it 500, and as many as some 3 CPU seconds allow; with it
-    what is reported does not depend on the machine). A call that takes longer than `patience` seconds hangs.
+    what is reported does not depend on the machine). A call that takes longer than `patience` seconds hangs. With `apart`
+    it is played in a child process (where there is fork), so that one that crashes or leaves is a finding too.
 
     Raises ConfigError for a name, class or option that cannot be had. The environment's faults are never raised.
     """
+    _demand(episodes, max_steps, seed, patience)
+
+    def check(told: Told) -> Findings:
+        return _checked(subjects_of(env, options), episodes, max_steps, seed, patience, told)
+
+    if not apart:
+        return check(lambda where: None)
+    name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+    return in_a_child(check, name, died, patience)
+
+
+def check_named(
+    name: str,
+    options: Callable[[], Mapping[str, Any]],
+    *,
+    episodes: int = EPISODES,
+    max_steps: int | None = None,
+    seed: int = 0,
+    patience: float = 30.0,
+) -> Findings:
+    """`check_env` of a name, in a child process; `options` are asked for there, since the user's file is read for them.
+
+    Raises ConfigError for a name, class or option that cannot be had.
+    """
+    _demand(episodes, max_steps, seed, patience)
+
+    def check(told: Told) -> Findings:
+        told("reading the file")
+        given = options()
+        return _checked(subjects_of(name, given), episodes, max_steps, seed, patience, told)
+
+    return in_a_child(check, name, died, patience)
+
+
+def _demand(episodes: int, max_steps: int | None, seed: int, patience: float) -> None:
     for name, number in (("episodes", episodes), ("max_steps", 1 if max_steps is None else max_steps)):
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 1 << 40:
             raise ConfigError(f"{name} must be a whole number from 1, not {number!r}.", code="bounds")
@@ -112,15 +151,28 @@ def check_env(
         raise ConfigError(f"seed must be a whole number from 0 to 2147483647, not {seed!r}.", code="bounds")
     if not 0 < patience < 1e6:
         raise ConfigError(f"patience must be a positive number of seconds, not {patience!r}.", code="bounds")
-    subjects = subjects_of(env, options)
+
+
+def died(code: str, said: str) -> Finding:
+    """The finding of an environment that took its process with it."""
+    ledger = Ledger()
+    ledger.note(code, said)
+    return ledger.findings()[0]
+
+
+def _checked(
+    subjects: list[Subject], episodes: int, max_steps: int | None, seed: int, patience: float, told: Told
+) -> Findings:
     ledger = Ledger()
     steps = agents = played = 0
     further: list[Finding] = []
     for subject in subjects:
-        checked = _Check(subject, ledger, episodes, max_steps, seed, patience, BUDGET / len(subjects))
+        watch = Watch(ledger, patience, told)
+        checked = _Check(subject, watch, episodes, max_steps, seed, BUDGET / len(subjects))
         checked.run()
         steps, agents, played = steps + checked.steps, max(agents, checked.agents), played + checked.played
     if subjects[0].rules is not None:
+        told("the rules on tensors")
         further = _rules(subjects[0].rules, seed)
     known = {f.code for f in ledger.findings()}
     found = sorted([*ledger.findings(), *(f for f in further if f.code not in known)], key=lambda f: f.level != "error")
@@ -209,19 +261,11 @@ class _Check:
     """One subject, checked into a ledger."""
 
     def __init__(
-        self,
-        subject: Subject,
-        ledger: Ledger,
-        episodes: int,
-        max_steps: int | None,
-        seed: int,
-        patience: float,
-        budget: float,
+        self, subject: Subject, watch: Watch, episodes: int, max_steps: int | None, seed: int, budget: float
     ) -> None:
-        self.subject, self.ledger, self.seed = subject, ledger, seed
+        self.subject, self.ledger, self.watch, self.seed = subject, watch.ledger, watch, seed
         self.episodes, self.most = episodes, max_steps or MAX_STEPS
         self.budget = None if max_steps else budget
-        self.watch = Watch(ledger, patience)
         self.steps = self.agents = self.played = 0
         self.record: list[Episode] = []
         self.single = False
@@ -245,7 +289,7 @@ class _Check:
         self.ledger.note(error.code, error.said, self.watch.where)
 
     def _all(self) -> None:
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         play = self._made()
         if play is None:
             return
@@ -462,7 +506,7 @@ class _Check:
 
     def _play_again(self, first: Play, how: Disturbance, most: int) -> tuple[int, int, str] | None:
         """Play the record again: episode, step and part in which it parts from what was seen."""
-        seed_everything(how.generators)
+        self.watch.seed(how.generators)
         play = self._another(first)
         fresh = play is not None
         play = play or first
@@ -492,7 +536,7 @@ class _Check:
         """The instance that has been played: an abandoned episode, then the first one again."""
         first = self.record[0]
         self.watch.where = "a reset with the seed of the first episode"
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         one, two = (remember(play.reset(first.seed)) for _ in range(2))
         part = one.differs(two)
         if part:
@@ -506,7 +550,7 @@ class _Check:
                 break
             moment = play.step(play.draw(moment, rng))
         self.watch.where = "the first episode again"
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         step, part, _ = replay(play, first, _SAME, None, _SHORT)
         if step >= 0:
             self.ledger.note("episode-leaks", f"after other episodes {part} is another", _at(0, step))
@@ -518,7 +562,7 @@ class _Check:
             return
         if all(e.seen and not first.seen[0].differs(e.seen[0]) for e in self.record):
             self._seed_matters(play, first)
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         self.watch.where = "another choice of actions"
         rng = np.random.default_rng(self.seed + 99)
         with contextlib.suppress(Broken):
@@ -537,7 +581,7 @@ class _Check:
 
     def _seed_matters(self, play: Play, first: Episode) -> None:
         """The same actions after another seed, as long as they are legal."""
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         other = Episode(self.seed + 12345, first.actions, first.seen)
         step, _, _ = replay(play, other, _SAME, None, _SHORT)
         if step < 0:
@@ -602,7 +646,7 @@ class _Check:
     def _misuse(self, play: Play) -> None:
         first = self.record[0]
         self.watch.where = "misuse"
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         with contextlib.suppress(Broken):
             moment = play.reset(first.seed)
             moment = self._to_first_end(play, first, moment)
@@ -654,7 +698,7 @@ class _Check:
         modes = metadata.get("render_modes", []) if isinstance(metadata, Mapping) else []
         if "rgb_array" not in (modes or []) or not self.subject.pictures:
             return
-        seed_everything(_SAME.generators)
+        self.watch.seed(_SAME.generators)
         try:
             play = self._made(render_mode="rgb_array")
         except MfmarlError:

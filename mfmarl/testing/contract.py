@@ -115,7 +115,7 @@ RULES: dict[str, Rule] = {
     "observation-not-finite": _error("an observation holds NaN or infinity", "Look for a division by zero."),
     "observation-outside-space": _error("an observation lies outside its space", _SPACE),
     "observations-share-memory": _error("two agents' observations share memory", _COPY),
-    "observation-is-internal": _error("writing into an observation changes the environment", _COPY),
+    "observation-is-internal": _warning("writing into an observation changes the environment", _COPY),
     "observation-changed-later": _error("an observation changed after it was returned", _COPY),
     "value-changed-later": _error("a dictionary or value changed after it was returned", _COPY),
     "info-changed-later": _warning("an info changed after it was returned", _COPY),
@@ -237,3 +237,12 @@ class Ledger:
             for f in self.first.values()
         ]
         return tuple(sorted(told, key=lambda f: f.level != "error"))
+
+
+def every_code() -> dict[str, dict[str, str]]:
+    """Every code with its level, what it means and what mends it; those of rules on tensors have no meaning but their remedy."""
+    from mfmarl.testing.notes import REMEDIES
+
+    table = {code: rule._asdict() for code, rule in RULES.items()}
+    rules = {code: {"level": "rules", "broken": "", "remedy": remedy} for code, remedy in REMEDIES.items()}
+    return dict(sorted({**rules, **table}.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -100,7 +100,7 @@ class Inspection:
     def begin(self, moment: Moment) -> Seen:
         """After a reset."""
         self.finished: set[Any] = set()
-        self.owed: Counter[Any] = Counter()
+        self.owed: defaultdict[Any, float] = defaultdict(float)
         self.over_since: Counter[Any] = Counter()
         self._lists(moment)
         if moment.over:
@@ -351,7 +351,7 @@ class Inspection:
         for (_, end, one, mine), (start, _, other, theirs) in pairwise(bounds):
             if start < end and one != other:
                 try:
-                    same = np.shares_memory(mine, theirs, max_work=10_000)
+                    same = np.shares_memory(mine, theirs, max_work=10_000)  # type: ignore[arg-type]
                 except Exception:  # noqa: BLE001 - too hard to tell
                     same = False
                 if same:

@@ -168,10 +168,9 @@ def mask_of(observation: Any, info: Any) -> Any:
 def draw(space: Any, rng: np.random.Generator, mask: Any = MASK) -> Any:
     """An action, a function of the generator alone; legal by its mask, where that is one."""
     if isinstance(space, spaces.Discrete):
-        usable = mask is not MASK and mask_breach(space, mask)
-        legal = (
-            np.flatnonzero(mask) if mask is not MASK and (usable is None or not usable.grave) else np.arange(space.n)
-        )
+        found = None if mask is MASK else mask_breach(space, mask)
+        heeded = mask is not MASK and (found is None or not found.grave)
+        legal = np.flatnonzero(mask) if heeded else np.arange(space.n)
         return np.int64(int(space.start) + int(rng.choice(legal)))
     if isinstance(space, spaces.Box):
         low = np.where(np.isfinite(space.low), space.low, np.minimum(space.high, 1) - 2).astype(np.float64)
