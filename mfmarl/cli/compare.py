@@ -75,6 +75,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="also write marl_eval.json or runs.csv",
     )
+    parser.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="leave runs alone that failed before (default: they are tried again)",
+    )
+    parser.add_argument(
+        "--allow-unequal",
+        action="store_true",
+        help="compare runs that are unfinished, cut to the shortest, or were made otherwise; it is said which",
+    )
+    parser.add_argument(
+        "--without-diverged", action="store_true", help="leave runs out whose health alarms say that they fell apart"
+    )
     parser.add_argument("--no-film", dest="film", action="store_false", help="no animated picture of the populations")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_run_options(parser, skip=("seed",))
@@ -100,9 +113,9 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     from mfmarl.cli.carry_out import carry_out
     from mfmarl.evaluation.claims import parse_claim
-    from mfmarl.evaluation.comparison import plan, write_plan
-    from mfmarl.evaluation.results import folder_name
-    from mfmarl.learning.run_folder import inside
+    from mfmarl.evaluation.comparison import plan, refuse_changed, write_plan
+    from mfmarl.evaluation.results import folder_name, note_failures
+    from mfmarl.learning.run_folder import exclusive, inside
 
     for claim in known.claims:
         parse_claim(claim)  # refused before hours of work, not after
@@ -117,36 +130,63 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     folder = inside(known.runs, name)
     seeds = seeds_of(known.seeds)
     runs = plan(environments, agents, seeds, options, folder)
+    refuse_changed(runs)
     write_plan(folder, environments, agents, seeds, "mfmarl " + shlex.join(sys.argv[1:]))
-    failed = carry_out(runs, known.jobs, known.quiet, known.imports, engine)
-    return _conclude(known, folder, failed)
+    kept = _failed_before(folder) if known.keep_failed else {}
+    todo = [r for r in runs if (r.environment, r.agent, r.seed) not in kept]
+    failed = carry_out(todo, known.jobs, known.quiet, known.imports, engine)
+    # Another process may be carrying out the same comparison, and conclude it now.
+    with exclusive(folder, patience=600.0):
+        note_failures(
+            folder,
+            {(r.environment, r.agent, r.seed): error for r, error in failed},
+            tried=[(r.environment, r.agent, r.seed) for r in todo],
+        )
+        failed += [(r, kept[key]) for r in runs if (key := (r.environment, r.agent, r.seed)) in kept]
+        return _conclude(known, folder, runs, failed)
 
 
-def _conclude(known: argparse.Namespace, folder: Path, failed: list[tuple[Any, str]]) -> int:
+def _failed_before(folder: Path) -> dict[tuple[str, str, int], str]:
+    from mfmarl.evaluation.cells import cells
+
+    return {(c.environment, c.agent, c.seed): c.reason for c in cells(folder) if c.state == "failed"}
+
+
+def _conclude(known: argparse.Namespace, folder: Path, runs: list[Any], failed: list[tuple[Any, str]]) -> int:
     from mfmarl.evaluation.claims import evaluate, parse_claim
     from mfmarl.evaluation.films import film_comparison
     from mfmarl.evaluation.report import write_report
-    from mfmarl.evaluation.results import note_failures, read_comparison
+    from mfmarl.evaluation.results import read_comparison
     from mfmarl.evaluation.summary import print_table, summary
 
-    if failed:
-        # A process that died could not write that it did.
-        note_failures(folder, {(r.environment, r.agent, r.seed): error for r, error in failed})
-    comparison = read_comparison(folder, column=known.metric, burn_in=known.burn_in)
+    if len(failed) == len(runs):
+        raise RunsFailed(f"All {len(runs)} runs failed; the first: {failed[0][1]}")
+    choices: dict[str, Any] = {
+        "column": known.metric,
+        "burn_in": known.burn_in,
+        "allow_unequal": known.allow_unequal,
+        "without_diverged": known.without_diverged,
+    }
+    comparison = read_comparison(folder, **choices)
     if known.film:
         film_comparison(comparison)
     table = summary(comparison)
-    page = write_report(folder, column=known.metric, burn_in=known.burn_in)
+    page = write_report(folder, **choices)
     if known.export:
         from mfmarl.evaluation.export import write_csv, write_marl_eval
 
         for kind in known.export:
             (write_csv if kind == "csv" else write_marl_eval)(comparison)
     verdicts = [(claim, *evaluate(parse_claim(claim), comparison)) for claim in known.claims]
+    error = ""
+    if failed:
+        error = f"{len(failed)} of {len(runs)} runs failed ({len(runs) - len(failed)} done); the first: {failed[0][1]}"
     if known.json:
         claims = [{"claim": c, "holds": holds, "sentence": sentence} for c, holds, sentence in verdicts]
         errors = [{"environment": r.environment, "agent": r.agent, "seed": r.seed, "error": e} for r, e in failed]
-        print(json.dumps({**table, "report": str(page), "folder": str(folder), "claims": claims, "failed": errors}))
+        ended = {"error": error, "exit_code": RunsFailed.exit_code, "code": RunsFailed.code} if failed else {}
+        told = {**table, "report": str(page), "folder": str(folder), "claims": claims, "failed": errors, **ended}
+        print(json.dumps(told))
     else:
         from rich.console import Console
 
@@ -155,8 +195,7 @@ def _conclude(known: argparse.Namespace, folder: Path, failed: list[tuple[Any, s
             print(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {sentence}")
         print(f"report: {page}")
     if failed:
-        error = f"{len(failed)} of the runs failed; the first: {failed[0][1]}"
-        print(f"mfmarl: {error}", file=sys.stderr)
+        print(f"mfmarl: {error} [{RunsFailed.code}]", file=sys.stderr)
         return RunsFailed.exit_code
     if any(not holds for _, holds, _ in verdicts):
         return ClaimRefuted.exit_code

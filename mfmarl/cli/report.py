@@ -10,6 +10,7 @@ from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl report runs/ising-20260101-120000
   mfmarl report runs/mine --metric eval/magnetisation --burn-in 0.7
+  mfmarl report runs/mine --status   # how every run stands, while others still go on
   mfmarl report runs/mine --allow-unequal --export csv
   mfmarl report runs/beach   # of a solved game too"""
 
@@ -20,7 +21,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
     )
-    parser.add_argument("--allow-unequal", action="store_true", help="cut runs of unequal length to the shortest")
+    parser.add_argument(
+        "--allow-unequal",
+        action="store_true",
+        help="compare runs that are unfinished, cut to the shortest, or were made otherwise; it is said which",
+    )
+    parser.add_argument(
+        "--without-diverged", action="store_true", help="leave runs out whose health alarms say that they fell apart"
+    )
+    parser.add_argument(
+        "--status", action="store_true", help="only say how every run of a comparison stands: done, failed, running ..."
+    )
     parser.add_argument(
         "--export",
         choices=("marl-eval", "csv"),
@@ -31,8 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
-    if rest:
-        raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl report --help`.")
+    if known.status:
+        return _status(known)
     from mfmarl.evaluation.equilibrium_report import report_solved
     from mfmarl.evaluation.report import report_run, write_report
     from mfmarl.evaluation.results import read_comparison
@@ -52,11 +63,15 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         page = write_scaling(known.folder)
         print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
         return 0
-    comparison = read_comparison(
-        known.folder, column=known.metric, burn_in=known.burn_in, allow_unequal=known.allow_unequal
-    )
+    choices = {
+        "column": known.metric,
+        "burn_in": known.burn_in,
+        "allow_unequal": known.allow_unequal,
+        "without_diverged": known.without_diverged,
+    }
+    comparison = read_comparison(known.folder, **choices)
     table = summary(comparison)
-    page = write_report(known.folder, column=known.metric, burn_in=known.burn_in, allow_unequal=known.allow_unequal)
+    page = write_report(known.folder, **choices)
     if known.export:
         from mfmarl.evaluation.export import write_csv, write_marl_eval
 
@@ -69,4 +84,17 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
 
         print_table(table, Console())
         print(f"report: {page}")
+    return 0
+
+
+def _status(known: argparse.Namespace) -> int:
+    from mfmarl.evaluation import cells
+
+    told = cells.table(cells.cells(known.folder))
+    if known.json:
+        print(json.dumps(told))
+    else:
+        from rich.console import Console
+
+        cells.print_cells(told, Console(), most=1000)
     return 0

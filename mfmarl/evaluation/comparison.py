@@ -19,10 +19,10 @@ from mfmarl.errors import ConfigError
 from mfmarl.evaluation.local_engine import LocalEngine
 from mfmarl.evaluation.results import folder_name, read_json
 from mfmarl.learning.build import versions
-from mfmarl.learning.durable import resource_fault, write_atomic
-from mfmarl.learning.run import Interrupted
+from mfmarl.learning.durable import write_atomic
+from mfmarl.learning.run import Interrupted, is_done
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-from mfmarl.learning.run_folder import check_name
+from mfmarl.learning.run_folder import check_name, exclusive
 
 Event = dict[str, Any]
 
@@ -95,9 +95,20 @@ def write_plan(
 ) -> None:
     """`comparison.json`: what is compared and how to repeat it; an old plan there is extended.
 
-    Raises ConfigError where the old plan means something else by the same label, ResourceFault.
+    Raises ConfigError where the old plan means something else by the same label, ResourceFault, RunLocked.
     """
     check_name(folder.name)
+    with exclusive(folder, patience=30.0):  # two commands may extend one plan
+        _write_plan(folder, environments, agents, seeds, command)
+
+
+def _write_plan(
+    folder: Path,
+    environments: dict[str, Choice],
+    agents: dict[str, dict[str, Choice]],
+    seeds: Sequence[int],
+    command: str,
+) -> None:
     table: dict[str, Any] = {
         "name": folder.name,
         "environments": [{"label": label, "name": c.name, "options": c.options} for label, c in environments.items()],
@@ -123,11 +134,13 @@ def write_plan(
                     )
             table[key] = list({**there, **{entry["label"]: entry for entry in table[key]}}.values())
         table["seeds"] = sorted({*old.get("seeds", []), *seeds})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise resource_fault(error, folder) from error
     write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
+
+
+def refuse_changed(runs: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError where a run is there that was begun with other options: it would fail, and so would its peers."""
+    for run in runs:
+        is_done(run.config, run.path)
 
 
 def execute(

@@ -45,7 +45,7 @@ SAVE = 120.0
 _AGAIN = 0.3  # seconds until a locked run is looked at again
 _LEAVE = 10.0
 _WORDS = 200  # lines of a worker's standard error that are kept
-_LOST = ("worker-lost", "rank-lost")
+_LOST = ("environment-died", "environment-hangs", "rank-lost")
 """Codes of failures that are a process's, not the run's."""
 
 
@@ -305,8 +305,8 @@ class _Sweep:
 
     def _fail(self, one: _Run, error: str, event: Event) -> None:
         self.failed.append((one.planned, error))
-        more = {key: event[key] for key in ("exit_code", "code") if key in event}
-        self.on_event(one.planned, {"event": "failed", "error": error, **more})
+        told: dict[str, Any] = {"event": "failed", "error": error}
+        self.on_event(one.planned, told | {key: event[key] for key in ("exit_code", "code") if key in event})
 
     def _keep_words(self, one: _Run, speaker: _Worker) -> None:
         if speaker.words and run_folder.is_run(one.planned.path):

@@ -39,6 +39,7 @@ def write_report(
     failed: Failed = "worst",
     baseline: str = "",
     allow_unequal: bool = False,
+    without_diverged: bool = False,
 ) -> Path:
     """Write `report.html`, `summary.json` and `figures/*.svg|png` of a comparison or tournament folder; returns the page.
 
@@ -48,7 +49,13 @@ def write_report(
     if (path / "tournament.json").is_file() and not (path / "comparison.json").is_file():
         return report_tournament(path)
     comparison = results.read_comparison(
-        path, column=column, burn_in=burn_in, failed=failed, baseline=baseline, allow_unequal=allow_unequal
+        path,
+        column=column,
+        burn_in=burn_in,
+        failed=failed,
+        baseline=baseline,
+        allow_unequal=allow_unequal,
+        without_diverged=without_diverged,
     )
     table = summary.summary(comparison)
     write_text(path / "summary.json", json.dumps(table, indent=1))
@@ -189,7 +196,9 @@ def _lead(comparison: Comparison, table: dict[str, Any]) -> str:
         f" in {len(comparison.environments)} environments" if several else f" on {escape(comparison.environments[0])}"
     )
     broken = f", <span class='bad'>{table['failed_runs']} failed</span>" if table["failed_runs"] else ""
-    return f"<p class='lead'>{runs}{broken}.</p><ul class='verdicts'>{''.join(lines)}</ul>"
+    states = ", ".join(f"{n} {state}" for state, n in table["runs_by_state"]["counts"].items() if n)
+    notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in table["notes"])
+    return f"<p class='lead'>{runs}{broken} ({escape(states)}).</p><ul class='verdicts'>{''.join(lines)}</ul>{notes}"
 
 
 def _environment(comparison: Comparison, table: dict[str, Any], environment: str) -> str:
@@ -346,13 +355,13 @@ def _across(comparison: Comparison, table: dict[str, Any]) -> str:
             )
         )
     if table["overall"]:
-        headings = ["agent", "interquartile mean", "95 % interval"]
+        headings = ["agent", "interquartile mean", "95 % interval", "runs"]
         rows = [
-            [a, summary.number(e["value"], 0.05), summary.interval(e["low"], e["high"])]
+            [a, summary.number(e["value"], 0.05), summary.interval(e["low"], e["high"]), str(e["runs"])]
             for a, e in table["overall"]["agents"].items()
         ]
         parts.append(
-            html_table(headings, rows, numbers=(1, 2)) + f"<p class='note'>{escape(table['overall']['scale'])}.</p>"
+            html_table(headings, rows, numbers=(1, 2, 3)) + f"<p class='note'>{escape(table['overall']['scale'])}.</p>"
         )
     return f"<section><h2>All together</h2>{''.join(parts)}</section>" if parts else ""
 
@@ -364,13 +373,21 @@ def _failures(table: dict[str, Any]) -> str:
         for agent, found in about["agents"].items()
         for seed, error in found["errors"].items()
     ]
-    if not rows:
-        return ""
-    return f"<section><h2 class='bad'>Failed runs</h2>{html_table(['environment', 'agent', 'seed', 'what happened'], rows)}</section>"
+    parts = []
+    if rows:
+        heads = ["environment", "agent", "seed", "what happened"]
+        parts.append(f"<h2 class='bad'>Failed runs</h2>{html_table(heads, rows)}")
+    odd = [c for c in table["runs_by_state"]["cells"] if c["state"] != "failed"]
+    if odd:
+        lines = [[c["environment"], c["agent"], str(c["seed"]), c["state"], str(c["step"]), c["reason"]] for c in odd]
+        heads = ["environment", "agent", "seed", "state", "step", "why"]
+        parts.append(f"<h2>Runs that are not simply done</h2>{html_table(heads, lines, numbers=(4,))}")
+    return f"<section>{''.join(parts)}</section>" if parts else ""
 
 
 def _method(comparison: Comparison, table: dict[str, Any]) -> str:
     fate = "counts as the worst run seen in its environment" if comparison.failed == "worst" else "is left out"
+    fate += ", and below that one where only order counts" if comparison.failed == "worst" else ""
     return (
         "<section><h2>How to read this</h2><p>The score of a run is the mean of its rows after "
         f"{table['burn_in']:.0%} of its steps, never its best moment. A run is one sample, however many agents live in it. "

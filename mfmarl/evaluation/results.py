@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -42,7 +42,8 @@ class Run:
     agent: str
     seed: int
     state: str
-    """`done`, `failed`, `interrupted`, `running` or `missing`."""
+    """`done`, `diverged` (done, and its health alarms say that it fell apart; it is compared all the same), `failed`,
+    `interrupted`, `running` or `missing`."""
     steps: NDArray[np.int64]
     columns: dict[str, Array] = field(repr=False)
     config: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -84,6 +85,8 @@ class Comparison:
     """What a failed run counts as: the worst run seen in its environment, or nothing (`exclude`)."""
     baseline: str = ""
     """An agent that all others are also compared with."""
+    notes: tuple[str, ...] = ()
+    """What was compared although it is not alike, each in a sentence."""
 
     def of(self, environment: str, agent: str) -> tuple[Run, ...]:
         """The runs of that environment and agent, by seed."""
@@ -116,13 +119,18 @@ class Comparison:
         """The column that scores a run there."""
         if self.column:
             return self.column
-        complete = [r for r in self.within(environment) if r.state == "done"] or self.within(environment)
+        complete = [r for r in self.within(environment) if r.state in ENDED] or self.within(environment)
         return "eval/reward" if complete and all("eval/reward" in r.columns for r in complete) else "train/reward"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per run of an agent in an environment; `seeds` and `values` lie in step."""
+    """One number per run of an agent in an environment; `seeds` and `values` lie in step.
+
+    A failed run is never dropped silently. Where a number is needed it counts as the worst run seen in its environment;
+    where only order matters it comes last, below that run too (the worst rank: Lachin 1999, "Worst-rank
+    score analysis with informatively missing observations in clinical trials", Control. Clin. Trials 20, 408).
+    """
 
     seeds: tuple[int, ...]
     values: Array
@@ -130,6 +138,13 @@ class Scores:
     failed: int
     planned: int
     """All runs, the failed ones included."""
+    lost: tuple[bool, ...] = ()
+    """Of each of `values`, whether it stands for a failed run; empty: none does."""
+
+    @property
+    def ranked(self) -> Array:
+        """[runs] `values` for comparing by order: a failed run is below every other, and equal to a failed one."""
+        return np.where(self.lost, -np.inf, self.values) if self.lost else self.values
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -199,7 +214,7 @@ def read_run(path: Path, environment: str = "", agent: str = "") -> Run:
         environment=environment or str(_table(config, "environment").get("name", path.parent.parent.name)),
         agent=agent or (names.pop() if len(names) == 1 else "+".join(sorted(names)) or path.parent.name),
         seed=int(seed),
-        state=str(status.get("state", "interrupted")),
+        state=_state(status),
         steps=steps,
         columns=columns,
         config=config,
@@ -207,7 +222,7 @@ def read_run(path: Path, environment: str = "", agent: str = "") -> Run:
         wall=_number(status.get("wall"), _last(columns, "wall")),
         cpu=_number(status.get("cpu"), _last(columns, "cpu")),
         agent_steps=int(_number(status.get("agent_steps"), _last(columns, "agent_steps"))),
-        error=str(status.get("error") or status_error or config_error),
+        error=str(status.get("error") or status.get("diverged") or status_error or config_error),
         damaged_rows=damaged,
     )
 
@@ -220,36 +235,40 @@ def read_comparison(
     failed: Failed = "worst",
     baseline: str = "",
     allow_unequal: bool = False,
+    without_diverged: bool = False,
 ) -> Comparison:
     """A comparison folder: its plan and every run in it; a planned run without a folder is `missing`.
 
-    Runs of one environment must have had the same number of steps. With `allow_unequal` all are cut to the
-    shortest that is not failed or missing. Raises ConfigError for an unfinished or unequal comparison (naming a
-    run and what to do), an unknown column or baseline, and a folder without runs.
+    Runs of one environment must have had the same number of steps, the same options (their seeds and what does not touch
+    their course excepted) and the same versions of mfmarl and torch. With `allow_unequal` all are cut to the shortest
+    that is not failed or missing, and `notes` says what is not alike. Runs that diverged count as they are, unless
+    `without_diverged`; either is noted. Raises ConfigError for an unfinished or unequal
+    comparison (naming a run and what to do), an unknown column or baseline, and a folder without runs.
     """
     path = Path(path)
     if not 0 <= burn_in < 1:
         raise ConfigError(f"burn_in is the share of a run that is left out: it must lie in [0, 1), not {burn_in}.")
-    plan = read_json(path / "comparison.json") if (path / "comparison.json").is_file() else {}
+    plan, noted = read_plan(path), read_failures(path)
     environments, agents = _names(plan.get("environments")), _names(plan.get("agents"))
-    noted = read_json(path / FAILURES) if (path / FAILURES).is_file() else {}
     runs: list[Run] = []
-    for folder in sorted(path.glob("*/*/seed-*"), key=lambda p: (p.parts[:-1], _digits(p.name))):
-        if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()):
-            environment = _named(folder.parent.parent.name, environments)
-            agent = _named(folder.parent.name, agents)
-            try:
-                runs.append(read_run(folder, environment, agent))
-            except ConfigError:
-                continue  # an empty or foreign folder: reported as missing, if it was planned
+    for folder in run_folders(path):
+        environment, agent, _ = cell_of(folder, plan)
+        try:
+            runs.append(read_run(folder, environment, agent))
+        except ConfigError:
+            continue  # an empty or foreign folder: reported as missing, if it was planned
     seen = {(r.environment, r.agent, r.seed) for r in runs}
-    for environment in environments:
-        for agent in agents:
-            for seed in _seeds(plan.get("seeds")):
-                if (environment, agent, seed) not in seen:
-                    where = path / _place(environment, agent, seed)
-                    runs.append(_missing(where, environment, agent, seed))
+    for environment, agent, seed in planned(plan):
+        if (environment, agent, seed) not in seen:
+            runs.append(_missing(path / place_of(environment, agent, seed), environment, agent, seed))
     runs = [_told_failed(r, noted) for r in runs]
+    odd = sum(r.state == "diverged" for r in runs)
+    notes = []
+    if odd:
+        fate = "left out, as asked" if without_diverged else "compared all the same"
+        notes.append(f"{odd} of {len(runs)} runs diverged, by their own health alarms ({fate}).")
+    if without_diverged:
+        runs = [r for r in runs if r.state != "diverged"]
     if not any(len(r.steps) for r in runs):
         raise ConfigError(f"{path} holds no run with results; expected runs at <environment>/<agent>/seed-<k>/.")
     found_agents = tuple(dict.fromkeys([*agents, *(r.agent for r in runs)]))
@@ -268,6 +287,7 @@ def read_comparison(
         burn_in=burn_in,
         failed=failed,
         baseline=baseline,
+        notes=tuple(notes),
     )
     comparison = _equal_budget(comparison, allow_unequal)
     for environment in comparison.environments:
@@ -275,13 +295,49 @@ def read_comparison(
     return comparison
 
 
-def note_failures(path: Path, reasons: dict[tuple[str, str, int], str]) -> Path:
+def read_plan(folder: Path) -> dict[str, Any]:
+    """`comparison.json`; empty where there is none. Raises ConfigError where it is damaged."""
+    return read_json(folder / "comparison.json") if (folder / "comparison.json").is_file() else {}
+
+
+def read_failures(folder: Path) -> dict[str, Any]:
+    """What `note_failures` keeps. Raises ConfigError where it is damaged."""
+    return read_json(folder / FAILURES) if (folder / FAILURES).is_file() else {}
+
+
+def planned(plan: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """(environment, agent, seed) of every run that a plan names."""
+    environments, agents = _names(plan.get("environments")), _names(plan.get("agents"))
+    return [(e, a, seed) for e in environments for a in agents for seed in _seeds(plan.get("seeds"))]
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folders in a comparison's that may be runs, in order; empty ones and links are left out."""
+    return [
+        folder
+        for folder in sorted(path.glob("*/*/seed-*"), key=lambda p: (p.parts[:-1], _digits(p.name)))
+        if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir())
+    ]
+
+
+def cell_of(folder: Path, plan: dict[str, Any]) -> tuple[str, str, int]:
+    """(environment, agent, seed) of a run's folder, by the labels of the plan."""
+    environment = _named(folder.parent.parent.name, _names(plan.get("environments")))
+    return environment, _named(folder.parent.name, _names(plan.get("agents"))), _digits(folder.name)
+
+
+def note_failures(
+    path: Path, reasons: dict[tuple[str, str, int], str], tried: Iterable[tuple[str, str, int]] = ()
+) -> Path:
     """Keep, in a comparison folder, why runs failed that could not say so themselves: {(environment, agent, seed): why}.
 
     A run whose process died, or that could not begin, is then read as failed, not as unfinished; once done it is done.
+    What was kept of runs that were `tried` since is forgotten.
     """
-    table = {str(_place(*run)): why for run, why in sorted(reasons.items())}
-    return write_text(path / FAILURES, json.dumps(table, indent=1))
+    again = {str(place_of(*run)) for run in tried}
+    kept = {where: why for where, why in read_failures(path).items() if where not in again}
+    table = kept | {str(place_of(*run)): why for run, why in reasons.items()}
+    return write_text(path / FAILURES, json.dumps(dict(sorted(table.items())), indent=1))
 
 
 def time_average(run: Run, column: str, burn_in: float = BURN_IN, settled: bool = False) -> float:
@@ -319,15 +375,17 @@ def scores(comparison: Comparison, environment: str, agent: str) -> Scores:
         time_average(r, column, burn_in) for r in comparison.within(environment) if not has_failed(r, comparison)
     ]
     worst = min(everyone, default=float("nan"))
-    seeds, values = [], []
+    seeds, values, lost = [], [], []
     for run, bad in zip(runs, broken, strict=True):
         if not bad:
             seeds.append(run.seed)
             values.append(time_average(run, column, burn_in))
+            lost.append(False)
         elif comparison.failed == "worst" and not all(broken):
             seeds.append(run.seed)
             values.append(worst)
-    return Scores(tuple(seeds), np.array(values, dtype=np.float64), sum(broken), len(runs))
+            lost.append(True)
+    return Scores(tuple(seeds), np.array(values, dtype=np.float64), sum(broken), len(runs), tuple(lost))
 
 
 def measured(comparison: Comparison, environment: str, agent: str, measure: str, settled: bool = False) -> Scores:
@@ -388,6 +446,11 @@ def pairs(comparison: Comparison) -> list[tuple[str, str]]:
     if not found and len(comparison.agents) > 1:
         found = [(a, comparison.agents[0]) for a in comparison.agents[1:]]
     return list(dict.fromkeys(found))
+
+
+def _state(status: dict[str, Any]) -> str:
+    state = str(status.get("state", "interrupted"))
+    return "diverged" if state == "done" and status.get("diverged") else state
 
 
 def _config(path: Path) -> tuple[dict[str, Any], str]:
@@ -486,13 +549,14 @@ def _named(folder: str, names: Sequence[str]) -> str:
     return next((name for name in names if folder_name(name) == folder), folder)
 
 
-def _place(environment: str, agent: str, seed: int) -> PurePosixPath:
+def place_of(environment: str, agent: str, seed: int) -> PurePosixPath:
+    """Where a comparison keeps that run."""
     return PurePosixPath(folder_name(environment), folder_name(agent), f"seed-{seed}")
 
 
 def _told_failed(run: Run, noted: dict[str, Any]) -> Run:
-    why = noted.get(str(_place(run.environment, run.agent, run.seed)))
-    if why is None or run.state in ("done", "failed"):
+    why = noted.get(str(place_of(run.environment, run.agent, run.seed)))
+    if why is None or run.state in (*ENDED, "failed"):
         return run
     return replace(run, state="failed", error=str(why))
 
@@ -526,37 +590,104 @@ def _twins(agents: Sequence[str], plan: dict[str, Any]) -> dict[str, str]:
 
 
 def _equal_budget(comparison: Comparison, allow_unequal: bool) -> Comparison:
-    runs = list(comparison.runs)
+    """Refuse what is not alike: unfinished, missing, of unequal length, configuration or version; or note it."""
+    runs, notes = list(comparison.runs), list(comparison.notes)
     for environment in comparison.environments:
-        going = [
-            r for r in runs if r.environment == environment and r.state not in ("failed", "missing") and len(r.steps)
-        ]
+        here = [r for r in runs if r.environment == environment]
+        going = [r for r in here if r.state not in ("failed", "missing") and len(r.steps)]
         if not going:
             continue
-        longest = max(going, key=lambda r: r.last_step)
-        shortest = min(going, key=lambda r: r.last_step)
+        absent = [r for r in here if r.state == "missing"]
+        open_ends = [r for r in going if r.state not in ENDED]
+        longest, shortest = max(going, key=lambda r: r.last_step), min(going, key=lambda r: r.last_step)
+        told = _unlike(environment, going)
         if not allow_unequal:
-            for run in going:
-                if run.state != "done":
-                    raise ConfigError(
-                        f"The run {run.path} is {run.state} at step {run.last_step}; finish it with "
-                        f"`mfmarl train --resume {run.path}`, or pass --allow-unequal to cut all runs to the shortest."
-                    )
-            absent = [r for r in runs if r.environment == environment and r.state == "missing"]
+            if open_ends:
+                run = open_ends[0]
+                raise ConfigError(
+                    f"The run {run.path} is {run.state} at step {run.last_step} ({len(open_ends)} such of {len(here)} runs "
+                    f"of {environment}); finish it with `mfmarl train --resume {run.path}`, or the whole comparison with "
+                    "its own command, or pass --allow-unequal to cut all runs to the shortest.",
+                    "unfinished-runs",
+                )
             if absent:
                 raise ConfigError(
-                    f"The planned run {absent[0].path} has no results ({len(absent)} such); run the comparison again to "
-                    "go on with it, or pass --allow-unequal to report without it."
+                    f"The planned run {absent[0].path} has no results ({len(absent)} such of {len(here)} runs of "
+                    f"{environment}); run the comparison again to go on with it, or pass --allow-unequal to report "
+                    "without it.",
+                    "unfinished-runs",
                 )
             if shortest.last_step != longest.last_step:
+                fewer = sum(r.last_step < longest.last_step for r in going)
                 raise ConfigError(
-                    f"The runs of {environment} had different budgets: {shortest.path} {shortest.last_step} steps, "
-                    f"{longest.path} {longest.last_step}; pass --allow-unequal to cut all to the shortest."
+                    f"The runs of {environment} had different budgets ({fewer} of {len(going)} fewer steps): "
+                    f"{shortest.path} {shortest.last_step} steps, {longest.path} {longest.last_step}; pass "
+                    "--allow-unequal to cut all to the shortest.",
+                    "unequal-runs",
                 )
+            if told:
+                raise ConfigError(f"{told}; pass --allow-unequal to compare them all the same.", "unequal-runs")
         else:
             end = shortest.last_step
             runs = [_cut(r, end) if r.environment == environment and r.last_step > end else r for r in runs]
-    return replace(comparison, runs=tuple(runs))
+            if end < longest.last_step:
+                longer = sum(r.last_step > end for r in going)
+                notes.append(
+                    f"{longer} of {len(going)} runs of {environment} are cut to the {end} steps of the shortest."
+                )
+            if open_ends:
+                notes.append(f"{len(open_ends)} of {len(here)} runs of {environment} are not finished.")
+            if absent:
+                notes.append(f"{len(absent)} of {len(here)} planned runs of {environment} have no results.")
+            if told:
+                notes.append(f"{told}.")
+    return replace(comparison, runs=tuple(runs), notes=tuple(notes))
+
+
+ENDED = ("done", "diverged")
+_OWN = ("seed", "steps", "checkpoint_seconds", "tensorboard", "workers", "device", "ranks", "divide", "threads")
+"""Options of a run that may differ within a comparison: its seed, and how it is carried out. (Steps are counted.)"""
+_VERSIONS = ("mfmarl", "torch")
+
+
+def _unlike(environment: str, runs: Sequence[Run]) -> str:
+    """The first difference in configuration or version among runs that are compared, in a sentence without its end."""
+    first = runs[0]
+    of_agent: dict[str, Run] = {}
+    for run in runs:
+        peer = of_agent.setdefault(run.agent, run)
+        for one, table, own in ((first, "run", _OWN), (first, "environment", ()), (peer, "agents", ())):
+            there, here = _flat(_table(one.config, table)), _flat(_table(run.config, table))
+            for name in there.keys() & here.keys():
+                if name not in own and there[name] != here[name]:
+                    return _told_unlike(environment, runs, (table, name), one, run, there[name], here[name])
+        there, here = _table(first.config, "versions"), _table(run.config, "versions")
+        for name in _VERSIONS:
+            if name in there and name in here and there[name] != here[name]:
+                return _told_unlike(environment, runs, ("versions", name), first, run, there[name], here[name])
+    return ""
+
+
+def _told_unlike(
+    environment: str, runs: Sequence[Run], where: tuple[str, str], one: Run, other: Run, there: Any, here: Any
+) -> str:
+    table, name = where
+    peers = runs if table != "agents" else [r for r in runs if r.agent == one.agent]
+    many = sum(_flat(_table(r.config, table)).get(name, there) != there for r in peers)
+    return (
+        f"{many} of {len(peers)} runs of {environment} were made otherwise than {one.path}: {table}.{name} is {there!r} "
+        f"there and {here!r} in {other.path}"
+    )
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def _cut(run: Run, end: int) -> Run:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfmarl import __version__
+from mfmarl.evaluation import cells as cells_of
 from mfmarl.evaluation import results, statistics
 from mfmarl.evaluation.results import Comparison, Scores
 from mfmarl.evaluation.statistics import Difference, Estimate
@@ -59,10 +60,25 @@ def summary(comparison: Comparison) -> dict[str, Any]:
             "failed_runs_count_as": comparison.failed,
             "runs": len(runs),
             "failed_runs": sum(results.has_failed(r, comparison) for r in runs),
+            "runs_by_state": cells_of.table(cells_of.cells(comparison.path)),
+            "notes": [*comparison.notes, *_few(environments)],
             "environments": environments,
             "overall": _overall(comparison) if len(comparison.environments) > 1 else None,
         }
     )
+
+
+FEW = 5
+"""Fewer runs than these are said to be few, beside every verdict."""
+
+
+def _few(environments: dict[str, Any]) -> list[str]:
+    """Where an interval stands on fewer than five runs."""
+    least = min((a["runs"] for e in environments.values() for a in e["agents"].values() if a["runs"]), default=FEW)
+    if least >= FEW:
+        return []
+    runs = f"{least} run{'s' if least != 1 else ''}"
+    return [f"Intervals stand on as few as {runs}: fewer than {FEW} cannot show how scores are spread."]
 
 
 def difference(comparison: Comparison, environment: str, first: str, second: str) -> Difference | None:
@@ -134,9 +150,7 @@ def gap_rows(about: dict[str, Any]) -> list[tuple[str, list[str]]]:
     for name, agent in about["agents"].items():
         if found := agent.get("gaps", {}):
             cells = [found.get(column) for column in GAPS]
-            rows.append(
-                (name, ["not known" if f is None else measured_text(f["value"], f["low"], f["high"]) for f in cells])
-            )
+            rows.append((name, ["not known" if f is None else measured_text(*_interval_of(f)) for f in cells]))
     return rows
 
 
@@ -185,7 +199,7 @@ def _pair(
         entry |= {"verdict": "no result", "improvement": None, "difference": None}
         entry["sentence"] = f"{first} and {second} cannot be compared: every run of {dead} failed."
         return entry
-    improvement = statistics.probability_of_improvement([a.values], [b.values])
+    improvement = statistics.probability_of_improvement([a.ranked], [b.ranked])
     verdict = statistics.verdict(found, adjusted)
     margin = EQUAL * max(abs(agents[first]["iqm"]), abs(agents[second]["iqm"]))
     entry |= {
@@ -277,15 +291,23 @@ def _lonely(environment: str, agents: dict[str, Any]) -> list[str]:
 
 
 def pooled(comparison: Comparison) -> dict[str, list[np.ndarray]]:
-    """Per agent, its scores in each environment on the common scale 0 to 1; agents without a run everywhere are left out."""
+    """Per agent, its scores in each environment on the common scale 0 to 1.
+
+    An agent all of whose runs failed in an environment counts there as the worst run seen, 0 (as the comparison's
+    `failed` says). Agents that were not planned everywhere are left out.
+    """
     tasks: dict[str, list[np.ndarray]] = {agent: [] for agent in comparison.agents}
     for environment in comparison.environments:
-        present = {a: results.scores(comparison, environment, a).values for a in comparison.agents}
-        present = {a: v for a, v in present.items() if len(v)}
+        found = {a: results.scores(comparison, environment, a) for a in comparison.agents}
+        present = {a: s.values for a, s in found.items() if len(s.values)}
         if not present:
             continue
         for agent, values in zip(present, statistics.normalise(list(present.values())), strict=True):
             tasks[agent].append(values)
+        if comparison.failed == "worst":
+            for agent, scores in found.items():
+                if agent not in present and scores.planned:
+                    tasks[agent].append(np.zeros(scores.planned))
     complete = max((len(t) for t in tasks.values()), default=0)
     return {agent: t for agent, t in tasks.items() if t and len(t) == complete}
 
@@ -294,6 +316,7 @@ def _overall(comparison: Comparison) -> dict[str, Any]:
     tasks = pooled(comparison)
     return {
         "scale": "0 is the worst run of each environment, 1 the best",
+        "left_out": [a for a in comparison.agents if a not in tasks],
         "agents": {a: statistics.estimate(t)._asdict() for a, t in tasks.items()},
         "pairs": [
             {
@@ -427,6 +450,11 @@ def print_table(table: dict[str, Any], console: Console) -> None:
         for sentence in about["sentences"]:
             console.print(Text(f"{sentence}"))
         console.print()
+    told = table["runs_by_state"]
+    if told["cells"]:
+        cells_of.print_cells(told, console)
+    for note in table["notes"]:
+        console.print(Text(note, style="yellow"))
 
 
 def theory_rows(about: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[str]]]:
@@ -454,13 +482,17 @@ def _off(found: dict[str, Any]) -> str:
     if found["low"] is None or not math.isfinite(found["low"]):
         return number(found["distance"])
     half = (found["high"] - found["low"]) / 2
-    return f"{number(found['distance'], half or found['distance'])} ± {number(half, half)}"
+    return f"{number(found['distance'], half or found['distance'])} ± {number(half, half)} (n = {found['runs']})"
 
 
-def measured_text(value: float | None, low: float | None, high: float | None) -> str:
-    """A value with its interval, in the digits that the interval makes meaningful."""
+def measured_text(value: float | None, low: float | None, high: float | None, runs: int = 0) -> str:
+    """A value with its interval, in the digits that the interval makes meaningful, and how many `runs` it stands on."""
     width = 0.0 if low is None or high is None else (high - low) / 2
-    return f"{number(value, width)} {interval(low, high)}"
+    return f"{number(value, width)} {interval(low, high)}{f' (n = {runs})' if runs else ''}"
+
+
+def _interval_of(found: dict[str, Any]) -> tuple[float | None, float | None, float | None, int]:
+    return found["value"], found["low"], found["high"], found["runs"]
 
 
 def runs_text(agent: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 _MAY_BE_NAN = ("train.env.timestep.action", "evaluation.env.timestep.action")
 # What may change when a run goes on: how long, how it is carried out and what is written down of it.
 _FREE = ("run.steps", "run.checkpoint_seconds", "run.tensorboard", "run.workers", "run.device", "run.ranks", "run.divide",
-         "run.threads", "run.timeout", "run.on_fault", "run.max_restarts", "run.reward_limit", "run.max_memory")  # fmt: skip
+         "run.threads", "run.timeout", "run.on_fault", "run.environment_restarts", "run.reward_limit", "run.max_memory")  # fmt: skip
 # Of these, what sums are added up by: the run is another from there on, though not by more than rounding.
 _ROUNDING = ("run.device", "run.ranks", "run.divide", "run.threads")
 _NOT_ROUNDING = ("python", "platform", "git_commit")

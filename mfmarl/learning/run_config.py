@@ -49,7 +49,7 @@ class RunOptions:
     environment in this process cannot be stopped from outside: give those that may hang --workers 1."""
     on_fault: Literal["fail", "restart"] = "fail"
     """When a third-party environment's own code raises: stop, or end its episode there and go on with one made anew."""
-    max_restarts: Annotated[int, Bounds(0, 1 << 40)] = 10
+    environment_restarts: Annotated[int, Bounds(0, 1 << 40)] = 10
     """How often in a run that may be, with on_fault = restart; counted as train/restarts."""
     reward_limit: Annotated[float, Bounds(0.0, 3e38, open_low=True)] = 1e18
     """A reward beyond this stops the run as one that is not finite does: squares of larger ones are no float32 numbers."""
