@@ -111,7 +111,7 @@ def save(
         "of": dict(of),
         "state": dict(state),
     }
-    content = _serialise(document, dict(tensors))
+    content = serialise(document, dict(tensors))
     try:
         folder.mkdir(exist_ok=True)  # not its parents: a run folder that was deleted is not to be made anew
     except OSError as error:
@@ -197,16 +197,17 @@ def _nonfinite(tensors: Mapping[str, Tensor], allowed: Iterable[str]) -> list[st
     ]
 
 
-def _serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def serialise(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """The file of a document (all of it but its digest) and tensors. Raises CheckpointError."""
     # Copies, because the format knows no strides and no shared storage.
     copies = {
         name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
     }
     parts = {name: (_TAGS[copy.dtype], list(copy.shape), _bytes_of(copy)) for name, copy in copies.items()}
-    contents = _contents_digest(_canonical(document), parts)
+    contents = contents_digest(canonical(document), parts)
     try:
         # One key of metadata: the order of several would not be repeatable.
-        return safetensors.torch.save(copies, {"state": _canonical({**document, "contents": contents})})
+        return safetensors.torch.save(copies, {"state": canonical({**document, "contents": contents})})
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"The state of step {document['step']} cannot be stored: {error}.", "unstorable-state"
@@ -219,7 +220,8 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """The one JSON of a value. Raises CheckpointError for what has none."""
     try:
         _check_depth(value)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -230,7 +232,8 @@ def _canonical(value: Any) -> str:
         ) from error
 
 
-def _contents_digest(body: str, arrays: Mapping[str, tuple[str, list[int], memoryview | bytearray]]) -> str:
+def contents_digest(body: str, arrays: Mapping[str, tuple[str, list[int], memoryview | bytearray]]) -> str:
+    """sha256 of a document's canonical JSON and of its tensors' names, types, shapes and bytes."""
     digest = hashlib.sha256(body.encode())
     for name in sorted(arrays):
         tag, shape, raw = arrays[name]
@@ -435,8 +438,8 @@ def _tensors(document: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, T
     if unknown:
         raise _Refused(f"holds {', '.join(unknown[:5])}; expected the dtypes {', '.join(_DTYPES)}.")
     parts = {name: (item["dtype"], list(item["shape"]), item["data"]) for name, item in arrays.items()}
-    body = _canonical({key: value for key, value in document.items() if key != "contents"})
-    if _contents_digest(body, parts) != document["contents"]:
+    body = canonical({key: value for key, value in document.items() if key != "contents"})
+    if contents_digest(body, parts) != document["contents"]:
         raise _Refused("is damaged: its contents do not have the digest that it states.")
     return {name: _tensor(tag, shape, raw) for name, (tag, shape, raw) in sorted(parts.items())}
 

@@ -104,6 +104,13 @@ class Fit:
                 told += [f"{name} holds NaN or infinity"] if bool(bad.any()) else []
         return told
 
+    def refusals(self, found: Checkpoint) -> tuple[list[str], list[str]]:
+        """Why a checkpoint is not of this run, and where it holds NaN or infinity."""
+        told = _plain_misfits(found) + self.misfits(found.tensors)
+        if told:
+            return told, []
+        return self.wrong_values(found.tensors), self.nonfinite(found.tensors)
+
     def _of(self, name: str) -> Want | None:
         if name in self.names:
             return self.names[name]
@@ -146,12 +153,8 @@ def check(training: Training, found: Checkpoint, allow_nonfinite: bool = False, 
     """Raises CheckpointError unless a checkpoint is one that this run, just built, could have written later."""
     fit = expected(training, same_seed)  # all ranks have a part in it
     ranks = training.ranks
-    told, nonfinite = [], []
-    if ranks.first:
-        told = _plain_misfits(found) + fit.misfits(found.tensors)
-        if not told:
-            nonfinite = [] if allow_nonfinite else fit.nonfinite(found.tensors)
-            told = fit.wrong_values(found.tensors)
+    told, nonfinite = fit.refusals(found) if ranks.first else ([], [])
+    nonfinite = [] if allow_nonfinite else nonfinite
     if ranks.agree(bool(told or nonfinite)) and not told and not nonfinite:
         raise RankLost(f"Rank {ranks.rank} of {ranks.count} stopped: the checkpoint does not fit the first rank's run.")
     if told:
