@@ -127,11 +127,12 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     if known.environment is None:
         return _predict_alone(known, rest)
     plan = plan_of(known, rest)
+    from mfmarl.evaluation.comparison import terminable
     from mfmarl.evaluation.results import folder_name
     from mfmarl.evaluation.scaling import sweep
     from mfmarl.evaluation.scaling.cost_model import parse_cluster
     from mfmarl.learning.run import Interrupted
-    from mfmarl.learning.run_folder import inside
+    from mfmarl.learning.run_folder import exclusive, inside
 
     for cluster in known.predict:
         parse_cluster(cluster)  # refused before anything is measured, not after
@@ -140,18 +141,19 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
     label = short(known.environment)
     default = f"scale-{folder_name(label)}-{folder_name('-'.join(plan.agents))}"
     folder = inside(known.runs, known.name or default[:100])
-    kept = sweep.write_plan(plan, folder, "mfmarl " + shlex.join(sys.argv[1:]), known.imports)
-    stopped: MfmarlError | None = None
-    failed = 0
-    try:
-        measured = _measure(known, kept, folder)
-        if known.quality:
-            failed = _learn(known, kept, folder, measured, engine, begun)
-    except Interrupted as error:
-        stopped = error
-    except KeyboardInterrupt:
-        stopped = Interrupted(f"The sweep was stopped; what is done is kept in {folder}: the same command goes on.")
-    return _conclude(known, folder, stopped, failed)
+    # Two that measure at once would measure each other.
+    with exclusive(folder):
+        kept = sweep.write_plan(plan, folder, "mfmarl " + shlex.join(sys.argv[1:]), known.imports)
+        stopped: MfmarlError | None = None
+        failed = 0
+        try:
+            with terminable():
+                measured = _measure(known, kept, folder)
+                if known.quality:
+                    failed = _learn(known, kept, folder, measured, engine, begun)
+        except Interrupted as error:
+            stopped = error
+        return _conclude(known, folder, stopped, failed)
 
 
 # ------------------------------------------------------------------------------------------- what is asked for
@@ -344,7 +346,11 @@ def _learn(
         return 0
     failed = carry_out(runs, known.jobs, known.quiet, known.imports, engine) if runs else []
     if failed:
-        note_failures(folder / "quality", {(r.environment, r.agent, r.seed): why for r, why in failed})
+        note_failures(
+            folder / "quality",
+            {(r.environment, r.agent, r.seed): why for r, why in failed},
+            tried=[(r.environment, r.agent, r.seed) for r in runs],
+        )
     with Progress(known.quiet) as progress:
         told: set[str] = set()
 
@@ -394,7 +400,8 @@ def _conclude(known: argparse.Namespace, folder: Path, stopped: MfmarlError | No
         why = next((p["reason"] for p in numbers["points"] if p["status"] == "failed"), "")
         error = f"{' and '.join(parts)} failed{f'; the first: {why}' if why else '; see the report'}"
     if known.json:
-        ended = {"error": error, "exit_code": code} if error else {}
+        kind = stopped.code if stopped is not None else RunsFailed.code
+        ended = {"error": error, "exit_code": code, "code": kind} if error else {}
         print(json.dumps({**numbers, "report": str(page), "folder": str(folder), **ended}))
     else:
         from rich.console import Console
@@ -402,5 +409,5 @@ def _conclude(known: argparse.Namespace, folder: Path, stopped: MfmarlError | No
         report.print_numbers(numbers, Console())
         print(f"report: {page}")
     if error:
-        print(f"mfmarl: {error}", file=sys.stderr)
+        print(f"mfmarl: {error} [{stopped.code if stopped is not None else RunsFailed.code}]", file=sys.stderr)
     return code

@@ -48,17 +48,23 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         if getattr(known, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(known, name)}.")
     import_all(known.imports)
+    from mfmarl.learning.run_folder import exclusive, inside
+
+    stage, entrants = _entrants(known)
+    folder = inside(known.runs, known.name or f"tournament-{time.strftime('%Y%m%d-%H%M%S')}")
+    with exclusive(folder):
+        if (folder / "tournament.json").exists():
+            raise ConfigError(f"{folder} holds a tournament already; choose another --name.", "run-exists")
+        return _play(known, folder, stage, entrants)
+
+
+def _play(known: argparse.Namespace, folder: Path, stage: Any, entrants: list[Any]) -> int:
     from mfmarl.cli.progress import Progress
     from mfmarl.evaluation.elo import standings, write_tournament
     from mfmarl.evaluation.report import report_tournament
     from mfmarl.evaluation.tournament import tournament
     from mfmarl.learning.build import versions
-    from mfmarl.learning.run_folder import inside
 
-    stage, entrants = _entrants(known)
-    folder = inside(known.runs, known.name or f"tournament-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (folder / "tournament.json").exists():
-        raise ConfigError(f"{folder} holds a tournament already; choose another --name.")
     pairs = sum(
         a.name != b.name and (a.side != b.side or not a.side) for i, a in enumerate(entrants) for b in entrants[i + 1 :]
     )
@@ -69,7 +75,6 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
             matches.append(match)
             progress.update("matches", len(matches), f"{match.first} - {match.second}")
     names = list(dict.fromkeys(e.name for e in entrants))
-    folder.mkdir(parents=True, exist_ok=True)
     write_tournament(
         folder,
         names,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, ResourceFault
+from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, ResourceFault, RunLocked
 from mfmarl.evaluation.gain_of_one import finite_gain
 from mfmarl.evaluation.results import folder_name
 from mfmarl.evaluation.solve_config import SolveConfig, SolveOptions, make_game, make_solver
@@ -96,7 +96,10 @@ def solve_in_folder(
         with _blamed(f"{label} cannot solve {config.environment.name}:"):
             solver.begin(game, first)  # said before a folder is made
     if run_folder.is_run(path):
-        raise ConfigError(f"{path} holds a run already; choose another --name.")
+        if run_folder.is_running(path):
+            who = run_folder.holder(path)
+            raise RunLocked(f"{path} is being written by {who}. Wait for it, end it, or use another --name.")
+        raise ConfigError(f"{path} holds a run already; choose another --name.", "run-exists")
     folder = run_folder.create(path, {**config.to_table(), "versions": versions()})
     started, cpu = time.monotonic(), time.process_time()
     outcomes: list[Outcome] = []
