@@ -56,7 +56,7 @@ class MeanFieldInferenceConfig(AgentConfig):
     (learned); auto: given where there is something."""
     points: Annotated[int, Bounds(1, 10_000)] = 15
     """K, states that the crowd may be in: points spread over the shares of actions (at least one for each action)."""
-    peers: Annotated[float, Bounds(0, 1e9)] = 0
+    peers: Annotated[float, Bounds(0, 1e9)] = 0.0
     """kappa, how many others what is felt counts for; 0: as many as are felt, but no more than K points can tell apart."""
     stay: Annotated[float, Bounds(0.0, 1.0)] = 0.9
     """How persistent the crowd is held to be before that is learned: the chance that it stays as it is for a step."""
