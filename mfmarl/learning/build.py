@@ -9,6 +9,7 @@ import torch
 
 from mfmarl.errors import ConfigError
 from mfmarl.learning import judge
+from mfmarl.learning.footprint import admit
 from mfmarl.learning.players import Player, make_players
 from mfmarl.learning.run_config import RunConfig
 from mfmarl.learning.training import Training
@@ -74,7 +75,8 @@ def open_population(config: RunConfig, copies: int, device: torch.device, ranks:
         ranks=ranks,
         by_agents=config.run.divide == "agents",
         timeout=config.run.timeout,
-        max_restarts=config.run.max_restarts if config.run.on_fault == "restart" else 0,
+        max_restarts=config.run.environment_restarts if config.run.on_fault == "restart" else 0,
+        admit=lambda spec: admit(config, spec, ranks),
     )
     env.reward_limit = config.run.reward_limit
     return env

@@ -57,6 +57,17 @@ def make_agent(choice: Choice, spec: Spec, slots: slice, minds: int, key: Key, d
 
 def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) -> list[Player]:
     """One player per group, or one for all where minds are shared by all and nobody chose otherwise."""
+    players = []
+    for name, slots in teams_of(config, spec).items():
+        choice = config.agents.get(name) or config.agents["all"]
+        minds = slots.stop - slots.start if config.run.sharing == "none" else 1
+        agent = make_agent(choice, spec, slots, minds, key.fold("agent", name), device)
+        players.append(Player(name, agent, slots, make_memory(agent)))
+    return players
+
+
+def teams_of(config: RunConfig, spec: Spec) -> dict[str, slice]:
+    """The slots of each player, by its name. Raises ConfigError for a group that is not there, or that nobody plays."""
     chosen = dict(config.agents)
     unknown = [group for group in chosen if group != "all" and group not in spec.groups]
     if unknown:
@@ -67,16 +78,8 @@ def make_players(config: RunConfig, spec: Spec, key: Key, device: torch.device) 
     if "all" not in chosen and missing:
         raise ConfigError(f"Nobody plays {missing[0]!r}; write for example --agents {missing[0]}=mfq.")
     if set(chosen) == {"all"} and (config.run.sharing == "all" or len(spec.groups) == 1):
-        teams = {"all": slice(0, spec.num_agents)}
-    else:
-        teams = dict(spec.group_slices)
-    players = []
-    for name, slots in teams.items():
-        choice = chosen.get(name) or chosen["all"]
-        minds = slots.stop - slots.start if config.run.sharing == "none" else 1
-        agent = make_agent(choice, spec, slots, minds, key.fold("agent", name), device)
-        players.append(Player(name, agent, slots, make_memory(agent)))
-    return players
+        return {"all": slice(0, spec.num_agents)}
+    return dict(spec.group_slices)
 
 
 def divide(players: Sequence[Player], division: Division) -> None:

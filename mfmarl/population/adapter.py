@@ -82,6 +82,8 @@ from mfmarl.population.third_party import Maker
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key, seed_for
 
+_STARTING = 60.0  # seconds that a child may take at least to import and make its environments
+
 
 class Adapter(Env):
     """E copies of a third-party PettingZoo environment.
@@ -650,7 +652,7 @@ class _Processes:
                     time.monotonic() + timeout,
                 )
             for child in self.children:
-                answer = child.receive(time.monotonic() + timeout, "while starting")
+                answer = child.receive(time.monotonic() + max(timeout, _STARTING), "while starting")
                 if answer["fingerprint"] != hashlib.sha256(layout.fingerprint().encode()).hexdigest():
                     raise EnvironmentFault(f"{layout.name} made copy {first + child.start} {UNLIKE}")
         except BaseException:

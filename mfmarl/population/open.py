@@ -15,6 +15,7 @@ from mfmarl.population.adapter import Adapter
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.ranks import ALONE, Ranks
 from mfmarl.population.simulation import Env, Simulation
+from mfmarl.population.spec import Spec
 from mfmarl.registry import Entry
 
 
@@ -31,6 +32,7 @@ def open_env(
     by_agents: bool = True,
     timeout: float = 60.0,
     max_restarts: int = 0,
+    admit: Callable[[Spec], object] = lambda spec: None,
 ) -> Env:
     """`copies` copies of an environment.
 
@@ -38,7 +40,7 @@ def open_env(
     `ParallelEnv` or `AECEnv` (class or instance), or a function that makes one; `options` are its fields or
     keyword arguments. `workers`, `timeout`, `max_restarts` and `grouping` (an agent's name -> its team) are for
     third-party environments, see `Adapter`. `max_steps` truncates episodes that last longer. Between `ranks` a population of ours is
-    divided, see `Simulation`.
+    divided, see `Simulation`. `admit` is told the spec of one of ours before anything is made that grows with it.
 
     Raises ConfigError (unknown name or option), EnvironmentFault (an environment that cannot be made).
     """
@@ -77,6 +79,7 @@ def open_env(
             target = made
         else:
             return adapter(maker)
+    admit(target.spec())
     simulation = Simulation(target, copies, device, first_copy, ranks=ranks, by_agents=by_agents)
     if max_steps is not None:
         if max_steps < 1:

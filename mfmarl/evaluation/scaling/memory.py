@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from mfmarl.evaluation.scaling.measure import fresh
 from mfmarl.evaluation.scaling.points import Measured, Plan, Point
+from mfmarl.population.free_memory import free_memory, told
 
 Probe = Callable[[Point], Measured]
 """Weighs a point; a few steps are enough."""
@@ -28,14 +28,6 @@ TELLING = 1 << 16
 """Rows from which on a slope is believed however small it is: what a row weighs shows there."""
 HARMLESS = {"mfmarl": 4096, "sb3": 1024, "loop": 64, "stacked": 16}
 """Rows at which nothing is asked: so few fit wherever this package does."""
-
-
-def free_memory() -> int:
-    """Bytes that a new process may take: what the system has left, or what its container allows, whichever is less.
-
-    0 where the system does not say.
-    """
-    return min((x for x in (_available(), _left_in_container()) if x), default=0)
 
 
 def allowed(plan: Plan) -> int:
@@ -124,47 +116,8 @@ def extrapolate(known: dict[int, int], n: int) -> int:
     return round(max(line, bend))
 
 
-def told(size: float) -> str:
-    """Bytes in words: 1.2 GB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1e3:.1f} kB"
-
-
 def _next_size(known: dict[int, int], size: int, point: Point) -> int:
     largest = max(known, default=0) // point.copies
     # Whoever has a mind for each agent is weighed in small numbers.
     least = 16 if point.kind in ("stacked", "loop") else 4096
     return max(size * 16, largest * 16 if largest >= least // 16 else 0, least) if largest or size > 1 else least
-
-
-def _available() -> int:
-    return _entry(Path("/proc/meminfo"), "MemAvailable:") * 1024
-
-
-def _left_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a control group leaves: its limit less what is in use and could not be given back."""
-    for limit, used, statistics, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-    ):
-        most, now = _number(root / limit), _number(root / used)
-        if 0 < most < 1 << 60:
-            return max(1, most - now + _entry(root / statistics, cache))
-    return 0
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0  # "max", or no such thing
-
-
-def _entry(path: Path, name: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.split()[0] == name), 0)
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -13,6 +13,7 @@ from mfmarl.evaluation.scaling import memory
 from mfmarl.evaluation.scaling.measure import fresh
 from mfmarl.evaluation.scaling.points import Measured, Plan, Point
 from mfmarl.learning.run_config import Choice
+from mfmarl.population import free_memory
 
 PLAN = Plan(Choice("ising"), {"mfq": {"all": Choice("mfq")}}, (16,), max_memory=2e9)
 MB = 1 << 20
@@ -120,29 +121,29 @@ def test_where_nothing_says_what_is_free_all_fits(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_container_may_allow_less_than_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 20 * 10**9)
+    monkeypatch.setattr(free_memory, "_available", lambda: 20 * 10**9)
     (tmp_path / "memory.max").write_text("3000000000\n")
     (tmp_path / "memory.current").write_text("1500000000\n")
     (tmp_path / "memory.stat").write_text("anon 1000000000\ninactive_file 400000000\n")
-    assert memory._left_in_container(tmp_path) == 1_900_000_000
+    assert free_memory._left_in_container(tmp_path) == 1_900_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._left_in_container(tmp_path) == 0
+    assert free_memory._left_in_container(tmp_path) == 0
     old = tmp_path / "memory"
     old.mkdir()
     (old / "memory.limit_in_bytes").write_text("1000\n")
     (old / "memory.usage_in_bytes").write_text("900\n")
-    assert memory._left_in_container(tmp_path) == 100
+    assert free_memory._left_in_container(tmp_path) == 100
     (old / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert memory._left_in_container(tmp_path) == 0
+    assert free_memory._left_in_container(tmp_path) == 0
 
 
 def test_this_machine_has_some_memory_left() -> None:
-    assert 10**8 < memory.free_memory() < 10**14
+    assert 10**8 < free_memory.free_memory() < 10**14
 
 
 @pytest.mark.parametrize(("size", "words"), [(999, "1.0 kB"), (2.5e6, "2.5 MB"), (1.26e9, "1.3 GB"), (3e12, "3.0 TB")])
 def test_bytes_in_words(size: float, words: str) -> None:
-    assert memory.told(size) == words
+    assert free_memory.told(size) == words
 
 
 @pytest.mark.verify
