@@ -90,6 +90,7 @@ RULES: dict[str, Rule] = {
     "hangs": _error(
         "a call did not come back in time", "Look for a loop that never ends, or for something waited for."
     ),
+    "unforeseen": _error("it answered in a way that the check could not go on from", "Mend the other findings first."),
     "died": _error("the process that played it died", "Look for the fault in compiled code, or for os._exit."),
     "step-returns": _error(
         "step returns something else",
@@ -103,7 +104,7 @@ RULES: dict[str, Rule] = {
     "truncation-missing": _error("a playing agent has no truncation flag", _DICT),
     "info-missing": _error("a playing agent has no info", "Return a dictionary, if empty, for every agent."),
     "value-for-a-stranger": _error("there is a value for somebody who is no agent", "Key by env.agents."),
-    "value-for-the-dead": _warning("there is a value for an agent that had left before", "Key by the living."),
+    "value-for-the-dead": _error("there is a value for an agent that had left before", "Key by the living."),
     "info-type": _error("an info is no dictionary", "Return a dictionary, if empty, for every agent."),
     "actions-mutated": _error("step wrote into the actions it was given", "Copy what is to be changed."),
     # Observations
@@ -134,6 +135,9 @@ RULES: dict[str, Rule] = {
     "mask-value": _error("an action mask holds something else than 0 and 1", _MASK),
     "mask-empty": _error("no action is legal for an agent that is asked", "Offer an action that does nothing."),
     "mask-unused": _warning("there is a mask for actions that cannot be masked", "Leave it out."),
+    "mask-gone": _error(
+        "a mask that was shown before is missing", "Show a mask in every observation or info of an agent."
+    ),
     "mask-late": _error(
         "a mask appears after a reset that showed none", "Show a mask in every observation or info, from reset on."
     ),
@@ -159,7 +163,7 @@ RULES: dict[str, Rule] = {
         "rewards, flags and infos are not kept for exactly env.agents",
         "Let self._was_dead_step(action) bury who is over; keep entries for env.agents alone.",
     ),
-    "step-returns-something": _warning("step of an AEC environment returns a value", "Return nothing."),
+    "step-returns-something": _error("step of an AEC environment returns a value", "Return nothing."),
     "dead-may-act": _warning("an agent that is over may still act", "Begin step with self._was_dead_step(action)."),
     # Repetition
     "not-repeatable": _error("the same seed and actions give another trajectory", _SEED),
@@ -198,6 +202,8 @@ RULES: dict[str, Rule] = {
     "changes-signals": _error("a signal handler was changed", _OURS),
     "changes-warnings": _error("the filters of warnings were changed", "Use warnings.catch_warnings()."),
     "changes-numeric-settings": _error("settings of numpy or torch were changed", _OURS),
+    "changes-import-path": _warning("sys.path was changed", _OURS),
+    "leaves-files-open": _warning("a file stays open after close", "Close it, or open it with a with statement."),
     "leaves-threads": _error("a thread goes on after close", "Stop and join it in close."),
     "leaves-processes": _error("a child process goes on after close", "Stop it in close."),
     "prints": _warning("it prints", "Use logging."),

@@ -118,7 +118,8 @@ class Inspection:
             for name in ("observations", "infos"):
                 self._all_there(moment, name, moment.agents, moment.agents)
         self._values(moment)
-        self.masked = any(mask is not MASK for mask in self.play.masks(moment).values())
+        self.masks_of = {agent for agent, mask in self.play.masks(moment).items() if mask is not MASK}
+        self.masked = bool(self.masks_of)
         return self._keep(moment)
 
     def after(self, before: Moment, actions: dict[Any, Any], moment: Moment) -> Seen:
@@ -130,9 +131,21 @@ class Inspection:
         else:
             self._together(before, moment)
         self._values(moment)
-        if not self.masked and not moment.over and any(m is not MASK for m in self.play.masks(moment).values()):
+        masks = {} if moment.over else self.play.masks(moment)
+        if not self.masked and any(m is not MASK for m in masks.values()):
             self.note("mask-late", "there is an action mask, but there was none at reset")
+        for agent, mask in masks.items():
+            if mask is not MASK:
+                self.masks_of.add(agent)
+            elif agent in self.masks_of and not self.play.is_over(agent):
+                self.note("mask-gone", "there is no action mask any more", agent)
         return self._keep(moment)
+
+    def glance(self, moment: Moment) -> None:
+        """What can be seen of an AEC environment that broke off."""
+        self._strangers(moment)
+        self._kept_for_agents(moment)
+        self._values(moment)
 
     def _lists(self, moment: Moment) -> None:
         env = self.play.env
@@ -186,7 +199,8 @@ class Inspection:
                 self.note(f"{_SINGULAR[name]}-missing", f"there is no {_SINGULAR[name]} of a playing agent", agent)
         dead = [key for key in values if key in self.finished and key not in known]
         if dead:
-            self.note("value-for-the-dead", f"the {name} have an entry for one that left before", dead[0])
+            said = f"the {name} have an entry for one that left before"
+            self.note("value-for-the-dead", said, dead[0], grave=name != "infos")
 
     def _together(self, before: Moment, moment: Moment) -> None:
         born = [a for a in moment.agents if a not in before.agents]
@@ -218,7 +232,7 @@ class Inspection:
     def _turn(self, before: Moment, actions: dict[Any, Any], moment: Moment) -> None:
         (agent,) = before.asked
         (action,) = actions.values()
-        self.asked_for[agent] += 1
+        self.asked_for[agent] += action is not None
         self._kept_for_agents(moment)
         self.owed[agent] = 0
         for other, reward in self._of(moment, "rewards").items():
@@ -261,7 +275,11 @@ class Inspection:
                 same = bool(held) == bool(value)
             if not same:
                 self.note("last-disagrees", f"last() says {shown(value)}, but {name} {shown(held)}", agent)
-        if isinstance(reward, int | float | np.number) and math.isfinite(float(reward)):
+        held = self._of(moment, "_cumulative_rewards").get(agent, reward)
+        if frozen(_float(held)) != frozen(_float(reward)):
+            said = f"last() pays {shown(reward)}, but _cumulative_rewards holds {shown(held)}"
+            self.note("last-disagrees", said, agent)
+        elif isinstance(reward, int | float | np.number) and math.isfinite(float(reward)):
             owed = self.owed[agent]
             if math.isfinite(owed) and abs(float(reward) - owed) > 1e-4 * (1 + abs(owed)):
                 said = f"last() pays {float(reward):g}, but it earned {owed:g} since it last acted"
@@ -291,7 +309,7 @@ class Inspection:
                     over.add(agent)
         for agent, reward in self._of(moment, "rewards").items():
             self._reward(agent, reward)
-        if self.turns and moment.parts.get("last") is not None:
+        if self.turns and moment.parts.get("last") is not None and moment.asked:
             (agent,) = moment.asked
             reward, *flags, _ = moment.parts["last"]
             self._reward(agent, reward)
@@ -386,6 +404,10 @@ class Inspection:
             if isinstance(was, dict) and isinstance(now, dict):
                 agent = next((a for a in {**was, **now} if was.get(a) != now.get(a)), None)
             self.note(code, f"the {_SINGULAR.get(name, name)} returned at {where} is no longer what it was", agent)
+
+
+def _float(value: Any) -> Any:
+    return float(value) if isinstance(value, int | float | np.number) else value
 
 
 def _true(flag: Any) -> bool:

@@ -188,6 +188,11 @@ class TurnPlay(Play):
             )
         return Moment({"observations": {selected: last[0]}, **parts, "last": last[1:]}, agents, [selected], False)
 
+    def partial(self) -> Moment:
+        """What can be had without asking for a turn."""
+        parts = {n: _copied(getattr(self.env, n, {})) for n in PARTS[1:]}
+        return Moment({"observations": {}, **parts}, self._agents(), [], False)
+
     def is_over(self, agent: Any) -> bool:
         flags = (getattr(self.env, name, {}) for name in ("terminations", "truncations"))
         return any(bool(f.get(agent)) for f in flags if isinstance(f, Mapping))
@@ -196,7 +201,7 @@ class TurnPlay(Play):
         for agent in self._agents()[:8]:
             self.watch.call("observe", self.env.observe, agent)
         if self._agents():
-            self.watch.call("last", self.env.last, observe=False)
+            self.watch.call("last", self.env.last, observe=False)  # what it shows is looked at elsewhere
         _look_at_state(self)
 
 
@@ -277,6 +282,11 @@ class Episode:
     ended: bool = False
     broken: str = ""
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody played."""
+        return not self.seen[0].agents
+
 
 @dataclass(frozen=True)
 class Disturbance:
@@ -317,6 +327,7 @@ def replay(play: Play, episode: Episode, how: Disturbance, beside: Play | None, 
         moment = play.reset(episode.seed)
     except Broken as error:
         return 0, error.said, False
+    end = len(episode.seen) if episode.broken else None
     for step, seen in enumerate(episode.seen[: most + 1]):
         now = remember(moment)
         if part := seen.differs(now):
@@ -336,6 +347,8 @@ def replay(play: Play, episode: Episode, how: Disturbance, beside: Play | None, 
         except Broken as error:
             if error.code == "hangs":
                 raise
+            if step + 1 == end:
+                break  # as it did the first time
             return step + 1, error.said, False
     return -1, "", infos
 

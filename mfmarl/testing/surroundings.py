@@ -29,6 +29,17 @@ from mfmarl.testing.contract import Ledger
 _PLAYED = ("making", "reset", "step", "observe", "last", "state", "render")
 
 
+def files_open() -> set[str]:
+    """The files that this process has open, where the system tells (Linux), one entry for each time."""
+    found = set()
+    for one in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            path = os.readlink(one)
+            if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/", "/memfd:")):
+                found.add(f"{one.name} {path}")
+    return found
+
+
 class Broken(Exception):
     """A call that did not come back with an answer: the code of the finding, and what is said of it."""
 
@@ -98,7 +109,8 @@ class Watch:
         self._stack.enter_context(_generators_kept())
         self._stack.enter_context(_folder_kept())
         self._stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
+        # By a pattern: an environment that silences all warnings by itself is then seen to.
+        warnings.filterwarnings("ignore", message="(?s:.*)")
         if self._timed:
             begun, (left, _) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
             alarm = signal.signal(signal.SIGALRM, self._late)
@@ -219,6 +231,7 @@ class Watch:
             "environment-variables": dict(os.environ),
             "signals": handlers,
             "warnings": list(warnings.filters),
+            "import-path": list(sys.path),
             "numeric-settings": numeric,
         }
 
@@ -239,6 +252,8 @@ class Watch:
         if now["warnings"] != self.before["warnings"]:
             warnings.resetwarnings()
             warnings.filters[:] = self.before["warnings"]  # type: ignore[index]
+        if now["import-path"] != self.before["import-path"]:
+            sys.path[:] = self.before["import-path"]
         if now["numeric-settings"] != self.before["numeric-settings"]:
             _set_numeric(self.before["numeric-settings"])
 
@@ -267,6 +282,8 @@ def _change(name: str, was: Any, now: Any) -> str:
     if name == "signals":
         odd = [signal.Signals(n).name for n in was if was[n] is not now[n]]
         return f"the handler of {odd[0] if odd else 'a signal'} was replaced"
+    if name == "import-path":
+        return "sys.path changed"
     return "the filters of warnings changed" if name == "warnings" else "a setting of numpy, torch or Python changed"
 
 
