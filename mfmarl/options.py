@@ -205,6 +205,11 @@ def with_option(cls: type, table: Mapping[str, Any], field: str, text: str, wher
 
 def options_of(cls: type) -> list[Option]:
     """Every option of a dataclass in the order of its fields, with the string under the field as help."""
+    return list(_options_of(cls))
+
+
+@cache
+def _options_of(cls: type) -> tuple[Option, ...]:
     found: list[Option] = []
     texts = _help_texts(cls)
     for field, hint in _fields(cls):
@@ -215,7 +220,7 @@ def options_of(cls: type) -> list[Option]:
             found += _nested_options(field.name, inner, default, text)
         else:
             found.append(Option(field.name, describe(hint), default, text, _choices(hint), _settable(hint)))
-    return found
+    return tuple(found)
 
 
 def _nested_options(name: str, inner: type, default: Any, text: str) -> list[Option]:
@@ -450,6 +455,8 @@ def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[Prob
 
 def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> tuple[str, str]:
     """The code and the sentence of what is wrong; empty: nothing is."""
+    if type(value) is kind and kind is not str and kind is not bool and _fits(kind, value, bounds):
+        return "", ""
     wanted = f"must be {_describe(kind, bounds)}"
     if kind is bool:
         return "wrong-type", "" if isinstance(value, bool) else f"must be true or false, not {show(value)}."
@@ -465,7 +472,18 @@ def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> tuple[str, str]:
         return "bounds", f"{wanted} and finite, not {show(value)}."
     if not bounds.allow(value):
         return "bounds", f"{wanted}, not {show(value)}."
-    return "bounds", "" if kind is int or REAL.allow(value) else f"must be {kind.__name__} {REAL}, not {show(value)}."
+    if kind is float and not (math.isfinite(bounds.low) and math.isfinite(bounds.high)) and not REAL.allow(value):
+        return "bounds", f"must be float {REAL}, not {show(value)}."
+    return "", ""
+
+
+def _fits(kind: type, value: float, bounds: Bounds) -> bool:
+    """Whether a number of that very type is in its bounds: the usual case, decided without a sentence."""
+    if not bounds.allow(value):
+        return False
+    if kind is int:
+        return WHOLE.allow(value)
+    return math.isfinite(value) and (REAL.allow(value) or (math.isfinite(bounds.low) and math.isfinite(bounds.high)))
 
 
 def _text_problem(value: Any) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -325,6 +326,8 @@ def import_user_code(name: str) -> Any:
         return load_file(path)
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is neither a Python file (my_env.py) nor a module's name (my_package.envs).")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: nothing that is installed can be hidden by it
     try:
         return importlib.import_module(name)
     except (ImportError, ValueError) as error:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from mfmarl.errors import ConfigError, nearest
 from mfmarl.learning.run_config import Choice
-from mfmarl.options import NONE, Option, options_of, parse_value
+from mfmarl.options import NONE, Option, Problem, options_of, parse_value, show, told
 from mfmarl.registry import Entry, import_user_code, lookup
 
+S = TypeVar("S")
+T = TypeVar("T")
 Team = dict[str, Choice]
 
 
@@ -34,7 +36,7 @@ def pairs_of(rest: Sequence[str]) -> list[tuple[str, str]]:
     while i < len(rest):
         word = rest[i]
         if not word.startswith("--"):
-            raise ConfigError(f"{word!r} is one word too many here; options are written --name value.")
+            raise ConfigError(f"{show(word)} is one word too many here; options are written --name value.")
         name, equals, value = word[2:].partition("=")
         i += 1
         if not equals:
@@ -144,21 +146,27 @@ def parse_agents(text: str) -> dict[str, Team]:
 def assign(
     pairs: Sequence[tuple[str, str]], environments: dict[str, Choice], agents: dict[str, Team]
 ) -> tuple[dict[str, Choice], dict[str, Team]]:
-    """Give every option to whom it belongs. Raises ConfigError for one that is nobody's."""
+    """Give every option to whom it belongs. Raises ConfigError for those that are nobody's, or no such values."""
     classes = {label: environment_options(lookup("environment", c.name)) for label, c in environments.items()}
     configs = {name: agent_config(name) for name in {c.name for team in agents.values() for c in team.values()}}
     env_options = {label: dict(c.options) for label, c in environments.items()}
     own = {label: {group: dict(c.options) for group, c in team.items()} for label, team in agents.items()}
+    problems: list[Problem] = []
     for name, text in pairs:
         scope, dot, option = name.partition(".")
-        if not dot:
-            scope, option = "", name
-            _refuse_ambiguous(option, environments, classes, configs)
-        used = _to_environments(scope, option, text, environments, classes, env_options)
-        if not used or scope not in ("", "env", "environment"):
-            used = _to_agents(scope, option, text, agents, configs, own) or used
-        if not used:
-            raise _unknown(name, classes, configs, agents)
+        try:
+            if not dot:
+                scope, option = "", name
+                _refuse_ambiguous(option, environments, classes, configs)
+            used = _to_environments(scope, option, text, environments, classes, env_options)
+            if not used or scope not in ("", "env", "environment"):
+                used = _to_agents(scope, option, text, agents, configs, own) or used
+            if not used:
+                raise _unknown(name, classes, configs, agents)
+        except ConfigError as error:
+            problems.append(Problem(str(error), error.code, name))
+    if problems:
+        raise told(problems)
     return (
         {label: Choice(c.name, env_options[label]) for label, c in environments.items()},
         {
@@ -181,7 +189,8 @@ def _refuse_ambiguous(
         flag = option.replace("_", "-")
         raise ConfigError(
             f"--{flag} could be the environment's ({place}) or the agents' ({player}): "
-            f"write --env.{flag} or --agent.{flag}."
+            f"write --env.{flag} or --agent.{flag}.",
+            "ambiguous-option",
         )
 
 
@@ -257,7 +266,7 @@ def _unknown(
     scopes = {"env", "agent", *configs, *(g for team in agents.values() for g in team)}
     scope, dot, option = name.rpartition(".")
     if dot and scope not in scopes:
-        return ConfigError(f"Nobody is called {scope!r} in --{name}.{nearest(scope, scopes)}")
+        return ConfigError(f"Nobody is called {scope!r} in --{name}.{nearest(scope, scopes)}", "unknown-name")
     known = {o for _, options in classes.values() for o in options} | {
         o for _, options in configs.values() for o in options
     }
@@ -267,7 +276,8 @@ def _unknown(
         hint = ""
     return ConfigError(
         f"Unknown option --{name.replace('_', '-')}.{hint.replace('_', '-')} "
-        "`mfmarl list NAME` shows the options of an environment or agent."
+        "`mfmarl list NAME` shows the options of an environment or agent.",
+        "unknown-option",
     )
 
 
@@ -282,8 +292,8 @@ def add_run_options(parser: Any, skip: Sequence[str] = ()) -> None:
         group.add_argument(
             f"--{option.name.replace('_', '-')}",
             dest=f"run_{option.name}",
-            metavar=None if option.choices else option.type.partition(" ")[0].upper(),
-            choices=option.choices or None,
+            metavar=f"{{{','.join(option.choices)}}}" if option.choices else option.type.partition(" ")[0].upper(),
+            # Not `choices`: argparse tells the first word that is none alone; `run_options` tells all.
             help=f"{option.help.replace('%', '%%')} (default: {option.default_text})",
             **({"nargs": "?", "const": "true"} if option.type.startswith("bool") else {}),
         )
@@ -294,12 +304,31 @@ def run_options(known: Any, base: dict[str, Any] | None = None) -> Any:
     from mfmarl.learning.run_config import RunOptions
     from mfmarl.options import from_table
 
-    table = dict(base or {})
+    table, problems = dict(base or {}), []
     for option in options_of(RunOptions):
         text = getattr(known, f"run_{option.name}", None)
         if text is not None:
-            table[option.name] = parse_value(RunOptions, option.name, text)
+            try:
+                table[option.name] = parse_value(RunOptions, option.name, text)
+            except ConfigError as error:
+                problems.append(Problem(str(error), error.code, option.name))
+    if problems:
+        raise told(problems)
     return from_table(RunOptions, table)
+
+
+def all_at_once(one: Callable[[], S], other: Callable[[], T]) -> tuple[S, T]:
+    """What two readers of the command line make of it. Raises ConfigError that tells what both have to say."""
+    problems: list[Problem] = []
+    found: list[Any] = []
+    for read in (one, other):
+        try:
+            found.append(read())
+        except ConfigError as error:
+            problems.append(Problem(str(error), error.code, ""))
+    if problems:
+        raise told(problems)
+    return found[0], found[1]
 
 
 def short(name: str) -> str:

@@ -33,8 +33,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
-    if rest:
-        raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl list --help`.")
     import_all(known.imports)
     if known.what in (None, *KINDS):
         return _everything(known)

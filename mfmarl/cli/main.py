@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from mfmarl import __version__
 from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest
+from mfmarl.options import Bounds, Problem, show, told
 
 COMMANDS = {
     "train": "train agents on an environment, in a run folder",
@@ -29,6 +32,37 @@ COMMANDS = {
 
 _MODULES = {"list": "listing", "check-env": "check_env"}
 
+_OTHERS_OPTIONS = ("train", "compare", "scale", "solve", "check-env")
+"""Commands that give what they do not know to the environment and the agents; the others refuse it here."""
+
+_COUNT = Bounds(1, 1 << 40)
+_SECONDS = Bounds(0, 1e9)
+LIMITS = {
+    "jobs": Bounds(0, 1 << 16),
+    "burn_in": Bounds(0, 1, open_high=True),
+    "cpus_per_run": Bounds(0, 1e6),
+    "gpus_per_run": Bounds(0, 1e6),
+    "max_restarts": Bounds(0, 1 << 20),
+    "worker_timeout": _SECONDS,
+    "run_timeout": _SECONDS,
+    "frames": Bounds(1, 1 << 20),
+    "every": _COUNT,
+    "fps": Bounds(0, 1000, open_low=True),
+    "seed": Bounds(0, 2**63 - 1),
+    "repeats": Bounds(1, 1 << 20),
+    "timed_steps": Bounds(0, 1 << 40),
+    "steps": _COUNT,
+    "threads": Bounds(1, 1024),
+    "share": Bounds(0, 100, open_low=True),
+    "games": Bounds(1, 1 << 30),
+    "horizon": _COUNT,
+    "copies": _COUNT,
+    "diagnose_steps": Bounds(64, 1 << 40),
+    "episodes": Bounds(1, 1 << 20),
+    "max_steps": Bounds(0, 1 << 40),
+}
+"""What a command's own numbers may be; those of a run, an environment and an agent are with their fields."""
+
 DESCRIPTION = """Large populations of learning agents, from 2 to a million, held against theory.
 
 examples:
@@ -42,15 +76,27 @@ class Parser(argparse.ArgumentParser):
     """argparse with this package's one-sentence errors."""
 
     def error(self, message: str) -> Any:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.", _code_of(message))
+
+
+def _code_of(message: str) -> str:
+    """The kind of a complaint of argparse's."""
+    kinds = (
+        ("invalid choice", "unknown-name"),
+        ("required", "missing-option"),
+        ("unrecognized", "unknown-option"),
+        ("invalid", "wrong-type"),
+        ("expected", "missing-option"),
+    )
+    return next((code for word, code in kinds if word in message), "usage")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command with its options; for completion and help. Imports nothing heavy."""
-    return _parsers()[0]
+    return parsers()[0]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of all, and that of each command."""
     parser = Parser(prog="mfmarl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"mfmarl {__version__}")
@@ -97,23 +143,80 @@ def _joined(given: list[str], command: argparse.ArgumentParser | None) -> list[s
     return words
 
 
+def _flags(command: argparse.ArgumentParser) -> list[str]:
+    """The options of a command: `--name`."""
+    return [name for action in command._actions for name in action.option_strings if name.startswith("--")]
+
+
+def _check(known: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -> None:
+    """Raises ConfigError for every number out of its bounds, and every option that the command alone should know."""
+    problems = []
+    for name, bounds in LIMITS.items():
+        value = getattr(known, name, None)
+        if isinstance(value, int | float) and not bounds.allow(value):
+            text = f"--{name.replace('_', '-')} must be {bounds}, not {show(value)}."
+            problems.append(Problem(text, "bounds", name))
+    if known.command not in _OTHERS_OPTIONS:
+        for word in rest:
+            hint = _meant(word, flags)
+            kind = "option" if word.startswith("-") else "word"
+            text = f"Unknown {kind} {show(word.partition('=')[0])}.{hint} See `mfmarl {known.command} --help`."
+            problems.append(Problem(text, "unknown-option", ""))
+    if problems:
+        raise told(problems)
+
+
+def _meant(word: str, flags: Sequence[str]) -> str:
+    hint = nearest(word.partition("=")[0][:60], flags)
+    return hint if hint.startswith(" Did") else ""
+
+
+def _hinted(error: ConfigError, flags: Sequence[str]) -> str:
+    """What was said of an option that nobody has, and the command's own that may have been meant."""
+
+    def said(line: str) -> str:
+        found = re.match(r"Unknown option (--[^\s.]+)\.(?! Did you mean)", line)
+        return line[: found.end()] + _meant(found[1], flags) + line[found.end() :] if found else line
+
+    return "\n".join(said(line) for line in str(error).splitlines())
+
+
+def understood(
+    given: list[str], parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]
+) -> tuple[argparse.Namespace, list[str]]:
+    """What a command line says, and the options in it that are the environment's or the agents'. Raises ConfigError."""
+    if not given[0].startswith("-") and given[0] not in COMMANDS:
+        hint = nearest(given[0][:60], COMMANDS)
+        raise ConfigError(f"Unknown command {show(given[0])}.{hint}", "unknown-name")
+    known, rest = parser.parse_known_args(_joined(given, commands.get(given[0])))
+    if known.command is None:
+        raise ConfigError(f"Unknown option {show(given[0])}. See `mfmarl --help`.", "unknown-option")
+    _check(known, rest, _flags(commands[known.command]))
+    return known, rest
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code: 0, or that of the error (see mfmarl.errors)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
+    commands: dict[str, argparse.ArgumentParser] = {}
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII alone shows the rest as escapes, and nothing ends in a UnicodeEncodeError.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        parser, commands = _parsers()
+        parser, commands = parsers()
         if not given:
             parser.print_help()
             return 0
-        if not given[0].startswith("-") and given[0] not in COMMANDS:
-            raise ConfigError(f"Unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
-        known, rest = parser.parse_known_args(_joined(given, commands.get(given[0])))
-        if known.command is None:
-            raise ConfigError(f"Unknown option {given[0]!r}. See `mfmarl --help`.")
+        known, rest = understood(given, parser, commands)
         code: int = known.carry_out(known, rest)
         sys.stdout.flush()
         return code
+    except ConfigError as error:
+        command = commands.get(given[0]) if commands and given else None
+        message = _hinted(error, _flags(command)) if command is not None else str(error)
+        return _tell(message, error.exit_code, error.code, as_json)
     except MfmarlError as error:
         return _tell(str(error), error.exit_code, error.code, as_json)
     except KeyboardInterrupt:
@@ -133,8 +236,13 @@ def _tell(message: str, exit_code: int, code: str, as_json: bool) -> int:
         return exit_code
     if as_json:
         _say(json.dumps({"error": message, "exit_code": exit_code, "code": code}), sys.stdout)
-    _say(f"mfmarl: {message} [{code}]", sys.stderr)
+    _say(f"mfmarl: {printable(message)} [{code}]", sys.stderr)
     return exit_code
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's as a terminal may see it: no control character but the end of a line acts there."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _say(line: str, stream: TextIO) -> None:

@@ -30,11 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
-    if rest:
-        raise ConfigError(f"Unknown option {rest[0]!r}. See `mfmarl render --help`.")
-    for name in ("frames", "every", "fps"):
-        if not 0 < getattr(known, name) < 1e9:
-            raise ConfigError(f"--{name} must be above 0 and finite, not {getattr(known, name)}.")
     import_all(known.imports)
     from mfmarl.evaluation.films import film, write_gif, write_png
     from mfmarl.learning.run_folder import is_run

@@ -14,7 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import add_run_options, assign, import_all, pairs_of, parse_agents, run_options, short
+from mfmarl.cli.choices import (
+    add_run_options,
+    all_at_once,
+    assign,
+    import_all,
+    pairs_of,
+    parse_agents,
+    run_options,
+    short,
+)
 from mfmarl.errors import ConfigError, MfmarlError
 
 EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
@@ -278,8 +287,10 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
         team = next(iter(parse_agents(text).values()))
     else:
         team = stored.agents
-    environments, agents = assign(pairs_of(rest), {"here": environment}, {"here": team})
-    config = RunConfig(environments["here"], agents["here"], run_options(known, base))
+    (environments, agents), options = all_at_once(
+        lambda: assign(pairs_of(rest), {"here": environment}, {"here": team}), lambda: run_options(known, base)
+    )
+    config = RunConfig(environments["here"], agents["here"], options)
     name = (
         known.name
         or f"{_safe(short(environment.name))}-{_safe('-'.join(c.name for c in team.values()))}-{time.strftime('%Y%m%d-%H%M%S')}"

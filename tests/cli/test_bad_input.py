@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mfmarl.cli.main import main
+from mfmarl.cli.main import LIMITS, main, parsers
 from mfmarl.errors import CheckpointError
 from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.run_folder import RunWarning, read_metrics, read_status
 from mfmarl.registry import load_file
+from mfmarl.selftest.command import fresh
 
 QUICK = ["--copies", "2", "--evaluation-copies", "1", "--report-every", "10", "--quiet"]
 KEPT = ["--steps", "100", "--name", "a", "--checkpoint-seconds", "0", *QUICK]
@@ -451,3 +453,70 @@ def test_json_tells_the_error_too(here: Path, capsys: pytest.CaptureFixture[str]
 def test_names_that_can_be_are(here: Path, name: str) -> None:
     assert main(["train", "congestion", "--num-agents", "3", "--steps", "10", "--name", name, *QUICK]) == 0
     assert (here / "runs" / name / "report.html").is_file()
+
+
+def test_all_wrong_options_are_told_at_once_with_what_may_have_been_meant(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--num-agnets", "25", "--bnis=3", "--setps", "5", "--queit", "--sharing", "gruop", "--threads", "0"]
+    code, told = refused(capsys, "train", "ising", *words, lines=6)
+    assert code == 2
+    for hint in ("'num-agents'", "'bins'", "'steps'", "'--quiet'", "'group'", "[1, 1024]"):
+        assert hint in told, told
+    code, told = refused(capsys, "list", "--improt", "x", "--jsn", lines=2)
+    assert (code, "'--import'" in told, "'--json'" in told) == (2, True, True)
+
+
+def test_every_number_of_a_command_has_bounds() -> None:
+    _, commands = parsers()
+    for name, command in commands.items():
+        for action in command._actions:
+            if action.type in (int, float):
+                assert action.dest in LIMITS, f"{name} {action.option_strings}"
+    assert all(math.isfinite(b.low) and math.isfinite(b.high) for b in LIMITS.values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["render", "folder", "--frames", "99999999999"],
+        ["report", "folder", "--burn-in", "nan"],
+        ["compare", "ising", "--jobs", "9999999"],
+        ["tournament", "folder", "--games", "-1"],
+        ["tournament", "folder", "--seed", str(2**63)],
+        ["selftest", "--seed", "-1"],
+    ],
+)
+def test_a_number_beyond_its_bounds_is_told_them(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, line = refused(capsys, *arguments)
+    assert code == 2
+    assert arguments[2 if len(arguments) > 3 else 1] in line
+    assert "[bounds]" in line
+
+
+def test_an_option_of_the_environment_does_not_take_the_environments_place(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = refused(capsys, "train", "--num-agents", "7", "ising")
+    assert (code, "num_agents=9" in line) == (2, True)
+
+
+def test_what_others_wrote_cannot_act_on_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, line = refused(capsys, "train", "isi\x1b[2Jng\x07\r\x9b31m")
+    assert not any(letter in line for letter in "\x1b\x07\r\x9b")
+
+
+def test_a_file_in_the_working_folder_is_not_imported_in_place_of_a_library(here: Path) -> None:
+    for name in ("torch.py", "rich.py", "shtab.py"):
+        (here / name).write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    done = fresh(["list", "mfq"], here, {"PYTHONPATH": ""})
+    assert done.exit_code == 0, done.err
+    assert not (here / "executed").exists()
+
+
+def test_a_module_beside_the_user_is_found_where_he_names_it(here: Path) -> None:
+    (here / "my_worlds.py").write_text("import pathlib\npathlib.Path('imported').touch()\n")
+    assert fresh(["list", "agents", "--import", "my_worlds"], here, {"PYTHONPATH": ""}).exit_code == 0
+    assert (here / "imported").exists()

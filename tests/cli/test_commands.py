@@ -316,7 +316,7 @@ def test_a_trained_population_is_diagnosed(here: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--diagnose", "--diagnose-steps", "3"], "at least 64, not 3"),
+        (["--diagnose", "--diagnose-steps", "3"], "--diagnose-steps must be in [64, 1099511627776], not 3"),
         (["--diagnose", "--temperature", "linear(1, 0)"], "ends at temperature 0"),
     ],
 )
