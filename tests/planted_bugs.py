@@ -379,7 +379,8 @@ def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
     declared = getattr(items[0].function, "declaration", None)
     if rule == "declared":
         for bug in declared.bugs if declared else ():
-            yield {"bug": bug, **_first_failure(items, lambda bug=bug: planted(bug))}
+            row = _first_failure(items, lambda bug=bug: planted(bug))
+            yield {"bug": bug, "false_alarms": declared.false_alarms, **row}
     elif rule.startswith("salt:"):
         for salt in range(1, int(rule[5:]) + 1):
             for item in items:

@@ -4,7 +4,7 @@
     def test_moves_are_drawn_from_the_policy() -> None: ...
 
 `alpha` is the chance that the test fails although nothing is wrong, had its seed been chosen at random: that any of 12
-numbers lies beyond five standard errors. With its own seed it passes or fails every time; the chance is spent when a
+numbers, counted over all its parameters, lies beyond five standard errors. With its own seed it passes or fails every time; the chance is spent when a
 change redraws the noise. So a test that fails is tried a second time with noise that shares nothing with the first
 (`reseeded`), and fails only if it fails again: by accident with chance alpha squared. A bug is there both times.
 
@@ -14,13 +14,16 @@ change redraws the noise. So a test that fails is tried a second time with noise
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -46,7 +49,7 @@ class Declaration:
     """What a statistical test says of itself."""
 
     alpha: float
-    """Of one stage, of each of its parameters."""
+    """Of one stage, all of its parameters together."""
     bugs: tuple[str, ...]
     stages: int
 
@@ -78,12 +81,59 @@ def statistical(alpha: float, bugs: tuple[str, ...], stages: int = 2) -> Callabl
                         test(*arguments, **named)
                     except AssertionError as second:
                         raise second from first
-                warnings.warn(f"{test.__name__} failed by its own seed and passed by another", FailedByOneSeed, stacklevel=2)
+                warnings.warn(
+                    f"{test.__name__} failed by its own seed and passed by another", FailedByOneSeed, stacklevel=2
+                )
 
         tried.declaration = declared  # type: ignore[attr-defined]
         return tried  # type: ignore[return-value]
 
     return declare
+
+
+# What is said of tests by reading them.
+
+LOOKS = re.compile(
+    r"\b[4-9](\.\d+)?\s*\*\s*[^=]*(error|std\(|sqrt|\*\*\s*0\.5|sigma|spread|deviation)|chi2|kstest|p_?value\s*>"
+)
+"""An assert that compares with a multiple of a standard error, or with a p-value."""
+
+
+class Told(NamedTuple):
+    """A test, as its source tells of it."""
+
+    name: str
+    """`path::test`, the path from the root of the checkout."""
+    declared: Declaration | None
+    looks: bool
+    """Whether an assert of it looks as if its verdict were a draw."""
+
+
+def told(root: Path) -> list[Told]:
+    """Every test function below `root`/tests, read and not run."""
+    found = []
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                asserts = [ast.unparse(n.test) for n in ast.walk(node) if isinstance(n, ast.Assert)]
+                looks = any(LOOKS.search(text) for text in asserts)
+                found.append(Told(f"{path.relative_to(root)}::{node.name}", _declaration(node), looks))
+    return found
+
+
+def _declaration(test: ast.FunctionDef) -> Declaration | None:
+    for mark in test.decorator_list:
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "statistical":
+            given = {keyword.arg: keyword.value for keyword in mark.keywords}
+            alpha = given["alpha"]
+            if isinstance(alpha, ast.Call):
+                level = beyond(*(ast.literal_eval(argument) for argument in alpha.args))
+            else:
+                level = float(ast.literal_eval(alpha))
+            stages = int(ast.literal_eval(given["stages"])) if "stages" in given else 2
+            return Declaration(level, tuple(ast.literal_eval(given["bugs"])), stages)
+    return None
 
 
 @contextlib.contextmanager
