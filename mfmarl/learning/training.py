@@ -64,7 +64,10 @@ class Tally:
             self.add(name, self.share * value.to(torch.float64).mean(), self.share)
 
     def means(self, prefix: str) -> dict[str, float]:
-        return {f"{prefix}/{n}": float(total) / max(float(self.counts[n]), 1.0) for n, total in self.sums.items()}
+        """By name: a run that goes on in the middle of an interval knows no other order."""
+        return {
+            f"{prefix}/{n}": float(total) / max(float(self.counts[n]), 1.0) for n, total in sorted(self.sums.items())
+        }
 
     def added_up(self, ranks: Ranks) -> Tally:
         """Over all ranks: in one message, which all must ask for at once."""
@@ -382,7 +385,7 @@ class Training:
         means = {n: torch.stack([v.detach().to(torch.float64) for v in vs]).mean() for n, vs in self.numbers.items()}
         if means and self.ranks.count > 1:
             means = dict(zip(means, self.ranks.sum(torch.stack(list(means.values())), "report"), strict=True))
-        return {name: float(mean) for name, mean in means.items()}
+        return {name: float(mean) for name, mean in sorted(means.items())}
 
     def _compare(self) -> None:
         """Raises NumericFault where ranks do not act by the same weights any more."""

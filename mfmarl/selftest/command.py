@@ -7,6 +7,7 @@ the time; what it is told to `prepare` (a disk that fails, a clock that jumps) h
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -14,8 +15,10 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +143,20 @@ def _line(arguments: Sequence[str]) -> str:
     return "mfmarl " + " ".join(arguments)
 
 
+@functools.cache
 def _warm() -> None:
-    """What every command that trains imports, once, before forking."""
-    for module in ("mfmarl.cli.main", "mfmarl.evaluation.report", "mfmarl.learning.run"):
-        importlib.import_module(module)
+    """What every command that trains imports, once, before forking: a small run and its report bring it all."""
+    importlib.import_module("mfmarl.cli.main")
+    from mfmarl.evaluation.report import report_run
+    from mfmarl.learning.run import run_in_folder
+    from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+
+    agent = Choice("mfq", {"warm_up": 2, "batch_size": 2})
+    options = RunOptions(steps=4, copies=1, report_every=2, evaluation_copies=1)
+    with tempfile.TemporaryDirectory(prefix="mfmarl-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_in_folder(RunConfig(Choice("congestion", {"num_agents": 4}), {"all": agent}, options), Path(folder) / "run")
+        report_run(Path(folder) / "run")
 
 
 def _wait(child: int, until: float) -> int:

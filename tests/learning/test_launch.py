@@ -114,6 +114,7 @@ def test_a_folder_with_a_run_is_not_begun_anew(tmp_path):
 
 
 @slow
+@pytest.mark.filterwarnings("ignore:.*not bitwise the run that was begun")
 def test_a_divided_run_goes_on_on_any_number_of_ranks(tmp_path):
     for steps in (40, 80):  # progress is a share of the budget, so the budget must grow where the others' does
         run_in_folder(config(steps), tmp_path / "whole", resume=True)
