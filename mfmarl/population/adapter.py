@@ -227,7 +227,7 @@ class Adapter(Env):
         self.restarts += 1
         if self.restarts > self.max_restarts or self.rows is None:
             raise EnvironmentFault(
-                f"{message} It was the {self.restarts}th time, and max_restarts is {self.max_restarts}.",
+                f"{message} It has done so {self.restarts} times, and environment_restarts = {self.max_restarts}.",
                 "environment-raised",
             )
         now, last = rows.of(copy), self.rows.of(copy)
