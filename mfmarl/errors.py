@@ -163,3 +163,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         return f" Did you mean {close[0]!r}?"
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN + 1 else ""
     return f" Known: {', '.join(known[:_SHOWN] if more else known)}{more}." if known else ""
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's as a terminal may see it: no control character but the end of a line acts there."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)

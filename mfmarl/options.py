@@ -477,7 +477,7 @@ def _scalar_problem(kind: type, value: Any, bounds: Bounds) -> tuple[str, str]:
     return "", ""
 
 
-def _fits(kind: type, value: float, bounds: Bounds) -> bool:
+def _fits(kind: type, value: Any, bounds: Bounds) -> bool:
     """Whether a number of that very type is in its bounds: the usual case, decided without a sentence."""
     if not bounds.allow(value):
         return False

@@ -19,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from mfmarl.errors import ConfigError, EnvironmentFault, MfmarlError, nearest
 
 T = TypeVar("T")
+_AGENT = ("mfmarl.learning.agent", "Agent")
 Kind = Literal["environment", "agent"]
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,99}(/[a-z0-9][a-z0-9_.-]{0,99}){0,2}$")
@@ -49,6 +50,8 @@ class Entry:
     """For an agent with a field: the name of its independent learner; for an independent learner: its twin."""
     target: Any = None
     """The class itself, once known."""
+    distribution: str = ""
+    """What installed it, of a plugin."""
 
     def load(self) -> Any:
         """The class or factory; a failing import names the plugin that failed."""
@@ -59,13 +62,41 @@ class Entry:
             target: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 target = getattr(target, part)
-        except MfmarlError:
-            raise
         except (Exception, SystemExit) as error:
+            if isinstance(error, MfmarlError) and not self.distribution:
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise EnvironmentFault(
-                f"The {self.kind} {self.name!r} of {self.origin} cannot be imported: {type(error).__name__}: {error}"
+                f"The {self.kind} {self.name!r} of {self.origin} cannot be imported: {reason}{_wants(self.distribution)}",
+                "plugin" if self.distribution else "",
             ) from error
+        if self.distribution and (not callable(target) or _derives(target, *_AGENT) != (self.kind == "agent")):
+            article = "an agent" if self.kind == "agent" else "an environment"
+            raise EnvironmentFault(
+                f"{self.name!r} of {self.origin} is not {article}: its entry point names {self.where}.", "plugin"
+            )
         return target
+
+
+def _wants(distribution: str) -> str:
+    """What a plugin demands of this package and does not have, where its metadata say so."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from mfmarl import __version__
+
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        for line in (requires(distribution) if distribution else None) or []:
+            try:
+                wanted = Requirement(line)
+            except InvalidRequirement:
+                continue
+            if wanted.name.lower() == "mfmarl" and not wanted.specifier.contains(__version__, prereleases=True):
+                return f"; it wants mfmarl{wanted.specifier}, and this is {__version__}"
+    except (ImportError, PackageNotFoundError):
+        pass
+    return ""
 
 
 _registered: dict[tuple[Kind, str], Entry] = {}
@@ -91,7 +122,7 @@ def register(name: str, *, independent: str | None = None) -> Callable[[T], T]:
         raise ConfigError(f"An agent and its independent twin need different names, not both {name!r}.")
 
     def decorate(target: T) -> T:
-        kind: Kind = "agent" if _derives(target, "mfmarl.learning.agent", "Agent") else "environment"
+        kind: Kind = "agent" if _derives(target, *_AGENT) else "environment"
         if independent and kind == "environment":
             raise ConfigError(f"independent={independent!r} is for agents; {name!r} is an environment.")
         where = f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', '')}"
@@ -200,17 +231,41 @@ def _decorated(node: ast.ClassDef | ast.FunctionDef, kind: Kind, module: str) ->
     return entries
 
 
+class Plugin(NamedTuple):
+    """An entry point of an installed distribution, never imported here."""
+
+    entry: Entry
+    hidden: str
+    """Why the name does not mean this one; empty: it does."""
+
+
 @cache
-def _plugins(kind: Kind) -> dict[tuple[Kind, str], Entry]:
-    """Installed plugins, by the name of their entry point; nothing of them is imported."""
+def plugins(kind: Kind) -> tuple[Plugin, ...]:
+    """Every installed plugin by name. The package's own names win, then the distribution that comes first in the alphabet."""
     from importlib.metadata import entry_points
 
-    found: dict[tuple[Kind, str], Entry] = {}
-    for point in entry_points(group="mfmarl.envs" if kind == "environment" else "mfmarl.agents"):
+    points = entry_points(group="mfmarl.envs" if kind == "environment" else "mfmarl.agents")
+    found: list[Plugin] = []
+    taken = {name: entry.origin for (of, name), entry in _scan().items() if of == kind}
+    for point in sorted(points, key=lambda point: (point.name, point.dist.name.lower() if point.dist else "")):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else "a plugin"
-        if _NAME.fullmatch(point.name):
-            found.setdefault((kind, point.name), Entry(point.name, kind, f"{point.module}:{point.attr}", origin=origin))
-    return found
+        where = f"{point.module}:{point.attr}"
+        entry = Entry(
+            point.name, kind, where, origin=origin, distribution=point.dist.name if point.dist else "a plugin"
+        )
+        if any(plugin.entry.origin == origin and plugin.entry.name == point.name for plugin in found):
+            continue  # one distribution, met twice on the search path
+        if not _NAME.fullmatch(point.name) or point.name.partition("/")[0] in NAMESPACES:
+            found.append(Plugin(entry, "its name cannot be a name here"))
+        else:
+            found.append(Plugin(entry, f"the name is {taken[point.name]}'s" if point.name in taken else ""))
+            taken.setdefault(point.name, origin)
+    return tuple(found)
+
+
+def _plugins(kind: Kind) -> dict[tuple[Kind, str], Entry]:
+    """The plugins that their names mean."""
+    return {(kind, plugin.entry.name): plugin.entry for plugin in plugins(kind) if not plugin.hidden}
 
 
 def entries(kind: Kind) -> dict[str, Entry]:
@@ -272,7 +327,7 @@ def _from_file(kind: Kind, name: str) -> Entry:
     if target is None:
         names = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise ConfigError(f"{path.name} has no {attribute!r}.{nearest(attribute, [*names, *(e.name for e in own)])}")
-    is_agent = _derives(target, "mfmarl.learning.agent", "Agent")
+    is_agent = _derives(target, *_AGENT)
     if not callable(target) or is_agent != (kind == "agent"):
         article = {"agent": "an agent (a class that derives mfmarl.learning.agent.Agent)"}.get(kind, "an environment")
         raise ConfigError(f"{attribute!r} in {path.name} is not {article}.")

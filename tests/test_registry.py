@@ -29,7 +29,7 @@ def untouched() -> Iterator[None]:
     yield
     registry._registered.clear()
     registry._registered.update(registered)
-    registry._plugins.cache_clear()
+    registry.plugins.cache_clear()
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         if name.startswith(("mfmarl_user_", "broken_plugin", "working_plugin", "my_package")):
@@ -324,7 +324,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         written(tmp_path, f"{name}-1.2.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         written(tmp_path, f"{name}-1.2.dist-info/entry_points.txt", points)
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry._plugins.cache_clear()
+    registry.plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("plugins")
@@ -343,6 +343,82 @@ def test_a_broken_plugin_is_listed_and_fails_alone_when_chosen() -> None:
     with pytest.raises(EnvironmentFault, match="AttributeError"):
         lookup("environment", "missing").load()
     assert lookup("environment", "ising").load().__module__ == "mfmarl.envs.ising"  # the package's own wins
+
+
+def installed(folder: Path, name: str, version: str, points: str, wants: str = "") -> None:
+    more = f"Requires-Dist: {wants}\n" if wants else ""
+    written(
+        folder,
+        f"{name}-{version}.dist-info/METADATA",
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}",
+    )
+    written(folder, f"{name}-{version}.dist-info/entry_points.txt", points)
+
+
+def test_of_plugins_of_one_name_it_is_told_which_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "of_alpha.py", "class World: ...\n")
+    written(tmp_path, "of_beta.py", "class World: ...\n")
+    installed(tmp_path, "beta", "2.0", "[mfmarl.envs]\nshared_world = of_beta:World\nising = of_beta:World\n")
+    installed(
+        tmp_path,
+        "Alpha",
+        "1.0",
+        "[mfmarl.envs]\nshared_world = of_alpha:World\n../up = of_alpha:World\nmpe2/x = of_alpha:World\n",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.plugins.cache_clear()
+    found = {(p.entry.name, p.entry.origin): p.hidden for p in registry.plugins("environment")}
+    assert found == {
+        ("shared_world", "Alpha 1.0"): "",
+        ("shared_world", "beta 2.0"): "the name is Alpha 1.0's",
+        ("ising", "beta 2.0"): "the name is mfmarl's",
+        ("../up", "Alpha 1.0"): "its name cannot be a name here",
+        ("mpe2/x", "Alpha 1.0"): "its name cannot be a name here",
+    }
+    assert lookup("environment", "shared_world").load().__module__ == "of_alpha"
+    assert not {"of_beta"} & set(sys.modules)
+    registry.plugins.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("code", "points", "words"),
+    [
+        ("import mfmarl.nothing_of_the_sort", "faulty = faulty_plugin:World", "wants mfmarl>=99, and this is"),
+        (
+            "from mfmarl.errors import ConfigError\nraise ConfigError('no')",
+            "faulty = faulty_plugin:World",
+            "ConfigError: no",
+        ),
+        ("World = 3", "faulty = faulty_plugin:World", "is not an environment"),
+        ("from mfmarl.learning.agent import Agent as World", "faulty = faulty_plugin:World", "is not an environment"),
+        ("raise SystemExit(3)", "faulty = faulty_plugin:World", "SystemExit"),
+    ],
+)
+def test_a_faulty_plugin_is_named_with_its_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, points: str, words: str
+) -> None:
+    written(tmp_path, "faulty_plugin.py", code + "\n")
+    installed(tmp_path, "faulty", "0.3", f"[mfmarl.envs]\n{points}\n", "mfmarl>=99")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "faulty_plugin", raising=False)
+    registry.plugins.cache_clear()
+    with pytest.raises(EnvironmentFault) as caught:
+        lookup("environment", "faulty").load()
+    assert caught.value.code == "plugin"
+    assert "faulty 0.3" in str(caught.value) and words in str(caught.value)
+    registry.plugins.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["theirs.py:World", "theirs.py"])
+def test_a_file_that_was_not_typed_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    registry.demand_typed("ising", "run")
+    with pytest.raises(ConfigError, match=r"run plays theirs\.py.*--import theirs\.py") as caught:
+        registry.demand_typed(name, "run")
+    assert caught.value.code == "untrusted-file"
+    written(tmp_path, "theirs.py", "World = 3\n")
+    registry.import_user_code("theirs.py")
+    registry.demand_typed(name, "run")
 
 
 # ----------------------------------------------------------------------------------------------- looking up

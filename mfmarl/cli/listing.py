@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from mfmarl.cli.choices import agent_config, environment_options, import_all
-from mfmarl.errors import ConfigError, nearest
+from mfmarl.errors import ConfigError, nearest, printable
 from mfmarl.games import catalogue
-from mfmarl.registry import NAMESPACES, entries, lookup
+from mfmarl.options import show
+from mfmarl.registry import NAMESPACES, Kind, entries, lookup, plugins
 
 EXAMPLES = """  mfmarl list                # everything
   mfmarl list environments   # or games (the environments that can be solved), agents, solvers
@@ -50,17 +51,34 @@ def _everything(known: argparse.Namespace) -> int:
         table["agents"] = {n: e.summary for n, e in entries("agent").items()}
     if known.what in (None, "solvers"):
         table["solvers"] = catalogue.solvers()
+    hidden = _plugins(table, known.what)
     if known.json:
-        print(json.dumps(table))
+        print(json.dumps(table | ({"plugins": hidden} if hidden else {})))
         return 0
     for title, names in table.items():
         print(title)
         width = max((len(n) for n in names), default=0)
         for name, summary in names.items():
-            print(f"  {name:<{width}}  {summary}".rstrip())
+            print(f"  {name:<{width}}  {printable(summary)}".rstrip())
         print()
+    for plugin in hidden:
+        if plugin["hidden"]:
+            print(printable(f"{plugin['name']!r} of {plugin['from']} cannot be used: {plugin['hidden']}.\n"))
     print("`mfmarl list NAME` shows the options of one.")
     return 0
+
+
+def _plugins(table: dict[str, Any], what: str | None) -> list[dict[str, str]]:
+    """The installed plugins, and in the table whose they are."""
+    kinds: dict[str, Kind] = {"environments": "environment", "agents": "agent"}
+    found = []
+    for title, kind in kinds.items():
+        for plugin in plugins(kind) if what in (None, title) else ():
+            entry = plugin.entry
+            found.append({"name": entry.name, "kind": kind, "from": entry.origin, "hidden": plugin.hidden})
+            if not plugin.hidden:
+                table[title][entry.name] = f"{entry.summary} (plugin: {entry.origin})".strip()
+    return found
 
 
 def _third_party() -> dict[str, str]:
@@ -92,7 +110,9 @@ def _one(known: argparse.Namespace) -> int:
             entry = lookup("environment", known.what)
         except ConfigError:
             hint = nearest(known.what, [*agents, *solvers, *entries("environment"), *KINDS])
-            raise ConfigError(f"Unknown name {known.what!r}.{hint} `mfmarl list` shows them all.") from None
+            raise ConfigError(
+                f"Unknown name {show(known.what)}.{hint} `mfmarl list` shows them all.", "unknown-name"
+            ) from None
         kind, summary, where = entry.kind, entry.summary, entry.where
         options = environment_options(entry)[1]
     rows = [
@@ -112,10 +132,10 @@ def _one(known: argparse.Namespace) -> int:
     from rich.table import Table
 
     console = Console()
-    console.print(f"{kind} {known.what}: {summary}", markup=False, highlight=False)
+    console.print(printable(f"{kind} {known.what}: {summary}"), markup=False, highlight=False)
     table = Table("option", "type", "default", "what it does", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(_escaped(str(row[key])) for key in ("option", "type", "default", "help")))
+        table.add_row(*(_escaped(printable(str(row[key]))) for key in ("option", "type", "default", "help")))
     console.print(table)
     return 0
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from mfmarl import __version__
-from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest
+from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest, printable
 from mfmarl.options import Bounds, Problem, show, told
 
 COMMANDS = {
@@ -60,6 +60,7 @@ LIMITS = {
     "diagnose_steps": Bounds(64, 1 << 40),
     "episodes": Bounds(1, 1 << 20),
     "max_steps": Bounds(0, 1 << 40),
+    "patience": _SECONDS,
 }
 """What a command's own numbers may be; those of a run, an environment and an agent are with their fields."""
 
@@ -238,11 +239,6 @@ def _tell(message: str, exit_code: int, code: str, as_json: bool) -> int:
         _say(json.dumps({"error": message, "exit_code": exit_code, "code": code}), sys.stdout)
     _say(f"mfmarl: {printable(message)} [{code}]", sys.stderr)
     return exit_code
-
-
-def printable(text: str) -> str:
-    """A text of somebody else's as a terminal may see it: no control character but the end of a line acts there."""
-    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _say(line: str, stream: TextIO) -> None:
