@@ -88,7 +88,10 @@ def _options(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         if option not in own:
             hint = nearest(option, own).replace("_", "-")
             flag = option.replace("_", "-")
-            raise ConfigError(f"{known.environment} has no option --{flag}.{hint} `mfmarl list NAME` shows them.")
+            raise ConfigError(
+                f"{known.environment} has no option --{flag}.{hint} `mfmarl list {known.environment}` shows them.",
+                "unknown-option",
+            )
         where = f"environment {known.environment}"
         options[option] = parsed(cls, option, text, where) if cls is not None else literal(text)
     return options
