@@ -635,7 +635,6 @@ _add("space-for-some", "action_space() raises for one of the agents.", case=60)
 _add("one-action", "There is one action only.", case=60, level="warning")
 _add("actions-from-one", "Actions are numbered from 1.", case=60, level="warning")
 _add("unbounded-actions", "The Box of the actions has no bounds.", case=60, level="warning", needs={"actions": "box"})
-_add("unequal-spaces", "Agents of one team have different numbers of actions.", case=59, level="warning")
 _add("text-observations", "Observations are texts.", case=59, level="warning")
 
 # ---------------------------------------------------------------------------------------------- exceptions

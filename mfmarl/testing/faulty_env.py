@@ -72,6 +72,7 @@ class _Faulty:
         names = tuple(f"walker_{i}" for i in range(num_agents))
         self.at, self.seconds, self.render_mode = at, seconds, render_mode
         self.game = Game(names, max_cycles, noise=NOISE.get(fault or ""), **game)
+        self._deaths = self.game.deaths
         self.kept: dict[str, Any] = {}
         self.episodes = 0
         self.closed = 0
@@ -134,8 +135,6 @@ class _Faulty:
             return discrete(1)
         if self.fault == "actions-from-one":
             return discrete(ACTIONS, start=1)
-        if self.fault == "unequal-spaces" and agent == self.game.first:
-            return discrete(ACTIONS - 1)
         if self.fault == "unbounded-actions":
             return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         return self.game.action_space()
@@ -147,7 +146,7 @@ class _Faulty:
             raise TypeError("reset() got an unexpected keyword argument 'seed'")
         self.episodes += 1
         self._begun = True
-        before = dict(self.game.x)
+        before, self.game.deaths = dict(self.game.x), self._deaths
         answer = self.game.begin(0 if self.fault == "seed-ignored" else seed)
         if self.fault == "state-of-the-last-episode" and before:
             self.game.x = before
