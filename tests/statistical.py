@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from scipy import special
 
 from mfmarl import random
 
@@ -58,9 +59,12 @@ class Declaration:
         return self.alpha**self.stages
 
 
-def beyond(sigmas: float, comparisons: int = 1, two_sided: bool = True) -> float:
-    """The chance that any of so many normal numbers lies beyond so many standard deviations (Bonferroni)."""
-    tail = math.erfc(sigmas / math.sqrt(2)) * (1 if two_sided else 0.5)
+def beyond(sigmas: float, comparisons: int = 1, samples: int | None = None) -> float:
+    """The chance that any of so many numbers lies beyond so many of its standard errors (Bonferroni, two-sided).
+
+    `samples`: each error is itself estimated, from so many independent samples, so that Student's law holds.
+    """
+    tail = math.erfc(sigmas / math.sqrt(2)) if samples is None else 2 * float(special.stdtr(samples - 1, -sigmas))
     return min(1.0, comparisons * tail)
 
 
@@ -128,7 +132,8 @@ def _declaration(test: ast.FunctionDef) -> Declaration | None:
             given = {keyword.arg: keyword.value for keyword in mark.keywords}
             alpha = given["alpha"]
             if isinstance(alpha, ast.Call):
-                level = beyond(*(ast.literal_eval(argument) for argument in alpha.args))
+                named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in alpha.keywords}
+                level = beyond(*(ast.literal_eval(argument) for argument in alpha.args), **named)
             else:
                 level = float(ast.literal_eval(alpha))
             stages = int(ast.literal_eval(given["stages"])) if "stages" in given else 2

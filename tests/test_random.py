@@ -15,6 +15,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.population.environment import agent_ids
 from mfmarl.random import Key, bits, exponential, integers, normal, uniform
+from tests.statistical import beyond, statistical
 
 N = 200_000
 IDS = agent_ids(4, N // 4).reshape(-1)
@@ -211,6 +212,7 @@ def test_streams_are_uncorrelated_and_jointly_uniform(pair: str) -> None:
     assert abs(chi_square_score(torch.bincount(joint, minlength=cells * cells))) < 5
 
 
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_uniforms_are_uniform_and_open() -> None:
     u = uniform(Key.of(11), agent_ids(1, 3_000_000).reshape(-1))
     assert abs(chi_square_score(torch.bincount((u * 4096).long(), minlength=4096))) < 5
@@ -221,6 +223,7 @@ def test_uniforms_are_uniform_and_open() -> None:
     assert ends.tolist() == [2.0**-24, 1 - 2.0**-24, 0.5 + 2.0**-24, 0.5 - 2.0**-24]
 
 
+@statistical(alpha=beyond(5.5, 6720), bugs=("bits-lean", "pairs-share-noise"))
 def test_every_bit_is_fair_and_ids_that_differ_in_one_bit_share_half_their_bits() -> None:
     """Avalanche: each input bit of id or key turns each of the 64 output bits over with probability 1/2."""
     ids = agent_ids(1, 4000).reshape(-1)
@@ -241,6 +244,7 @@ def test_bits_of_different_ids_never_meet_within_a_key() -> None:
     assert len(torch.unique(bits(Key.of(0), agent_ids(4, 250_000)))) == 1_000_000
 
 
+@statistical(alpha=beyond(5, 10), bugs=("uniforms-lean", "wide-normals"))
 def test_normals_and_exponentials_have_their_moments_and_tails() -> None:
     ids = agent_ids(1, 1_000_000).reshape(-1)
     z, e = normal(Key.of(2), ids).double(), exponential(Key.of(3), ids).double()

@@ -132,7 +132,7 @@ def test_other_noise_is_gone_afterwards() -> None:
 def test_the_chance_of_an_alarm_is_that_of_normal_tails() -> None:
     assert beyond(5) == pytest.approx(5.733e-7, rel=1e-3)
     assert beyond(5, 12) == pytest.approx(12 * 2 * stats.norm.sf(5))
-    assert beyond(2, two_sided=False) == pytest.approx(stats.norm.sf(2))
+    assert beyond(5, 3, samples=24) == pytest.approx(3 * 2 * stats.t.sf(5, 23))
     assert beyond(1, 100) == 1
 
 

@@ -12,6 +12,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.envs.by_model import assert_rules_are_the_model
+from tests.statistical import beyond, statistical
 
 UP, DOWN, LEFT, RIGHT = range(4)
 
@@ -25,6 +26,7 @@ UP, DOWN, LEFT, RIGHT = range(4)
         {"rows": (".G",), "symbols": "signs", "misread": 0.5},
     ],
 )
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "last-number-never"))
 def test_the_rules_are_the_model(options):
     env = AliasedGrid(50, **options)
     assert assert_rules_are_the_model(env, steps=20) == env.generative_model().num_states * 4
@@ -57,6 +59,7 @@ def test_the_cheese_is_found_in_4_3_steps_by_who_remembers_and_in_3_9_by_who_see
     assert seeing / steps == pytest.approx(1 / 4.9, abs=1 / steps)
 
 
+@statistical(alpha=beyond(5, 10), bugs=("numbers-lean", "last-number-never"))
 def test_the_goal_is_paid_and_sets_down_anywhere_but_on_itself():
     env = AliasedGrid(4000)
     ids = agent_ids(1, 4000)
@@ -74,6 +77,7 @@ def test_the_goal_is_paid_and_sets_down_anywhere_but_on_itself():
     assert bool((reward == 0).all())
 
 
+@statistical(alpha=beyond(5), bugs=("numbers-lean", "steps-share-noise"))
 def test_who_goes_by_the_walls_alone_earns_the_mean_that_its_chain_has():
     # A memoryless rule on the cheese maze, and its reward by powers of the model's own matrix.
     env = AliasedGrid(2000, horizon=40)

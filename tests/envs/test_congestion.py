@@ -16,6 +16,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
+from tests.statistical import beyond, statistical
 
 
 def _costs(game: Congestion, routes: tuple[int, ...]) -> list[float]:
@@ -142,6 +143,7 @@ def test_the_logit_equilibrium_of_a_finite_crowd_answers_the_exact_expectation(g
     assert game.reference(temperature)["reward"].value == pytest.approx(-mean, abs=1e-8)
 
 
+@statistical(alpha=beyond(5, 8), bugs=("hot-draws", "negated-draws"))
 def test_a_crowd_of_logit_drivers_measures_what_the_reference_says():
     game, copies, rounds = Congestion(), 400, 50
     p = torch.tensor(game.equilibrium(0.2, drivers=100))

@@ -17,6 +17,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.soft_fixed_point import SoftFixedPoint
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 def answered(game: Contraction, policy: Tensor, temperature: float) -> Tensor:
@@ -109,6 +110,7 @@ def test_the_solved_equilibria_are_the_closed_ones(temperature):
         assert answer.value == pytest.approx(solved[name].value, abs=2e-3 if temperature == 0 else 1e-6)
 
 
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_a_crowd_of_agents_at_the_equilibrium_keeps_its_lead_and_pay():
     game, copies = Contraction(num_agents=500), 400
     p = 0.5 + game.lead(0.5) / (2 * 0.8)

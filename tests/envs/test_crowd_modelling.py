@@ -19,6 +19,7 @@ from mfmarl.games.solvers.fictitious_play import FictitiousPlay
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 def _crowd(game: CrowdModelling) -> Crowd:
@@ -93,6 +94,7 @@ def test_an_indifferent_crowd_walks_to_the_middle() -> None:
     assert int(flow(game, found.policy).mu[-1, 0].argmax()) == 5
 
 
+@statistical(alpha=beyond(5, 5), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_many_agents_are_the_limit() -> None:
     agents = 20_000
     game = CrowdModelling(num_agents=agents, horizon=6)

@@ -15,6 +15,7 @@ from mfmarl.games.reference import quantal_response
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 def going(game: ElFarol, p: float) -> torch.Tensor:
@@ -55,6 +56,7 @@ def test_the_logit_equilibrium_of_the_limit_is_the_quantal_response_of_the_game(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
+@statistical(alpha=beyond(5, 6), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_a_crowd_at_its_equilibrium_measures_what_the_reference_says(temperature):
     game, copies = ElFarol(num_agents=11), 20_000
     simulation = Simulation(game, copies)

@@ -13,12 +13,14 @@ from mfmarl.games.game import Crowd
 from mfmarl.games.solve import solve
 from mfmarl.games.solvers.fictitious_play import FictitiousPlay
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
+from tests.statistical import beyond, statistical
 
 
 def _outcomes(game: Garnet) -> torch.Tensor:
     return game.outcomes(0, Crowd(game.start())).probability
 
 
+@statistical(alpha=beyond(5, 40), bugs=("uniforms-narrow", "draws-repeat"))
 def test_every_action_has_so_many_successors_whose_probabilities_sum_to_one() -> None:
     game = Garnet(states=200, branching=4)
     p = _outcomes(game)
@@ -31,12 +33,14 @@ def test_every_action_has_so_many_successors_whose_probabilities_sum_to_one() ->
     assert Garnet(branching=1).outcomes(0, Crowd(game.start())).probability.eq(1).all()
 
 
+@statistical(alpha=1e-3, bugs=("last-number-never", "draws-repeat"))
 def test_successors_are_drawn_evenly() -> None:
     game = Garnet(states=20, actions=50, branching=10)
     counts = torch.bincount(game.outcomes(0, Crowd(game.start())).successor.flatten(), minlength=20).double()
     assert float(((counts - 500) ** 2 / 500).sum()) < 19 + 5 * 38**0.5  # chi square, 19 degrees of freedom
 
 
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-lean", "draws-repeat"))
 def test_pay_is_there_as_often_as_asked() -> None:
     game = Garnet(states=400, actions=25, filled=0.3)
     share = (game.pay > 0).double().mean().item()

@@ -18,6 +18,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 UNIFORM = np.full(10, 0.1)
 
@@ -130,6 +131,7 @@ def test_five_hundred_agents_have_a_useless_and_a_good_equilibrium_until_noise_k
     assert hot == pytest.approx(UNIFORM, abs=1e-6)
 
 
+@statistical(alpha=beyond(5, 4), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_a_crowd_measures_the_reward_that_the_convolution_expects():
     game, copies = GaussianSqueeze(num_agents=50), 4_000
     simulation = Simulation(game, copies)

@@ -14,6 +14,7 @@ from mfmarl.games.flow import flow
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 GRAPHONS = ["constant", "uniform_attachment", "ranked_attachment", "communities"]
 
@@ -84,6 +85,7 @@ def test_better_connected_types_are_iller():
     assert ill[0] > ill[1] > ill[2] > 0
 
 
+@statistical(alpha=beyond(5), bugs=("trembling-flow", "uniforms-narrow"))
 def test_types_never_change_and_many_agents_fall_ill_as_the_limit_says():
     game, copies = GraphonEpidemic(num_agents=20_000, horizon=8), 4
     simulation = Simulation(game, copies)

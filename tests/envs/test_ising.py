@@ -17,6 +17,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.graph import Graph
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 CRITICAL = 1.134593
 
@@ -147,6 +148,7 @@ def _near(samples: Tensor, value: float, slack: float = 0.0) -> bool:
 
 
 @pytest.mark.parametrize(("tau", "published", "error"), [(1.0, 0.911, 5e-4), (1.1346, 0.691, 7e-3), (1.2, 0.460, 6e-3)])
+@statistical(alpha=beyond(5, 3), bugs=("uniforms-lean", "steps-share-noise"))
 def test_the_checkerboard_heat_bath_has_the_published_magnetisation_and_kaufmans_energy(tau, published, error):
     game = Ising(400, start="ordered")
     seen = _heat_bath(game, tau, copies=64, burn=300, steps=900)
@@ -167,6 +169,7 @@ def test_the_checkerboard_heat_bath_has_the_published_magnetisation_and_kaufmans
         Ising(10, dimension=1, field=0.2),
     ],
 )
+@statistical(alpha=beyond(5), bugs=("uniforms-lean", "last-number-never"))
 def test_moving_in_turn_has_the_exact_stationary_law(game):
     seen = _heat_bath(game, 1.2, copies=3_000, burn=150, steps=60)
     for name, answer in game.reference(1.2).items():
@@ -201,6 +204,7 @@ def test_moving_all_at_once_is_another_game_whose_two_sublattices_blink():
 
 
 @pytest.mark.parametrize(("tau", "m"), [(1.0, 0.9575), (1.2, 0.9073), (1.5, 0.7755), (1.8, 0.5254)])
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_simultaneous_learners_obey_the_mean_field_law(tau, m):
     known = Ising(order="synchronous").reference(tau)
     assert known["magnetisation"].value == pytest.approx(m, abs=6e-5)
@@ -215,6 +219,7 @@ def test_simultaneous_learners_obey_the_mean_field_law(tau, m):
     assert _near(reward.mean(1), 2 * m * m, slack=1e-3)
 
 
+@statistical(alpha=beyond(5), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_who_does_not_feel_its_neighbours_cannot_make_an_antiferromagnet():
     """Heads or tails by a common mean m >= 0: what earns is leaning neither way; both lattices then are at random."""
     game, tau = Ising(400, coupling=-1.0), 1.0

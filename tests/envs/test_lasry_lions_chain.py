@@ -16,6 +16,7 @@ from mfmarl.games.flow import along, flow, uniform
 from mfmarl.games.game import Crowd
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,7 @@ def test_the_potential_gives_the_rewards():
     torch.testing.assert_close(slope, game.rewards(0, Crowd(mu.detach())).squeeze(-1))
 
 
+@statistical(alpha=beyond(5, 8), bugs=("uniforms-lean", "steps-share-noise"))
 def test_many_agents_who_keep_the_policy_spread_as_the_crowd_at_rest():
     game, copies = LasryLionsChain(num_agents=2_000, horizon=None), 20
     simulation, policy = Simulation(game, copies), game.policy_at_rest().float()

@@ -15,6 +15,7 @@ from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from mfmarl.statmech.replicas.minority import minority
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize("n", [1, 4, 5])
@@ -65,6 +66,7 @@ def test_seats_answer_histories_and_stay_for_an_episode():
 
 
 @pytest.mark.parametrize(("n", "payoff"), [(101, "sign"), (100, "linear")])
+@statistical(alpha=beyond(5, 6), bugs=("last-number-never", "pairs-share-noise"))
 def test_coin_tossers_measure_what_the_reference_says(n, payoff):
     game, copies = MinorityGame(num_agents=n, payoff=payoff), 20_000
     simulation = Simulation(game, copies)
@@ -75,6 +77,7 @@ def test_coin_tossers_measure_what_the_reference_says(n, payoff):
         assert abs(float(seen.mean()) - known.value) < 5 * float(seen.std()) / copies**0.5, name
 
 
+@statistical(alpha=beyond(5, 80), bugs=("uniforms-lean", "last-number-never"))
 def test_the_model_says_who_wins_in_crowds_of_every_share():
     copies = 20_000
     theta = crowd.simplex(2, 5)
@@ -101,6 +104,7 @@ def test_the_model_says_who_wins_in_crowds_of_every_share():
 
 
 @pytest.mark.verify
+@statistical(alpha=beyond(5, 200), bugs=("bits-lean", "steps-share-noise"))
 def test_agents_who_each_learn_their_better_seat_have_the_volatility_of_replica_theory():
     """sigma^2/N at alpha = P/N about 1, random histories: scores of own seats, the best one played (Challet et al. 2000)."""
     n, copies, memory = 129, 8, 7

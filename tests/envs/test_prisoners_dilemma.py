@@ -16,6 +16,7 @@ from mfmarl.inference.objective import Objective
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 MATRIX = {(0, 0): 1.0, (0, 1): 5.0, (1, 0): 0.0, (1, 1): 3.0}  # P, T, S, R
 
@@ -32,6 +33,7 @@ def test_everyone_meets_everyone_and_is_paid_the_mean_of_the_matrix():
     assert float(game.measure(state)["welfare"][0]) == pytest.approx(float(reward.mean()))
 
 
+@statistical(alpha=beyond(5, 8), bugs=("numbers-lean", "steps-share-noise"))
 def test_those_who_are_met_are_a_fair_sample_of_the_others():
     game, copies = PrisonersDilemma(num_agents=5, meetings=3), 20_000
     ids = agent_ids(copies, 5)
@@ -66,6 +68,7 @@ def test_defection_is_better_whatever_the_others_do_and_worse_when_all_do():
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 @pytest.mark.parametrize("meetings", [0, 4])
+@statistical(alpha=beyond(5, 12), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_a_crowd_at_its_logit_equilibrium_measures_what_the_reference_says(temperature, meetings):
     game, copies = PrisonersDilemma(num_agents=7, meetings=meetings), 20_000
     p = game.cooperation(temperature)

@@ -10,6 +10,7 @@ import torch
 from mfmarl.envs.random_linear import RandomLinear
 from mfmarl.errors import ConfigError
 from mfmarl.games.game import Crowd
+from tests.statistical import beyond, statistical
 
 
 def test_rewards_and_kernel_are_the_formula_entry_by_entry() -> None:
@@ -29,6 +30,7 @@ def test_rewards_and_kernel_are_the_formula_entry_by_entry() -> None:
             assert kernel[s, a].tolist() == pytest.approx([w / sum(weight) for w in weight])
 
 
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-narrow", "purposes-share-noise"))
 def test_tables_are_uniform_between_the_bounds_and_depend_on_their_seed_alone() -> None:
     entries = torch.cat([x.flatten() for x in RandomLinear(states=40, scale=3.0).tables])
     n = len(entries)

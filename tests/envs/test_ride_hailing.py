@@ -15,6 +15,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize("options", [{}, {"riders": 0.3, "zones": 5, "period": 7.0}, {"peak": 0.0}, {"fare": 3.0}])
@@ -71,6 +72,7 @@ def test_mirror_descent_finds_the_equilibrium_where_roads_cost():
     assert float(exploitability(game, game.shared())) > 10 * float(found.exploitability)
 
 
+@statistical(alpha=beyond(5), bugs=("theory-off", "uniforms-narrow"))
 def test_a_thousand_drivers_earn_the_limits_wage():
     game, copies = RideHailing(num_agents=1000), 60
     simulation, policy = Simulation(game, copies), game.shared().float()

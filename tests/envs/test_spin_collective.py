@@ -21,6 +21,7 @@ from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from mfmarl.statmech.exact import enumeration
 from tests.learning.mini import train
+from tests.statistical import beyond, statistical
 
 GRAPH = Graph.from_networkx(networkx.gnm_random_graph(7, 11, seed=3))
 COLLECTIVES = [
@@ -119,6 +120,7 @@ def test_the_agent_acts_as_a_heat_bath():
         ({"order": "checkerboard", "graph": "complete"}, 75),
     ],
 )
+@statistical(alpha=beyond(5, 200), bugs=("cold-enumeration", "hot-draws"))
 def test_played_by_active_inference_energy_and_order_are_those_of_the_law(options, steps):
     """1,500 collectives after burn-in, one look each: five standard errors."""
     env = SpinCollective(**{"num_agents": 9, "coupling": 0.25, "bias": 0.05, **options})

@@ -15,6 +15,7 @@ from mfmarl.inference import crowd
 from mfmarl.population.environment import agent_ids
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def test_success_and_the_mixed_equilibrium_are_exact_by_enumeration(n):
 
 
 @pytest.mark.parametrize(("temperature", "trust"), [(0.3, 0.9), (0.6, 0.05), (5.0, 0.5)])
+@statistical(alpha=beyond(5, 10), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_a_crowd_that_draws_from_the_logit_equilibrium_measures_what_the_reference_says(temperature, trust):
     game, copies = StagHunt(num_agents=11, trust=trust), 20_000
     p = game.settled(temperature)
@@ -70,6 +72,7 @@ def test_both_equilibria_are_reached_from_their_own_side():
     assert StagHunt().reference()["reward"].value == 4.0
 
 
+@statistical(alpha=beyond(5, 30), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_the_model_says_what_hunters_see_of_crowds_of_every_share():
     game, theta = StagHunt(num_agents=20), crowd.simplex(2, 5)
     model = game.crowd_model(theta)

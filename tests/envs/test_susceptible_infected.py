@@ -13,6 +13,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.sequential_response import SequentialResponse
 from mfmarl.population.environment import agent_ids
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 def _policy(out: float, times: int = 1) -> torch.Tensor:
@@ -69,6 +70,7 @@ def test_the_crowd_follows_the_equation_of_the_epidemic() -> None:
         ill = 0.7 * ill + 0.25 * 0.81 * ill * (1 - ill)
 
 
+@statistical(alpha=beyond(5, 5), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_n_agents_fall_ill_and_recover_at_the_rates_of_the_rules() -> None:
     n = 200_000
     game = SusceptibleInfected(num_agents=n)

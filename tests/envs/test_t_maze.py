@@ -16,6 +16,7 @@ from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from tests.envs.by_model import assert_rules_are_the_model
 from tests.games.peers import ask
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ from tests.games.peers import ask
         ({"layout": "corridor"}, 5 * 2 * 5),
     ],
 )
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "last-number-never"))
 def test_the_rules_are_the_model(options, seen):
     assert assert_rules_are_the_model(TMaze(50, **options), steps=8) == seen
 
@@ -82,6 +84,7 @@ def test_the_optimum_of_greedy_agents_bounds_warm_ones():
     assert "won" not in maze.reference(0.5)
 
 
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_who_follows_the_cue_wins_as_often_as_theory_says():
     maze = TMaze(20_000, reward_probability=0.9)
     simulation = Simulation(maze, 4)

@@ -21,6 +21,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 CLOSING = BeachBar(horizon=4, places=5, bar=1, closing=0.4)
 EPIDEMIC = Lockdown(horizon=5, review=2)
@@ -130,6 +131,7 @@ def test_a_batch_of_policies_is_each_of_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "major"])
+@statistical(alpha=beyond(5, 200, samples=60), bugs=("uniforms-lean", "steps-share-noise"))
 def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
     """Given the noise, the crowd of N is within sampling error of its node's; over copies, means are those of `means`."""
     many = 4000

@@ -25,6 +25,7 @@ from mfmarl.games.solve import solve
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.population.environment import agent_ids
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ def test_the_equilibrium_of_n_leaves_nothing_to_gain_left_or_right(agents: int) 
 
 
 @pytest.mark.parametrize("game", [SusceptibleInfected(num_agents=12, horizon=6), BeachBar(num_agents=9)])
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "steps-share-noise"))
 def test_the_value_is_what_the_simulation_pays(game: MeanFieldGame) -> None:
     policy = some_policy(game)
     copies = 20_000

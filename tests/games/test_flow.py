@@ -15,6 +15,7 @@ from mfmarl.games.flow import along, check_policy, flow, uniform, watched
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
 from tests.games.mini import Fair, Market, Seasonal, Teams, Tiny, played, some_policy
+from tests.statistical import beyond, statistical
 
 GAMES: list[Tiny] = [
     Tiny(horizon=4, pull=0.4, last=1.0),
@@ -122,6 +123,7 @@ def test_along_a_flow_stands_what_the_flow_has() -> None:
 
 
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
+@statistical(alpha=beyond(5, 80, samples=24), bugs=("uniforms-lean", "steps-share-noise"))
 def test_twenty_thousand_agents_flow_and_earn_as_infinitely_many(game: Tiny) -> None:
     many = replace(game, num_agents=20_000)
     policy = some_policy(many, 7)

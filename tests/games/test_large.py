@@ -19,6 +19,7 @@ from mfmarl.games.kernels import Kernel, Torus
 from mfmarl.games.large import LargeGrid, mirror_descent
 from mfmarl.games.solvers.mirror_descent import MirrorDescent
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 STAY_AND_AROUND = torch.tensor([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
 
@@ -104,6 +105,7 @@ def test_shifts_are_the_table(game: Walk) -> None:
     torch.testing.assert_close(kernel.carry(joint), torch.einsum("bgsa,sax->bgx", joint, table))
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_agents_move_by_the_table(game: Walk) -> None:
     kernel, draws = the_kernel(game), 40_000
     for state, action in ((0, 1), (game.num_states - 1, 4), (3, 0)):

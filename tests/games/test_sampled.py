@@ -21,6 +21,7 @@ from mfmarl.games.game import MeanFieldGame
 from mfmarl.population.environment import agent_ids
 from mfmarl.random import Key
 from tests.games.test_finite import Alone, Priced, Restless, Watchful
+from tests.statistical import beyond, statistical
 
 
 def some_policy(game: MeanFieldGame, scale: float = 1.0) -> Tensor:
@@ -41,6 +42,7 @@ def some_policy(game: MeanFieldGame, scale: float = 1.0) -> Tensor:
     ],
     ids=lambda x: type(x).__name__,
 )
+@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
 def test_a_learned_answer_gains_nearly_what_the_best_gains_and_never_more(game: MeanFieldGame, least: float) -> None:
     policy = some_policy(game)
     exact = finite.gap(game, policy)
@@ -53,6 +55,7 @@ def test_a_learned_answer_gains_nearly_what_the_best_gains_and_never_more(game: 
 
 
 @pytest.mark.parametrize("kind", [Watchful, Priced])
+@statistical(alpha=beyond(5, 4, samples=32), bugs=("steps-share-noise", "pairs-share-noise"))
 def test_an_extended_game_counts_what_others_did(kind: type[Restless]) -> None:
     game = kind(num_agents=4, places=2)
     policy = some_policy(game)
@@ -69,6 +72,7 @@ def test_several_groups_each_have_their_own_deviator() -> None:
     assert sum(found.by_group) == pytest.approx(found.exploitability)
 
 
+@statistical(alpha=beyond(5, 200, samples=32), bugs=("sampled-gap-off", "uniforms-lean"))
 def test_under_common_noise_everybody_plays_the_policy_of_its_past() -> None:
     game = BeachBar(num_agents=200, closing=0.3)
     policy = some_policy(game)
@@ -81,6 +85,7 @@ def test_under_common_noise_everybody_plays_the_policy_of_its_past() -> None:
     assert found.exploitability == pytest.approx(float(limit.exploitability), rel=0.2, abs=5 * found.standard_error)
 
 
+@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_nobody_gains_from_an_equilibrium_of_n() -> None:
     agents = 12
     game = LeftRight(num_agents=agents)
@@ -127,6 +132,7 @@ def _played(game: MeanFieldGame, policy: Tensor, copies: int) -> tuple[Tensor, T
     return torch.stack(where), torch.stack(what)
 
 
+@statistical(alpha=beyond(5, 2, samples=32), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_frequencies_know_a_policy_as_well_as_they_say() -> None:
     game = SusceptibleInfected(num_agents=400, horizon=5)
     policy = some_policy(game)

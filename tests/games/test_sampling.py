@@ -12,6 +12,7 @@ from mfmarl.games.flow import flow
 from mfmarl.games.sampling import layout_of
 from mfmarl.random import Key
 from tests.games.mini import Seasonal, Teams, Tiny, simplex, some_policy
+from tests.statistical import beyond, statistical
 
 
 def test_tables_by_mind_and_by_time_are_each_other_s_inverse() -> None:
@@ -27,6 +28,7 @@ def test_tables_by_mind_and_by_time_are_each_other_s_inverse() -> None:
 @pytest.mark.parametrize(
     "game", [Teams(pull=0.4, last=0.7, toil=0.3, discount=0.9), Seasonal(discount=0.9)], ids=["teams", "seasonal"]
 )
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "steps-share-noise"))
 def test_paths_have_the_law_of_the_flow_and_are_paid_by_its_tables(game: Tiny) -> None:
     """Shares of (time, state, action) of 20,000 paths within 5 standard errors; rewards to the last place."""
     layout, agents = layout_of(game, (2,)), 20_000
@@ -54,6 +56,7 @@ def test_paths_have_the_law_of_the_flow_and_are_paid_by_its_tables(game: Tiny) -
         assert torch.equal((after[mind] // game.num_states)[time < 2], time[time < 2] + 1)
 
 
+@statistical(alpha=beyond(5, 6), bugs=("uniforms-lean", "steps-share-noise"))
 def test_a_path_without_end_keeps_the_stationary_law() -> None:
     """Of 4,000 agents the last of 30 steps: within 5 standard errors of the stationary distribution, as the first."""
     game = Tiny(horizon=None, discount=0.9, pull=0.3)
@@ -68,6 +71,7 @@ def test_a_path_without_end_keeps_the_stationary_law() -> None:
         assert bool(((share - law).abs() <= 5 * (law * (1 - law) / agents).sqrt()).all())
 
 
+@statistical(alpha=beyond(5, 20), bugs=("uniforms-lean", "last-number-never"))
 def test_scattered_agents_are_everywhere_and_still_obey_the_kernel() -> None:
     game = Tiny(states=5)
     layout, agents = layout_of(game, ()), 20_000

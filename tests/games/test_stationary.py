@@ -16,6 +16,7 @@ from mfmarl.games.flow import along, flow, uniform
 from mfmarl.games.game import Crowd, MeanFieldGame
 from mfmarl.games.kernels import Dense, Kernel
 from tests.games.mini import Teams, Tiny, played, some_policy
+from tests.statistical import beyond, statistical
 
 GAMES: list[Tiny] = [
     Tiny(horizon=None, discount=0.9, pull=0.4),
@@ -90,6 +91,7 @@ def test_the_gap_is_at_least_0_and_its_parts_add_up(game: Tiny) -> None:
     assert bool((regularised(game, policy, 0.7) > 0).all())
 
 
+@statistical(alpha=beyond(5, 20, samples=16), bugs=("uniforms-lean", "steps-share-noise"))
 def test_many_agents_stay_and_earn_where_the_stationary_crowd_is() -> None:
     game = Tiny(horizon=None, discount=0.9, pull=0.4, num_agents=20_000)
     policy = some_policy(game, 6)

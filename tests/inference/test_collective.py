@@ -18,6 +18,7 @@ from mfmarl.inference import collective
 from mfmarl.random import Key
 from mfmarl.statmech.energies import spins
 from mfmarl.statmech.exact import dynamics, enumeration
+from tests.statistical import beyond, statistical
 
 N = 7
 
@@ -155,6 +156,7 @@ def carried_law(stay: float, w: Tensor, h: Tensor, copies: int = 20_000, steps: 
 
 
 @pytest.mark.parametrize(("stay", "least"), [(0.5, 0.0), (0.6, 0.02), (0.8, 0.1), (0.95, 0.25)])
+@statistical(alpha=1e-3, bugs=("cold-enumeration", "uniforms-lean"))
 def test_beliefs_that_are_carried_over_leave_boltzmann_the_farther_the_longer(stay, least):
     """At 1/2 nothing is carried, and frequencies are within chance of the law (chi square, five standard errors)."""
     w, h = drawn(size=0.3)
@@ -186,6 +188,7 @@ def test_collectives_of_any_size_who_see_everybody_are_summed_over_magnetisation
         assert collective.complete_moments(100_000, 1.3, 0.0, at_once)[1] == pytest.approx(root, abs=1e-3)
 
 
+@statistical(alpha=beyond(5, 2), bugs=("average-off", "uniforms-lean"))
 def test_sampled_collectives_have_the_energy_and_order_of_their_law():
     """N = 16, one at a time: mean energy and magnetisation of 2,000 collectives, five standard errors."""
     n, copies = 16, 2000

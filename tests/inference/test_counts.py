@@ -20,6 +20,7 @@ from mfmarl.inference.counts import Counts, begin, expected, forget
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
 from tests.inference.test_model import columns, tangled
+from tests.statistical import beyond, statistical
 
 LEADS = [(), (3, 1), (1, 4), (3, 4), (4,)]
 
@@ -377,6 +378,7 @@ def test_everyone_with_counts_of_ones_own_is_told_what_one_would_be_alone(lead: 
         torch.testing.assert_close(moved[where], learning.information_B(model, own, alone, action[where], then, how))
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_the_products_of_pymdp_and_spm_overstate_what_there_is_to_be_learned() -> None:
     """Medians over 2,000 random 5 x 4 models: product / exact 1.33, SPM / exact 1.81 (theory note, sec. 3.5).
 

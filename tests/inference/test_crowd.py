@@ -18,6 +18,7 @@ from mfmarl.population.field import parse_field
 from mfmarl.population.simulation import Simulation
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
+from tests.statistical import beyond, statistical
 
 F64 = torch.float64
 
@@ -271,6 +272,7 @@ def play(precision: float, peers: int | None, agents: int, steps: int, start: fl
 
 
 @pytest.mark.parametrize(("precision", "peers"), [(0.3, 5), (0.2, 5), (1.2, None)])
+@statistical(alpha=beyond(5, 15), bugs=("hot-draws", "negated-draws"))
 def test_a_crowd_follows_the_map_step_by_step(precision, peers):
     """From each mean to the next: five standard errors of 20,000 draws (and of the others' sample, counted in)."""
     agents = 20_000
@@ -284,6 +286,7 @@ def test_a_crowd_follows_the_map_step_by_step(precision, peers):
 @pytest.mark.parametrize(
     ("precision", "peers"), [(0.3, 5), (0.45, 5), (0.2, 5), (0.08, 15), (0.55, 3), (1.2, None), (1.6, None)]
 )
+@statistical(alpha=beyond(5, 200), bugs=("hot-draws", "negated-draws"))
 def test_two_hundred_thousand_agents_settle_where_the_map_does(precision, peers):
     """Magnetisation at N = 200,000 within five standard errors of the map's fixed point.
 

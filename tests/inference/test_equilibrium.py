@@ -29,6 +29,7 @@ from mfmarl.inference import equilibrium
 from mfmarl.random import Key
 from mfmarl.statmech.mean_field import self_consistent
 from tests.games.small_games import stay
+from tests.statistical import beyond, statistical
 
 KAPPA = 3.0
 
@@ -250,6 +251,7 @@ def test_the_radius_is_that_of_the_whole_derivative(game):
     assert float(equilibrium.spectral_radius(game, policy, gamma, prior)) == pytest.approx(whole, rel=1e-3)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("hot-gibbs", "uniforms-lean"))
 def test_the_deviation_of_finitely_many_is_that_of_a_linear_response():
     """Agents who answer the last counts at gamma = .8: E|mu_N - mu|_1 from the stationary covariance of the linearised map.
 

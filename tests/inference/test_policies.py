@@ -14,6 +14,7 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.inference import policies
 from mfmarl.random import Key
 from tests.inference.planning.small_models import columns
+from tests.statistical import beyond, statistical
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -160,6 +161,7 @@ def test_the_forbidden_stays_forbidden_at_any_alpha() -> None:
         assert p[0] == 0 and float(p.sum()) == pytest.approx(1)
 
 
+@statistical(alpha=beyond(5, 4), bugs=("hot-draws", "negated-draws"))
 def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
     p = torch.tensor([0.5, 0.0, 0.2, 0.3], dtype=torch.float64)
     count = 40_000

@@ -15,6 +15,7 @@ from mfmarl.inference import filtering, smoothing
 from mfmarl.inference.model import GenerativeModel
 from mfmarl.random import Key
 from tests.inference.test_model import columns, tangled
+from tests.statistical import beyond, statistical
 
 T = 4
 
@@ -125,6 +126,7 @@ def test_the_free_energy_of_the_posterior_chain_is_the_surprise() -> None:
     assert torch.allclose(got.pairs.sum(-1), got.states[1:], atol=1e-12)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-lean", "steps-share-noise"))
 def test_drawn_histories_have_the_posterior_probabilities() -> None:
     model = chain(lead=(2,))
     seen, actions = shown(model, (2,))

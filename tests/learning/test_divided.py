@@ -21,6 +21,7 @@ from mfmarl.random import Key
 from mfmarl.registry import lookup
 from tests.learning.mini import Aim, Lattice
 from tests.population.threads import together
+from tests.statistical import beyond, statistical
 
 SMALL: dict[str, dict[str, Any]] = {
     "mfq": {"hidden": (8,), "warm_up": 16, "batch_size": 16, "capacity": 200, "remember": 20},
@@ -295,6 +296,7 @@ def test_ranks_choose_the_rows_that_one_would(rows: int, keep: int, share: float
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
+@statistical(alpha=beyond(5, 200), bugs=("even-rows", "numbers-lean"))
 def test_every_row_is_as_likely_to_be_chosen_as_any_other(share: float) -> None:
     """By rejection, where keep is small: each of the valid rows with probability keep / count, 5 sigma."""
     rows, keep, trials = 60, 6, 4000

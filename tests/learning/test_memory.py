@@ -9,6 +9,7 @@ from torch import Tensor
 from mfmarl.learning.agent import Transition
 from mfmarl.learning.memory import Replay, Rollout, advantages, sample_rows
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 
 def transition(reward: Tensor, valid: Tensor | None = None) -> Transition:
@@ -103,6 +104,7 @@ def test_nothing_is_bootstrapped_for_the_dead() -> None:
     assert advantage.item() == 1.0
 
 
+@statistical(alpha=beyond(5, 20), bugs=("even-rows", "numbers-lean"))
 def test_rows_are_sampled_without_replacement_and_evenly() -> None:
     counts = torch.zeros(20)
     for trial in range(2000):
@@ -139,6 +141,7 @@ def test_more_rows_than_fit_are_sampled_and_not_cut_off() -> None:
     assert kept.min() < 500 < kept.max()
 
 
+@statistical(alpha=1e-3, bugs=("even-rows", "numbers-lean"))
 def test_what_is_remembered_of_a_crowd_is_a_random_part() -> None:
     ring = Replay(1, 1000)
     for trial in range(40):
@@ -149,6 +152,7 @@ def test_what_is_remembered_of_a_crowd_is_a_random_part() -> None:
     assert all(len(step.unique()) == 10 for step in kept.view(40, 10))
 
 
+@statistical(alpha=beyond(5, 20), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_draws_are_uniform_over_what_is_held() -> None:
     ring = Replay(2, 16)
     ring.add(transition(torch.arange(10.0).repeat(2, 1)), Key.of(0))
@@ -250,6 +254,7 @@ def drawn_by_priority(alpha: float, correction: float, batch: int = 20_000) -> t
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
+@statistical(alpha=beyond(5, 20), bugs=("replay-flat", "weighted-flat"))
 def test_transitions_are_drawn_in_proportion_to_a_power_of_their_priority(alpha: float) -> None:
     memory, batch = drawn_by_priority(alpha, 1.0)
     assert batch.place is not None and batch.weight is not None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mfmarl.learning.networks import Conv, Linear, Network, clip_gradients, track
 from mfmarl.population.spec import Spec
 from mfmarl.random import Key
+from tests.statistical import statistical
 
 ACTIONS = gymnasium.spaces.Discrete(3)
 SPACES = {
@@ -60,6 +61,7 @@ def test_minds_begin_different_and_the_same_key_begins_the_same() -> None:
         assert not torch.equal(x[0], x[1])
 
 
+@statistical(alpha=1e-3, bugs=("wide-weights", "peaked-weights"))
 def test_weights_begin_as_torch_begins_them() -> None:
     """Uniform within 1/sqrt(inputs), as torch.nn.Linear; the last layer within `out_scale`."""
     network = Network(Spec(1, SPACES["vector"], ACTIONS), 0, (400,), 3, 1, Key.of(0), out_scale=1e-3)

@@ -14,11 +14,13 @@ from mfmarl.learning.optimisers import LearnerConfig, make_optimiser, set_pace
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 from tests.learning.mini import Arms, finish, train
+from tests.statistical import beyond, statistical
 
 SMALL: dict[str, Any] = {"hidden": (16,), "warm_up": 8, "batch_size": 32}
 
 
 @pytest.mark.parametrize("optimiser", ["sgld", "sghmc"])
+@statistical(alpha=beyond(5, 200), bugs=("wide-thermal-noise", "shifted-thermal-noise"))
 def test_weights_at_a_temperature_have_the_variance_of_their_law(optimiser: str) -> None:
     """L = k theta^2/2: variance T/(k (1 - eps k/2)) for SGLD, T/(k (1 - eta k/(2 (1 + mu)))) for SGHMC."""
     k, lr, temperature, chains = 2.0, 0.05, 0.3, 4000

@@ -16,6 +16,7 @@ from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.simulation import Simulation
 from mfmarl.statmech import gibbs
 from tests.learning.mini import Arms, Corridor, Lattice, finish, train
+from tests.statistical import beyond, statistical
 
 # Small enough that every one of them learns, wraps its memory and begins new episodes within forty steps.
 QUICK: dict[str, dict[str, Any]] = {
@@ -190,6 +191,7 @@ def test_training_knows_who_takes_turns_and_who_moves_in_step() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+@statistical(alpha=beyond(5, 10), bugs=("hot-draws", "negated-draws"))
 def test_the_temperature_of_exploration_is_the_gibbs_temperature(temperature: float) -> None:
     """The frequencies of what is played in training against exp(Q/T)/Z: 5 sigma."""
     options = {"values": "table", "temperature": str(temperature), "field": "nothing", "learning_rate": 0.0}

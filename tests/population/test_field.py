@@ -39,6 +39,7 @@ from mfmarl.population.graph import Graph
 from mfmarl.population.spec import Spec
 from mfmarl.population.timestep import Timestep
 from mfmarl.random import Key, integers, normal, uniform
+from tests.statistical import beyond, statistical
 
 KEY = Key.of(77)
 
@@ -408,6 +409,7 @@ def test_float_fields_depend_on_neither_copies_nor_threads(text: str) -> None:
         torch.set_num_threads(threads)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("last-number-never", "steps-share-noise"))
 def test_a_sample_is_drawn_from_all_others_alike() -> None:
     n, draws = 6, 4000
     spec = Spec(n, Discrete(n), Discrete(2))

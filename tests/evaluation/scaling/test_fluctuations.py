@@ -31,6 +31,7 @@ from mfmarl.evaluation.scaling.fluctuations import (
 from mfmarl.games.flow import flow, uniform
 from mfmarl.learning.build import Built, build
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+from tests.statistical import beyond, statistical
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -46,6 +47,7 @@ def built(name: str, agent: str = "random", copies: int = 64, **options: object)
 
 
 @pytest.mark.parametrize("copies", [2, 5, 64])
+@statistical(alpha=beyond(5, 10, samples=32), bugs=("chain-error-tiny", "chain-mean-off"))
 def test_the_spread_of_independent_numbers_is_found_with_its_error(copies: int) -> None:
     found = spread(3.0 + 0.7 * noise(1, 400, copies))
     assert abs(found.value - 0.7) < 5 * found.error
@@ -61,6 +63,7 @@ def test_what_all_copies_do_alike_is_no_fluctuation() -> None:
 
 
 @pytest.mark.parametrize(("copies", "steps"), [(2, 1024), (4, 256), (40, 256)])
+@statistical(alpha=beyond(5, 200), bugs=("chain-error-tiny", "chain-mean-off"))
 def test_the_error_of_a_spread_knows_that_moments_are_correlated(copies: int, steps: int) -> None:
     repeats, rho = 300, 0.9
     fresh = noise(3, steps, copies * repeats) * math.sqrt(1 - rho**2)
@@ -171,6 +174,7 @@ def test_sizes_share_the_steps_that_are_played_and_the_dearest_are_left_out() ->
 
 
 @pytest.mark.parametrize("num_agents", [9, 400])
+@statistical(alpha=beyond(5, 200, samples=32), bugs=("chain-error-tiny", "steps-share-noise"))
 def test_independent_spins_fluctuate_as_one_over_the_root_of_their_number(num_agents: int) -> None:
     made = built("ising", num_agents=num_agents, order="synchronous")
     episode = made.training.evaluation
@@ -207,6 +211,7 @@ def test_shares_of_independent_agents_are_multinomial() -> None:
     assert all(more[k] == pytest.approx(found[k] / 2) for k in found)
 
 
+@statistical(alpha=beyond(5, 200, samples=32), bugs=("chain-error-tiny", "chain-mean-off"))
 def test_the_spread_that_is_played_is_the_one_that_theory_has() -> None:
     made = built("beach_bar", num_agents=2000, places=4, bar=1, horizon=8, copies=48)
     episode = made.training.evaluation
@@ -226,6 +231,7 @@ def test_theory_is_silent_where_agents_heed_each_other() -> None:
     assert exact(built("beach_bar", "mfq", copies=2), 1.0) == {}
 
 
+@statistical(alpha=beyond(5, 200), bugs=("chain-mean-off", "spread-off"))
 def test_means_of_many_agents_are_near_the_limits_by_one_over_their_number() -> None:
     made = built("beach_bar", num_agents=4000, places=4, bar=1, horizon=8, copies=40)
     episode = made.training.evaluation

@@ -31,6 +31,7 @@ from mfmarl.evaluation.scaling.quality import (
 )
 from mfmarl.learning.run import run_in_folder
 from mfmarl.learning.run_config import Choice
+from tests.statistical import beyond, statistical
 
 
 def plan(sizes: tuple[int, ...], agents: tuple[str, ...] = ("iql",), env: str = "ising", **options: Any) -> Plan:
@@ -244,6 +245,7 @@ def test_the_distance_from_the_limit_has_the_exponent_it_was_made_with(tmp_path:
     assert fit["theory"] == pytest.approx(-1, abs=0.1)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("chain-mean-off", "steps-share-noise"))
 def test_random_play_is_the_same_game_at_every_size(tmp_path: Path) -> None:
     the = replace(plan((9, 36, 144), ("random",), order="synchronous"), learning_steps=50, seeds=(0, 1))
     for run in plan_quality(the, tmp_path):
@@ -276,6 +278,7 @@ def test_random_play_is_the_same_game_at_every_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.verify
+@statistical(alpha=beyond(5, 200), bugs=("chain-error-tiny", "chain-mean-off"))
 def test_a_mean_field_game_is_held_against_its_limit(tmp_path: Path) -> None:
     the = replace(plan((20, 200), ("random",), env="beach_bar", places=3, bar=1), learning_steps=40, seeds=(0, 1))
     for run in plan_quality(the, tmp_path):

@@ -13,6 +13,7 @@ from mfmarl.evaluation.scaling.transfer import DEAREST, FEWEST, MOST, length, mi
 from mfmarl.learning.build import Built, build
 from mfmarl.learning.run import load_training, run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+from tests.statistical import beyond, statistical
 
 
 def config(agent: str, num_agents: int, *, env: str = "ising", seed: int = 0, steps: int = 12, sharing: Any = "group",
@@ -42,6 +43,7 @@ def loaded(path: Path) -> Built:
     return load_training(path)[1]
 
 
+@statistical(alpha=beyond(5, 200), bugs=("chain-error-tiny", "pairs-share-noise"))
 def test_random_play_earns_alike_wherever_it_was_trained() -> None:
     there = {n: minds(build(config("random", n, order="synchronous"))) for n in (9, 100, 900)}
     for n in (9, 400):

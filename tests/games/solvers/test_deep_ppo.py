@@ -17,6 +17,7 @@ from mfmarl.games.solvers.deep_ppo import DeepPPO, State, _bounded
 from mfmarl.games.values import of_policy
 from mfmarl.random import Key
 from tests.games.mini import Tiny, some_policy
+from tests.statistical import beyond, statistical
 
 SMALL = DeepPPO(hidden=(32, 32), rows=128, updates=10, learning_rate=2e-3)
 
@@ -30,6 +31,7 @@ def test_clipping_takes_the_worse_of_the_two() -> None:
 @pytest.mark.parametrize(
     "game", [Tiny(pull=0.3, last=0.5, discount=0.9), Tiny(horizon=None, discount=0.8)], ids=["ends", "stands"]
 )
+@statistical(alpha=beyond(5, 25), bugs=("uniforms-lean", "steps-share-noise"))
 def test_advantages_are_those_of_the_policy_where_the_critic_is_right(game: Tiny) -> None:
     """With V^pi for the critic, the mean advantage of each (time, state, action) is Q - V, at every lambda: within 5
     standard errors, of 20,000 paths."""

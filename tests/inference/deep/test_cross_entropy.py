@@ -9,6 +9,7 @@ from mfmarl import random
 from mfmarl.inference.deep import cross_entropy
 from mfmarl.inference.deep.cross_entropy import Search
 from mfmarl.random import Key
+from tests.statistical import beyond, statistical
 
 LOW, HIGH = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0])
 IDS = torch.arange(7) * 13
@@ -101,6 +102,7 @@ def test_it_finds_a_sequence_of_discrete_actions() -> None:
     torch.testing.assert_close(plan.probabilities.sum(-1), torch.ones(2, 6))
 
 
+@statistical(alpha=beyond(5, 25), bugs=("uniforms-lean", "draws-repeat"))
 def test_sequences_are_drawn_as_their_probabilities_say() -> None:
     p = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.0, 0.6, 0.3]]).expand(50, 2, 4)
     drawn = cross_entropy.draw(p, 400, torch.arange(50), Key.of(7))

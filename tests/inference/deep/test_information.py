@@ -13,6 +13,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.inference.deep.information import gaussian_bound, neighbour_entropy, parameter_information
 from mfmarl.random import Key
 from mfmarl.statmech.information_estimators import kozachenko_leonenko
+from tests.statistical import beyond, statistical
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -31,6 +32,7 @@ def by_monte_carlo(mean: Tensor, log_variance: Tensor, draws: int = 40_000) -> t
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 8])
+@statistical(alpha=beyond(5, 200), bugs=("wide-normals", "pairs-share-noise"))
 def test_the_bound_is_never_below_the_truth_and_is_reached_as_members_agree(columns: int) -> None:
     mean, log_variance = normal((5, columns), 1), 0.3 * normal((5, columns), 2)
     for closeness in (2.0, 1.0, 0.3):
@@ -45,6 +47,7 @@ def test_the_bound_is_never_below_the_truth_and_is_reached_as_members_agree(colu
     assert abs(bound - truth) <= 5 * error + 0.1 * truth
 
 
+@statistical(alpha=beyond(5), bugs=("uniforms-lean", "wide-normals"))
 def test_a_gaussian_posterior_has_a_closed_form() -> None:
     r"""Means drawn from N(0, tau^2) under noise sigma^2: I = 1/2 ln(1 + tau^2/sigma^2), for many members."""
     tau, sigma, members = 1.7, 0.6, 40_000
@@ -88,6 +91,7 @@ def test_entropy_by_neighbours_is_kozachenko_and_leonenkos() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@statistical(alpha=beyond(5, 2, samples=1000), bugs=("wide-normals", "pairs-share-noise"))
 def test_a_sample_is_not_its_own_neighbour() -> None:
     """1,000 sets of 25 Gaussian samples: right to 5 standard errors plus 1/K; counted among its own neighbours, half a nat too low.
 

@@ -16,8 +16,10 @@ from mfmarl.statmech.energies.spins import sherrington_kirkpatrick
 from mfmarl.statmech.exact import dynamics, enumeration
 from mfmarl.statmech.sampling.langevin import ula
 from mfmarl.statmech.sampling.single_spin import heat_bath
+from tests.statistical import beyond, statistical
 
 
+@statistical(alpha=beyond(5, 10), bugs=("hot-heat-bath", "uniforms-lean"))
 def test_the_share_that_ends_in_the_ground_state_is_the_exact_one():
     glass = sherrington_kirkpatrick(8, Key.of(3))
     betas, chains = torch.linspace(0.2, 3, 6, dtype=torch.float64), 40_000

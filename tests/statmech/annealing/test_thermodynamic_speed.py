@@ -15,6 +15,7 @@ from mfmarl.statmech.energies import graphs
 from mfmarl.statmech.energies.spins import free_spins, ising
 from mfmarl.statmech.exact import enumeration
 from mfmarl.statmech.sampling.single_spin import heat_bath
+from tests.statistical import beyond, statistical
 
 
 def test_free_spins_have_the_gudermannian_for_a_length():
@@ -56,6 +57,7 @@ def test_it_waits_where_relaxation_is_slow():
     assert betas.tolist() == pytest.approx([0, 0.5, 0.5 + 1 / 6, 0.5 + 1 / 3, 1], abs=0.01)
 
 
+@statistical(alpha=beyond(5, 4), bugs=("hot-heat-bath", "draws-repeat"))
 def test_a_pilot_run_finds_the_deviations():
     system = free_spins(16, 1.0)
     betas = torch.tensor([0.0, 0.5, 1.0, 2.0], dtype=torch.float64)

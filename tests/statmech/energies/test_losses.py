@@ -16,6 +16,7 @@ from mfmarl.statmech.energies.losses import LossEnergy, cross_entropy, half_squa
 from mfmarl.statmech.energies.spins import ising
 from mfmarl.statmech.exact.regression import LinearRegression
 from mfmarl.statmech.optimisers.langevin import SGLD
+from tests.statistical import beyond, statistical
 
 
 def _normal(seed: int, *shape: int) -> Tensor:
@@ -81,6 +82,7 @@ def test_the_saddle_point_of_a_linear_network_is_the_exact_evidence():
     assert float(log_z) + constants == pytest.approx(float(exact.log_evidence()), abs=1e-10)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-normals", "draws-repeat"))
 def test_langevin_on_the_weights_of_a_linear_network_finds_the_posterior_and_equipartition():
     energy, exact = _linear(1.5)
     mean, covariance = exact.posterior()
@@ -116,6 +118,7 @@ def test_a_partition_function_with_flat_directions_is_refused_until_there_is_a_p
     assert math.isfinite(float(LossEnergy(model, half_squares, x, y, 0.1).laplace_log_partition(free.weights)))
 
 
+@statistical(alpha=beyond(5, 30), bugs=("uniforms-lean", "wide-normals"))
 def test_a_prior_may_differ_from_weight_to_weight():
     _, energy = _classifier()
     prior = torch.linspace(0.5, 2, energy.size).double()

@@ -9,6 +9,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.energies import graphs, spins
 from mfmarl.statmech.energies.potts import Potts, potts
+from tests.statistical import beyond, statistical
 
 
 def test_the_energy_is_the_sum_over_links_and_sites() -> None:
@@ -36,6 +37,7 @@ def test_two_states_are_spins_with_half_the_coupling() -> None:
     torch.testing.assert_close(two(k), ising(2.0 * k - 1) - 0.7 * len(pairs))
 
 
+@statistical(alpha=beyond(5, 3), bugs=("numbers-lean", "last-number-never"))
 def test_states_are_uniform_and_bad_ones_refused() -> None:
     system = potts(graphs.grid(4), 4, 3)
     share = torch.bincount(system.random_states((5000,), Key.of(2)).flatten(), minlength=3) / 20_000

@@ -13,6 +13,7 @@ from torch import Tensor
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech.energies import graphs, spins
+from tests.statistical import beyond, statistical
 
 
 def written_out(system: spins.Ising, s: Tensor) -> float:
@@ -81,6 +82,7 @@ def test_curie_weiss_is_the_square_of_the_magnetisation() -> None:
     torch.testing.assert_close(spins.curie_weiss(n, coupling, field)(s), wanted)
 
 
+@statistical(alpha=beyond(5, 4), bugs=("uniforms-lean", "wide-normals"))
 def test_glasses_have_the_couplings_of_their_name() -> None:
     n, instances = 20, 500
     sk = spins.sherrington_kirkpatrick(n, Key.of(1), (instances,)).couplings.flatten()

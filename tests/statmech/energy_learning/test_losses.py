@@ -15,6 +15,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
 from mfmarl.statmech.energy_learning import losses
+from tests.statistical import beyond, statistical
 
 KEY = Key.of(61)
 
@@ -80,6 +81,7 @@ def test_the_likelihood_becomes_the_perceptron_as_it_cools(given_answers: tuple[
     assert torch.allclose(losses.negative_log_likelihood(energies, labels, 3.0), plain, atol=1e-9)
 
 
+@statistical(alpha=beyond(5, 6), bugs=("hot-draws", "negated-draws"))
 def test_contrast_has_the_gradient_of_the_likelihood_on_average() -> None:
     energies = torch.tensor([0.3, -0.4, 1.0], dtype=torch.float64, requires_grad=True)
     copies = 40_000

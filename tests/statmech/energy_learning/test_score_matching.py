@@ -13,6 +13,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.energies.continuous import DoubleWell, Gaussian
 from mfmarl.statmech.energy_learning import score_matching
+from tests.statistical import beyond, statistical
 
 KEY = Key.of(64)
 COUNT = 4000
@@ -72,6 +73,7 @@ def test_the_explicit_optimum_of_a_gaussian_is_the_inverse_sample_covariance() -
 
 
 @pytest.mark.parametrize(("loss", "noise"), [("sliced", 0.0), ("denoising", 0.5)])
+@statistical(alpha=beyond(6.5, 10, samples=8), bugs=("uniforms-lean", "wide-normals"))
 def test_noisy_forms_have_the_same_optimum_up_to_their_noise(loss: str, noise: float) -> None:
     found = []
     for part in range(8):  # independent halves of a large sample tell the error

@@ -11,6 +11,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.energies.spins import sherrington_kirkpatrick
 from mfmarl.statmech.exact import disorder, enumeration, transfer_matrix
+from tests.statistical import beyond, statistical
 
 
 def test_the_gaussian_chain_has_the_digits_of_the_note():
@@ -23,6 +24,7 @@ def test_the_gaussian_chain_has_the_digits_of_the_note():
     assert pure.annealed == pytest.approx(pure.quenched, abs=1e-12) and pure.variance < 1e-24
 
 
+@statistical(alpha=beyond(5, 6, samples=32), bugs=("uniforms-lean", "wide-normals"))
 def test_sampled_chains_average_to_the_closed_form_and_self_average():
     beta, relative = 1.0, []
     closed = disorder.gaussian_chain(beta)
@@ -42,6 +44,7 @@ def test_sampled_chains_average_to_the_closed_form_and_self_average():
     assert relative[0] / relative[2] == pytest.approx(16, rel=0.35)
 
 
+@statistical(alpha=beyond(5, 2, samples=32), bugs=("uniforms-lean", "wide-normals"))
 def test_the_annealed_average_of_short_chains_is_above_the_quenched_one_by_the_gap():
     couplings = disorder.gaussian_couplings(Key.of(2), 40_000, 3)
     log_z = transfer_matrix.chain_log_partition(couplings, torch.zeros(4), 1.0)
@@ -52,6 +55,7 @@ def test_the_annealed_average_of_short_chains_is_above_the_quenched_one_by_the_g
     assert with_it.value - typical.value > 0.3
 
 
+@statistical(alpha=beyond(5, 3, samples=32), bugs=("cold-partition", "uniforms-lean"))
 def test_the_glass_above_its_transition_has_its_annealed_average_and_its_fluctuations():
     n, beta, instances = 14, 0.5, 400
     log_z = enumeration.log_partition(sherrington_kirkpatrick(n, Key.of(3), (instances,)), beta)

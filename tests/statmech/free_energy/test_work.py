@@ -15,6 +15,7 @@ from mfmarl.statmech.energies.continuous import Gaussian
 from mfmarl.statmech.exact import dragged_trap
 from mfmarl.statmech.free_energy import perturbation, work
 from mfmarl.statmech.sampling import hamiltonian, langevin, noise, single_spin
+from tests.statistical import beyond, statistical
 
 
 def all_states(n: int) -> torch.Tensor:
@@ -32,6 +33,7 @@ def heat_bath_kernel(system: spins.Ising, states: torch.Tensor, beta: float) -> 
     return kernel
 
 
+@statistical(alpha=beyond(5, 5), bugs=("hot-heat-bath", "log-weight-off"))
 def test_the_moments_of_annealed_weights_are_those_of_the_exact_chain():
     """Ring of eight: the law of the weights by carrying <1>, <w>, <w^2>, <e^-w>, <e^-2w> of each of 256 states."""
     system = spins.ising(graphs.torus(8), 8)
@@ -70,6 +72,7 @@ def test_the_moments_of_annealed_weights_are_those_of_the_exact_chain():
     assert abs(float(weighted - p @ energy)) < 0.05 < abs(float(plain - p @ energy))
 
 
+@statistical(alpha=beyond(5, 2, samples=200), bugs=("hot-heat-bath", "log-weight-off"))
 def test_error_bars_of_annealed_importance_sampling_are_right():
     system = spins.sherrington_kirkpatrick(10, Key.of(3))
     log_ratio = math.log(float((-system(all_states(10))).exp().mean()))
@@ -86,6 +89,7 @@ def test_error_bars_of_annealed_importance_sampling_are_right():
     assert float(found.bias.max()) < 0
 
 
+@statistical(alpha=beyond(5, 2, samples=32), bugs=("hot-heat-bath", "log-weight-off"))
 def test_the_partition_function_of_a_small_restricted_boltzmann_machine():
     """Six visible and four hidden spins, couplings between the two kinds only."""
     couplings = noise.normal(Key.of(2), torch.arange(6), 4, torch.float64)
@@ -103,6 +107,7 @@ def test_the_partition_function_of_a_small_restricted_boltzmann_machine():
 
 
 @pytest.mark.parametrize("kind", ["mala", "hmc"])
+@statistical(alpha=beyond(5, 6, samples=32), bugs=("wide-sampler-noise", "log-weight-off"))
 def test_continuous_systems_are_annealed_by_the_same_function(kind):
     prior = Gaussian(torch.zeros(3).double(), torch.eye(3).double())
     matrix = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 2.0]]).double()
@@ -146,6 +151,7 @@ def drag(n: int, steps: int, time: float, key: Key, back: bool = False) -> torch
 
 
 @pytest.mark.parametrize(("steps", "time"), [(1, 1.0), (6, 0.5), (40, 3.0)])
+@statistical(alpha=beyond(5, 10), bugs=("wide-sampler-noise", "steps-share-noise"))
 def test_the_work_of_dragging_a_trap_is_the_exact_gaussian(steps, time):
     n, temperature = 20_000, 0.8
     exact = dragged_trap.stepwise(2.0, 1.5, time, temperature, steps)

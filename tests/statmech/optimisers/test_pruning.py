@@ -16,6 +16,7 @@ from mfmarl.statmech import gibbs
 from mfmarl.statmech.annealing.schedule import Schedule
 from mfmarl.statmech.energies.losses import LossEnergy, half_squares
 from mfmarl.statmech.optimisers import pruning
+from tests.statistical import beyond, statistical
 
 
 def _regression(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -36,6 +37,7 @@ def test_the_residual_of_a_subset_is_that_of_least_squares_on_its_columns():
 
 
 @pytest.mark.parametrize("keep_size", [False, True])
+@statistical(alpha=beyond(5, 200), bugs=("hot-gibbs", "uniforms-lean"))
 def test_at_a_fixed_temperature_masks_have_the_gibbs_distribution(keep_size: bool):
     x, y = _regression(20, 4, 2)
     energy, chains, temperature = pruning.subset_regression(x, y, 2.0), 40_000, 8.0
@@ -63,6 +65,7 @@ def test_slow_cooling_finds_the_best_subset_of_ten_and_a_quench_does_not_always(
     assert torch.equal(slow.best_mask[slow.best_energy.argmin()], mask)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("steps-share-noise", "draws-repeat"))
 def test_greedy_choice_is_trapped_where_cooling_is_not():
     """Two features that help only together: dropping either costs, and neither helps alone."""
 

@@ -15,6 +15,7 @@ from mfmarl.statmech.energies.continuous import DoubleWell, Gaussian
 from mfmarl.statmech.replicas import ensembles
 from mfmarl.statmech.sampling.chains import chain_ids
 from mfmarl.statmech.sampling.langevin import mala
+from tests.statistical import beyond, statistical
 
 
 def _noise(seed: int, *shape: int) -> torch.Tensor:
@@ -35,6 +36,7 @@ def test_coupled_gaussians_are_a_gaussian_of_known_precision():
     assert torch.allclose(coupled.gradient(x), joint.gradient(x), atol=1e-12)
 
 
+@statistical(alpha=beyond(5, 2), bugs=("wide-sampler-noise", "uniforms-lean"))
 def test_sampled_replicas_are_drawn_together_by_their_coupling():
     gauss = Gaussian(torch.zeros(1).double(), torch.ones(1, 1).double())
     replicas, gamma, chains = 4, 3.0, 4000
@@ -76,6 +78,7 @@ def test_total_variance_is_noise_and_disagreement():
     assert torch.allclose(parts.ensemble, parts.members - parts.spread, atol=1e-12)
 
 
+@statistical(alpha=beyond(5, 200, samples=30), bugs=("purposes-share-noise", "draws-repeat"))
 def test_where_replicas_disagree_they_err():
     """Twenty replicas of a network of random features, each fitted to its own resample, of a task with a gap; 30
     tasks.

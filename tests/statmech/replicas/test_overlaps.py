@@ -16,6 +16,7 @@ from mfmarl.statmech.exact import enumeration
 from mfmarl.statmech.replicas import overlaps
 from mfmarl.statmech.sampling.chains import chain_ids
 from mfmarl.statmech.sampling.single_spin import heat_bath
+from tests.statistical import beyond, statistical
 
 
 def test_the_exact_distribution_is_the_double_sum():
@@ -41,6 +42,7 @@ def test_its_second_moment_is_that_of_the_correlations():
     assert torch.allclose(p, p.flip(0), atol=1e-12)  # without a field every state has its mirror image
 
 
+@statistical(alpha=beyond(5, 200), bugs=("cold-enumeration", "steps-share-noise"))
 def test_the_distribution_of_sixteen_glassy_spins_is_what_samples_show():
     glass, chains = sherrington_kirkpatrick(16, Key.of(2)), 4000
     sweep, s = heat_bath(glass), glass.random_states((chains, 2), Key.of(3))

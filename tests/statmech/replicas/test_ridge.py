@@ -11,9 +11,11 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.replicas import ridge
+from tests.statistical import beyond, statistical
 
 
 @pytest.mark.parametrize(("load", "penalty"), [(0.5, 0.1), (1.0, 0.3), (2.5, 0.05)])
+@statistical(alpha=beyond(5, 3, samples=160), bugs=("uniforms-lean", "wide-normals"))
 def test_simulated_students_have_the_risk(load, penalty):
     n, tasks = 160, 60
     d = int(load * n)

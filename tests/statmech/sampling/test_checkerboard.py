@@ -15,12 +15,14 @@ from mfmarl.statmech.energies.spins import ising
 from mfmarl.statmech.exact.ising import square_magnetisation, torus_energy
 from mfmarl.statmech.sampling import chains, single_spin
 from mfmarl.statmech.sampling.checkerboard import torus_sweep
+from tests.statistical import beyond, statistical
 
 RULES = ["heat_bath", "metropolis"]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("coupling", "field"), [(1.0, 0.0), (-0.7, 0.0), (0.9, 0.4), (-1.1, -0.3)])
+@statistical(alpha=beyond(5, 80), bugs=("hot-heat-bath", "hot-metropolis"))
 def test_each_spin_has_the_chance_that_its_neighbours_on_the_graph_give_it(
     rule: str, coupling: float, field: float
 ) -> None:
@@ -42,6 +44,7 @@ def test_each_spin_has_the_chance_that_its_neighbours_on_the_graph_give_it(
 
 
 @pytest.mark.parametrize("rule", RULES)
+@statistical(alpha=1e-3, bugs=("uniforms-lean", "long-exponentials"))
 def test_energies_of_the_four_by_four_torus_follow_the_density_of_states(rule: str) -> None:
     system, n = ising(graphs.torus(4, 4), 16), 20_000
     states = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=16)), dtype=torch.float64)
@@ -57,6 +60,7 @@ def test_energies_of_the_four_by_four_torus_follow_the_density_of_states(rule: s
 
 
 @pytest.mark.parametrize("rule", RULES)
+@statistical(alpha=beyond(5, 8, samples=32), bugs=("uniforms-lean", "long-exponentials"))
 def test_a_large_torus_has_the_exact_energy_and_magnetisation(rule: str) -> None:
     side, batch = 32, 64
 

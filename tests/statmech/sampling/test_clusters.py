@@ -17,6 +17,7 @@ from mfmarl.statmech.energies.spins import Ising, edwards_anderson, ising
 from mfmarl.statmech.exact.ising import square_magnetisation, torus_energy
 from mfmarl.statmech.sampling import chains, clusters
 from mfmarl.statmech.sampling.checkerboard import torus_sweep
+from tests.statistical import beyond, statistical
 
 TRIANGLES = torch.tensor([[0, 1], [1, 2], [0, 2], [2, 3], [3, 4], [4, 5], [3, 5], [0, 5]])
 KERNELS = {"swendsen_wang": clusters.swendsen_wang, "wolff": clusters.wolff}
@@ -133,6 +134,7 @@ def test_cluster_chains_reach_the_gibbs_distribution(name: str, which: str) -> N
 
 
 @pytest.mark.parametrize("name", KERNELS)
+@statistical(alpha=1e-3, bugs=("uniforms-lean", "steps-share-noise"))
 def test_energies_of_the_four_by_four_torus_follow_the_density_of_states(name: str) -> None:
     system, n = ising(graphs.torus(4, 4), 16), 10_000
     levels, which = system(all_spins(16)).round().long().unique(return_inverse=True)
@@ -145,6 +147,7 @@ def test_energies_of_the_four_by_four_torus_follow_the_density_of_states(name: s
     assert follows(torch.bincount(torch.searchsorted(levels, energies), minlength=len(levels)), law)
 
 
+@statistical(alpha=beyond(5, 2, samples=16), bugs=("uniforms-lean", "steps-share-noise"))
 def test_swendsen_wang_has_the_exact_energy_of_a_torus_at_its_critical_point() -> None:
     side, batch = 16, 400
     system = ising(graphs.torus(side, side), side * side)
@@ -157,6 +160,7 @@ def test_swendsen_wang_has_the_exact_energy_of_a_torus_at_its_critical_point() -
     assert abs(float(mean.mean()) - torus_energy((side, side), 1 / beta)) < 5 * float(mean.std()) / math.sqrt(batch)
 
 
+@statistical(alpha=beyond(5, 2, samples=16), bugs=("uniforms-lean", "steps-share-noise"))
 def test_clusters_turn_a_magnet_over_and_keep_its_size() -> None:
     side, batch = 32, 60
     system = ising(graphs.torus(side, side), side * side)

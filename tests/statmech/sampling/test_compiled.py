@@ -26,6 +26,7 @@ from mfmarl.statmech.energies.spins import (
 from mfmarl.statmech.exact.ising import curie_weiss_finite, square_magnetisation, torus_energy
 from mfmarl.statmech.sampling import compiled, single_spin
 from mfmarl.statmech.sampling.tempering import parallel_tempering
+from tests.statistical import beyond, statistical
 
 pytest.importorskip("numba")
 
@@ -383,6 +384,7 @@ def test_each_bit_of_a_comparison_meets_its_chance_alone() -> None:
 @pytest.mark.verify
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("path", ["torus", "packed", "graph"])
+@statistical(alpha=beyond(5, 200, samples=48), bugs=("steps-share-noise", "pairs-share-noise"))
 def test_billions_of_updates_agree_with_the_exact_energy(path: str, rule: str) -> None:
     """Kaufman's energy to some 1e-4: a generator with a flaw that matters here would show."""
     side, chains, beta = {"torus": (128, 32, 0.42), "packed": (32, 4096, 0.44), "graph": (32, 512, 0.44)}[path]
