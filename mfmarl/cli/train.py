@@ -7,7 +7,9 @@ import contextlib
 import json
 import re
 import shlex
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -79,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     known.newer = ""
     try:
-        with warnings_in_a_line():
+        with warnings_in_a_line(), ended_in_a_line():
             return _run(known, rest)
     except ConfigError as error:
         if not known.newer:
@@ -178,6 +180,34 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         print(f"{'run':>14}  {path}")
         print(f"{'report':>14}  {page or 'none'}")
     return 0
+
+
+class _Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, before the run or after it: within, it is saved (see mfmarl.learning.run)."""
+
+
+@contextlib.contextmanager
+def ended_in_a_line() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, with the exit codes that shells know them by."""
+
+    def end(number: int, _frame: Any) -> None:
+        raise _Ended(number)
+
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                old[number] = signal.signal(number, end)
+    try:
+        yield
+    except _Ended as ended:
+        error = MfmarlError("Asked to stop; what was done is kept.", "interrupted")
+        error.exit_code = 128 + int(ended.args[0])
+        raise error from None
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

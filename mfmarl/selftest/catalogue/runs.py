@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
@@ -231,8 +232,9 @@ def broken_pipe(folder: Path) -> None:
     def deaf() -> None:
         reader, writer = os.pipe()
         os.close(reader)
-        os.dup2(writer, 1)
-        os.dup2(writer, 2)
+        for number in (1, 2):
+            os.dup2(writer, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
 
     loud = [word for word in _TRAIN if word != "--quiet"]
     for name, more, code in (("plain", [], 0), ("json", ["--json"], 0)):
