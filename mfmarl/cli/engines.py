@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mfmarl.evaluation.comparison import Engine
 
 _RAY_ONLY = ("address", "cpus_per_run", "gpus_per_run", "memory_per_run")
-_LOCAL_ONLY = ("worker_timeout", "run_timeout")
+_LOCAL_ONLY = {"engine_silence": "--worker-timeout", "engine_run_timeout": "--run-timeout"}
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +40,14 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--worker-timeout",
+        dest="engine_silence",  # `run_timeout` is the run's own --timeout
         type=float,
         metavar="SECONDS",
         help="a worker of this machine that gives no sign of life for so long is ended, and its run goes on (default: 60)",
     )
     group.add_argument(
         "--run-timeout",
+        dest="engine_run_timeout",
         type=float,
         metavar="SECONDS",
         help="a run that reports nothing for so long is ended, and goes on from its checkpoint (default: no limit)",
@@ -55,21 +57,18 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 def engine_of(known: argparse.Namespace) -> Engine:
     """The engine that the options name, found ready for use. Raises ConfigError."""
     of_ray = {name: value for name in _RAY_ONLY if (value := getattr(known, name)) is not None}
-    of_local = {name: value for name in _LOCAL_ONLY if (value := getattr(known, name)) is not None}
-    for given, kind, advice in (
-        (of_ray, "local", "is for Ray: add --engine ray"),
-        (of_local, "ray", "is for processes of this machine: leave out --engine ray"),
-    ):
-        if given and known.engine == kind:
-            option = "--" + next(iter(given)).replace("_", "-")
-            raise ConfigError(f"{option} {advice}, or leave it out.")
+    of_local = {name: value for name in _LOCAL_ONLY if (value := getattr(known, name, None)) is not None}
     restarts = {} if known.max_restarts is None else {"max_restarts": known.max_restarts}
     if known.engine == "local":
+        if of_ray:
+            option = "--" + next(iter(of_ray)).replace("_", "-")
+            raise ConfigError(f"{option} is for Ray: add --engine ray, or leave it out.")
         from mfmarl.evaluation.local_engine import LocalEngine
 
-        if "worker_timeout" in of_local:
-            of_local["silence"] = of_local.pop("worker_timeout")
-        return LocalEngine(**of_local, **restarts)
+        return LocalEngine(**{name.removeprefix("engine_"): value for name, value in of_local.items()}, **restarts)
+    if of_local:
+        option = _LOCAL_ONLY[next(iter(of_local))]
+        raise ConfigError(f"{option} is for processes of this machine: leave out --engine ray, or it.")
     from mfmarl.evaluation.ray_engine import RayEngine, bytes_of
 
     given = {**of_ray, **restarts}
