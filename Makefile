@@ -3,6 +3,8 @@
 #   make demo      compare mean-field agents with independent learners; leaves runs/demo/report.html
 #   make test      style, types, layers, then all tests but the slow ones
 #   make verify    the slow and the statistical tests, other packages' answers beside ours (installed apart)
+#   make shuffled  the tests of `make test` in random order
+#   make selftest  every promise of reliability, with as many trials as its target names: hours
 #   make bench     the benchmarks
 #   make lint      style, types and layers alone            make format    put the style right
 #   make coverage  the tests, and which lines they reach    make docs      the site, in site/
@@ -39,7 +41,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_USER PIP_RE
 export PYTHONNOUSERSITE := 1
 export PYTHONUTF8 := 1
 
-.PHONY: help venv peers demo test verify bench lint style types layers tests format coverage docs lock clean
+.PHONY: help venv peers demo test verify shuffled selftest bench lint style types layers tests format coverage docs lock clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -84,6 +86,12 @@ test: lint tests
 
 verify: venv peers
 	$(BIN)/python -m pytest -n $(WORKERS) -m verify --timeout 3600 $(PYTEST_FLAGS) $(TESTS)
+
+shuffled: venv
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not verify" -o addopts="--import-mode=importlib --strict-markers --strict-config" $(PYTEST_FLAGS) $(TESTS)
+
+selftest: venv
+	$(BIN)/mfmarl selftest --share 1 --report --name selftest
 
 bench: venv
 	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python $$script; done
