@@ -41,6 +41,7 @@ class Inspection:
 
     def look_at_spaces(self, agents: Sequence[Any]) -> None:
         """Every agent's two spaces: there, the same object in every call, with sensible bounds."""
+        kept: dict[int, Any] = {}
         for agent in agents:
             for kind in ("observation", "action"):
                 try:
@@ -55,7 +56,9 @@ class Inspection:
                     self.note("space-new-each-call", f"the {kind} space of agent {agent} is a new object in every call")
                 self._bounds(kind, agent, space)
                 self.spaces[kind, agent] = space
-                self._as_was[kind, agent] = copy.deepcopy(space)
+                # Agents of one kind often share a space.
+                self._as_was[kind, agent] = kept.get(id(space)) or copy.deepcopy(space)
+                kept[id(space)] = self._as_was[kind, agent]
 
     def _odd(self, space: Any) -> bool:
         try:
@@ -79,6 +82,8 @@ class Inspection:
 
     def compare_spaces(self) -> None:
         """Whether the spaces are still what they were."""
+        equal: dict[tuple[int, int], bool] = {}
+        seen: list[Any] = []  # keeps what was compared alive, so that its id is its own
         for (kind, agent), space in self.spaces.items():
             try:
                 now = self.play.space(kind, agent)
@@ -86,10 +91,13 @@ class Inspection:
                 self.note("space-changed", f"the {kind} space is gone: {error.said}", agent)
                 continue
             was = self._as_was[kind, agent]
+            seen.append(now)
+            pair = id(now), id(was)
             try:
-                same = bool(now == was)
+                same = equal[pair] if pair in equal else bool(now == was)
             except Exception:  # noqa: BLE001 - a space of the user's own
                 same = now is space
+            equal[pair] = same
             if not same:
                 self.note("space-changed", f"the {kind} space was {shown(was)} and is {shown(now)}", agent)
             elif now is not space:

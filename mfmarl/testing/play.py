@@ -56,9 +56,10 @@ class Seen:
                 if agent is not None:
                     return f"the {name[:-1]} of agent {agent}"
             return f"the {name}"
-        mask = {a: i.get(MASK) for a, i in _infos(self).items()}
-        if mask != {a: i.get(MASK) for a, i in _infos(other).items()}:
-            return "an action mask"
+        if self.parts.get("infos") != other.parts.get("infos"):
+            mask = {a: i.get(MASK) for a, i in _infos(self).items()}
+            if mask != {a: i.get(MASK) for a, i in _infos(other).items()}:
+                return "an action mask"
         return ""
 
     def differs_in_infos(self, other: Seen) -> bool:

@@ -194,6 +194,11 @@ def draw(space: Any, rng: np.random.Generator, mask: Any = MASK) -> Any:
 
 def frozen(value: Any, depth: int = 0) -> Any:
     """A value that stays as it is and is equal to another one's only if all bits are; what cannot be known is its type."""
+    kind = type(value)
+    if kind is float:
+        return ("float", struct.pack("<d", value))
+    if kind is dict and not value:
+        return {}
     if value is None or isinstance(value, bool | str | bytes):
         return value
     if isinstance(value, np.ndarray):

@@ -27,7 +27,7 @@ from mfmarl.testing.contract import RULES, Ledger, every_code
 from mfmarl.testing.values import Breach, breach, draw, frozen, mask_breach, spoil
 
 sys.path.append(str(Path(__file__).parent))
-from toy import Toy
+from toy import Toy  # type: ignore[import-not-found]
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 
