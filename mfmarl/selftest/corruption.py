@@ -370,7 +370,8 @@ def payload(marker: Path) -> bytes:
     return b"\x80\x02cposix\nmkdir\nX" + struct.pack("<I", len(name)) + name + b"\x85R."
 
 
-def _forged(header: Any, data: bytes = b"") -> bytes:
+def with_header(header: Any, data: bytes = b"") -> bytes:
+    """A safetensors file of that header, whatever it says."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -410,19 +411,19 @@ def _tar(name: str, content: bytes) -> bytes:
 _ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
-def hostile_files(marker: Path) -> dict[str, bytes]:
-    """At least 60 files that no run wrote; those with a payload would make `marker`."""
+def hostile_files(marker: Path, many: int = 100_000) -> dict[str, bytes]:
+    """At least 60 files that no run wrote; those with a payload would make `marker`, one has so `many` tensors."""
     attack = payload(marker)
     text_attack = f"cposix\nmkdir\n(V{marker}\ntR.".encode()
     meta = header_of()["__metadata__"]
     keys = ("_target_", "_instantiator", "__class__", "__reduce__", "!!python/object/apply:os.system", "py/object")
-    named = {f"{key} in the document": _forged(_with_key(key)) for key in keys}
+    named = {f"{key} in the document": with_header(_with_key(key)) for key in keys}
     numpy_header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
     return {
         "pickle": attack,
         "pickle, protocol 0": text_attack,
-        "pickle as safetensors header": _forged(attack),
-        "pickle after a header": _forged(
+        "pickle as safetensors header": with_header(attack),
+        "pickle after a header": with_header(
             {"x": {**_ONE, "dtype": "U8", "shape": [len(attack)], "data_offsets": [0, len(attack)]}}, attack
         ),
         "torch zip": _zip({"archive/data.pkl": attack, "archive/version": b"3"}),
@@ -454,52 +455,56 @@ def hostile_files(marker: Path) -> dict[str, bytes]:
         "header of 100 MB": struct.pack("<Q", 100_000_000) + b"{" * 1000,
         "header longer than the file": struct.pack("<Q", 11) + b"{}        ",
         "header empty": struct.pack("<Q", 0) + b"{}{}{}{}",
-        "header not JSON": _forged(b"{" + b"x" * 100),
-        "header not UTF-8": _forged(b'{"\xff\xfe": 1}'),
-        "header with NUL": _forged(b'{"\x00": 1}'),
-        "header nested": _forged(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
-        "header a list": _forged(b"[1, 2, 3, 4]"),
-        "header with 10^6 digits": _forged(b'{"x": ' + b"9" * 1_000_000 + b"}"),
-        "no metadata": _forged({"x": _ONE}, b"1234"),
-        "metadata a list": _forged({"__metadata__": ["state"]}),
-        "metadata a number": _forged({"__metadata__": {"state": 5}}),
-        "metadata nested": _forged({"__metadata__": {"state": "[" * 100_000}}),
-        "metadata not JSON": _forged({"__metadata__": {"state": "import os"}}),
-        "metadata NaN": _forged({"__metadata__": {"state": '{"schema": NaN}'}}),
-        "metadata with 10^5 digits": _forged({"__metadata__": {"state": '{"schema": ' + "1" * 100_000 + "}"}}),
-        "_target_ beside": _forged({"__metadata__": {**meta, "_target_": "os.system"}}),
-        "_target_ instead": _forged({"__metadata__": {"_target_": "os.system"}}),
+        "header not JSON": with_header(b"{" + b"x" * 100),
+        "header not UTF-8": with_header(b'{"\xff\xfe": 1}'),
+        "header with NUL": with_header(b'{"\x00": 1}'),
+        "header nested": with_header(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+        "header a list": with_header(b"[1, 2, 3, 4]"),
+        "header with 10^6 digits": with_header(b'{"x": ' + b"9" * 1_000_000 + b"}"),
+        "no metadata": with_header({"x": _ONE}, b"1234"),
+        "metadata a list": with_header({"__metadata__": ["state"]}),
+        "metadata a number": with_header({"__metadata__": {"state": 5}}),
+        "metadata nested": with_header({"__metadata__": {"state": "[" * 100_000}}),
+        "metadata not JSON": with_header({"__metadata__": {"state": "import os"}}),
+        "metadata NaN": with_header({"__metadata__": {"state": '{"schema": NaN}'}}),
+        "metadata with 10^5 digits": with_header({"__metadata__": {"state": '{"schema": ' + "1" * 100_000 + "}"}}),
+        "_target_ beside": with_header({"__metadata__": {**meta, "_target_": "os.system"}}),
+        "_target_ instead": with_header({"__metadata__": {"_target_": "os.system"}}),
         **named,
-        "a key missing": _forged(header_of(torch=...)),
-        "schema of the future": _forged(header_of(schema=99)),
-        "schema 2 without its key": _forged(header_of(schema=2)),
-        "schema 0": _forged(header_of(schema=0)),
-        "schema a word": _forged(header_of(schema="1")),
-        "schema true": _forged(header_of(schema=True)),
-        "state nested": _forged(header_of(state={"a": json.loads("[" * 100 + "]" * 100)})),
-        "state infinite": _forged({"__metadata__": {"state": meta["state"].replace("{}", '{"a":1e999}')}}),
-        "state a list": _forged(header_of(state=[])),
-        "step negative": _forged(header_of(step=-1)),
-        "step a float": _forged(header_of(step=1.0)),
-        "step true": _forged(header_of(step=True)),
-        "step beyond": _forged(header_of(step=2**63)),
-        "version a command": _forged(header_of(mfmarl=["rm"])),
-        "tensor unvouched": _forged({**header_of(), "x": _ONE}, b"1234"),
-        "tensor of 2^62": _forged({**header_of(), "x": {**_ONE, "shape": [2**62, 4]}}, b"1234"),
-        "tensor negative": _forged({**header_of(), "x": {**_ONE, "shape": [-1]}}, b"1234"),
-        "offsets overlap": _forged({**header_of(), "x": _ONE, "y": {**_ONE, "data_offsets": [2, 6]}}, b"123456"),
-        "offsets beyond": _forged({**header_of(), "x": {**_ONE, "data_offsets": [0, 2**60]}}, b"1234"),
-        "offsets backward": _forged({**header_of(), "x": {**_ONE, "data_offsets": [4, 0]}}, b"1234"),
-        "bytes after the end": _forged({**header_of(), "x": _ONE}, b"1234" + attack),
-        "dtype unknown": _forged({**header_of(), "x": {**_ONE, "dtype": "PICKLE"}}, b"1234"),
-        "dtype complex": _forged({**header_of(), "x": {**_ONE, "dtype": "C64", "data_offsets": [0, 8]}}, b"12345678"),
-        "dtype of 8 bits": _forged(
+        "a key missing": with_header(header_of(torch=...)),
+        "schema of the future": with_header(header_of(schema=99)),
+        "schema 2 without its key": with_header(header_of(schema=2)),
+        "schema 0": with_header(header_of(schema=0)),
+        "schema a word": with_header(header_of(schema="1")),
+        "schema true": with_header(header_of(schema=True)),
+        "state nested": with_header(header_of(state={"a": json.loads("[" * 100 + "]" * 100)})),
+        "state infinite": with_header({"__metadata__": {"state": meta["state"].replace("{}", '{"a":1e999}')}}),
+        "state a list": with_header(header_of(state=[])),
+        "step negative": with_header(header_of(step=-1)),
+        "step a float": with_header(header_of(step=1.0)),
+        "step true": with_header(header_of(step=True)),
+        "step beyond": with_header(header_of(step=2**63)),
+        "version a command": with_header(header_of(mfmarl=["rm"])),
+        "tensor unvouched": with_header({**header_of(), "x": _ONE}, b"1234"),
+        "tensor of 2^62": with_header({**header_of(), "x": {**_ONE, "shape": [2**62, 4]}}, b"1234"),
+        "tensor negative": with_header({**header_of(), "x": {**_ONE, "shape": [-1]}}, b"1234"),
+        "offsets overlap": with_header({**header_of(), "x": _ONE, "y": {**_ONE, "data_offsets": [2, 6]}}, b"123456"),
+        "offsets beyond": with_header({**header_of(), "x": {**_ONE, "data_offsets": [0, 2**60]}}, b"1234"),
+        "offsets backward": with_header({**header_of(), "x": {**_ONE, "data_offsets": [4, 0]}}, b"1234"),
+        "bytes after the end": with_header({**header_of(), "x": _ONE}, b"1234" + attack),
+        "dtype unknown": with_header({**header_of(), "x": {**_ONE, "dtype": "PICKLE"}}, b"1234"),
+        "dtype complex": with_header(
+            {**header_of(), "x": {**_ONE, "dtype": "C64", "data_offsets": [0, 8]}}, b"12345678"
+        ),
+        "dtype of 8 bits": with_header(
             {**header_of(("x", "F8_E4M3", [4], b"1234")), "x": {**_ONE, "dtype": "F8_E4M3", "shape": [4]}}, b"1234"
         ),
-        "a key twice": _forged(b'{"__metadata__": {"state": "1"}, "__metadata__": {"state": "2"}}'),
-        "a key twice inside": _forged({"__metadata__": {"state": '{"schema": 1, ' + meta["state"][1:]}}),
-        "a tensor called metadata": _forged({"__metadata__": _ONE}, b"1234"),
-        "100,000 tensors": _forged({f"t{i}": {**_ONE, "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}),
+        "a key twice": with_header(b'{"__metadata__": {"state": "1"}, "__metadata__": {"state": "2"}}'),
+        "a key twice inside": with_header({"__metadata__": {"state": '{"schema": 1, ' + meta["state"][1:]}}),
+        "a tensor called metadata": with_header({"__metadata__": _ONE}, b"1234"),
+        "very many tensors": with_header(
+            {f"t{i}": {**_ONE, "shape": [0], "data_offsets": [0, 0]} for i in range(many)}
+        ),
     }
 
 
@@ -513,10 +518,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         _seen.append(f"{event} {str(arguments)[:80]}")
 
 
-def hostile(folder: Path, marker: Path, load_one: Callable[[Path], object] = load) -> tuple[int, list[str]]:
+def hostile(
+    folder: Path, marker: Path, load_one: Callable[[Path], object] = load, many: int = 100_000
+) -> tuple[int, list[str]]:
     """Load each hostile file in every place; returns how many there are, and what went wrong or was run."""
     global _seen
-    corpus, failures = hostile_files(marker), []
+    corpus, failures = hostile_files(marker, many), []
     home = folder / "hostile"
     home.mkdir()
     if not _HOOKED:
