@@ -75,7 +75,7 @@ def test_while_learning_the_averages_are_those_of_the_steps_that_learned() -> No
     assert found["reward"].value == pytest.approx(float(torch.stack(rewards).mean()), abs=0.05)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
 def test_further_measures_are_made_of_each_step_and_not_of_the_averages() -> None:
     def squares(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"square": found["magnetisation/signed"] ** 2}

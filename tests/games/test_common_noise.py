@@ -131,7 +131,7 @@ def test_a_batch_of_policies_is_each_of_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "major"])
-@statistical(alpha=beyond(5, 200, samples=60), bugs=("uniforms-lean", "steps-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=60), bugs=("uniforms-lean", "steps-share-noise"))
 def test_n_agents_follow_the_past_that_they_see(kind: str) -> None:
     """Given the noise, the crowd of N is within sampling error of its node's; over copies, means are those of `means`."""
     many = 4000

@@ -42,7 +42,7 @@ def some_policy(game: MeanFieldGame, scale: float = 1.0) -> Tensor:
     ],
     ids=lambda x: type(x).__name__,
 )
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
 def test_a_learned_answer_gains_nearly_what_the_best_gains_and_never_more(game: MeanFieldGame, least: float) -> None:
     policy = some_policy(game)
     exact = finite.gap(game, policy)
@@ -72,7 +72,7 @@ def test_several_groups_each_have_their_own_deviator() -> None:
     assert sum(found.by_group) == pytest.approx(found.exploitability)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("sampled-gap-off", "uniforms-lean"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("sampled-gap-off", "uniforms-lean"))
 def test_under_common_noise_everybody_plays_the_policy_of_its_past() -> None:
     game = BeachBar(num_agents=200, closing=0.3)
     policy = some_policy(game)
@@ -85,7 +85,7 @@ def test_under_common_noise_everybody_plays_the_policy_of_its_past() -> None:
     assert found.exploitability == pytest.approx(float(limit.exploitability), rel=0.2, abs=5 * found.standard_error)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "pairs-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_nobody_gains_from_an_equilibrium_of_n() -> None:
     agents = 12
     game = LeftRight(num_agents=agents)

@@ -174,7 +174,7 @@ def test_sizes_share_the_steps_that_are_played_and_the_dearest_are_left_out() ->
 
 
 @pytest.mark.parametrize("num_agents", [9, 400])
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("chain-error-tiny", "steps-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("chain-error-tiny", "steps-share-noise"))
 def test_independent_spins_fluctuate_as_one_over_the_root_of_their_number(num_agents: int) -> None:
     made = built("ising", num_agents=num_agents, order="synchronous")
     episode = made.training.evaluation
@@ -211,7 +211,7 @@ def test_shares_of_independent_agents_are_multinomial() -> None:
     assert all(more[k] == pytest.approx(found[k] / 2) for k in found)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("chain-error-tiny", "chain-mean-off"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("chain-error-tiny", "chain-mean-off"))
 def test_the_spread_that_is_played_is_the_one_that_theory_has() -> None:
     made = built("beach_bar", num_agents=2000, places=4, bar=1, horizon=8, copies=48)
     episode = made.training.evaluation

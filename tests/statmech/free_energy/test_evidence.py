@@ -23,7 +23,7 @@ def regression(precision: float) -> LinearRegression:
     return LinearRegression(inputs, targets, 0.25, precision)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("wide-sampler-noise", "chain-mean-off"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("wide-sampler-noise", "chain-mean-off"))
 def test_sampled_evidence_is_the_exact_one_and_chooses_the_same_prior() -> None:
     model = regression(1.0)
 

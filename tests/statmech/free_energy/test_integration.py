@@ -88,7 +88,7 @@ def test_the_free_energy_of_a_sampled_ring():
     assert float(found.error) < 0.03 and float(found.discretisation) < 0.02
 
 
-@statistical(alpha=beyond(5, 200, samples=60), bugs=("hot-heat-bath", "chain-error-tiny"))
+@statistical(alpha=beyond(5, 20, samples=60), bugs=("hot-heat-bath", "chain-error-tiny"))
 def test_error_bars_of_integration_are_right_over_replications():
     system = spins.ising(graphs.torus(8), 8)
     betas = torch.linspace(0, 1, 9).double()

@@ -78,7 +78,7 @@ def test_total_variance_is_noise_and_disagreement():
     assert torch.allclose(parts.ensemble, parts.members - parts.spread, atol=1e-12)
 
 
-@statistical(alpha=beyond(5, 200, samples=30), bugs=("purposes-share-noise", "draws-repeat"))
+@statistical(alpha=beyond(5, 20, samples=30), bugs=("purposes-share-noise", "draws-repeat"))
 def test_where_replicas_disagree_they_err():
     """Twenty replicas of a network of random features, each fitted to its own resample, of a task with a gap; 30
     tasks.

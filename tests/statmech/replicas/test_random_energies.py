@@ -38,7 +38,7 @@ def test_the_free_energy_freezes_with_its_entropy():
 
 
 @pytest.mark.parametrize("beta", [0.8, 1.2])
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "pairs-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "pairs-share-noise"))
 def test_above_freezing_finite_systems_have_the_annealed_free_energy(beta):
     n = 16
     log_z = torch.logsumexp(-beta * rem.levels(n, Key.of(2), (100,)), -1)
@@ -49,7 +49,7 @@ def test_above_freezing_finite_systems_have_the_annealed_free_energy(beta):
     assert -disorder.quenched(log_z).value / (beta * n) == pytest.approx(rem.free_energy(beta), abs=0.01)
 
 
-@statistical(alpha=beyond(5, 200, samples=32), bugs=("uniforms-lean", "draws-repeat"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "draws-repeat"))
 def test_below_freezing_the_ground_state_is_all_there_is():
     n = 18
     energies = rem.levels(n, Key.of(3), (40,))
@@ -75,7 +75,7 @@ def test_frozen_weights_have_the_participation_ratio_of_one_step_of_symmetry_bre
     assert float(ratio.var()) == pytest.approx(index * (1 - index) / 3, rel=0.15)
 
 
-@statistical(alpha=beyond(5, 200, samples=200), bugs=("uniforms-narrow", "purposes-share-noise"))
+@statistical(alpha=beyond(5, 20, samples=200), bugs=("uniforms-narrow", "purposes-share-noise"))
 def test_finite_systems_freeze_towards_it():
     beta = 2 * rem.CRITICAL_BETA
     ratio = rem.participation_ratio(rem.levels(16, Key.of(5), (200,)), beta)
