@@ -51,6 +51,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with --resume: leave that run as it is, and begin RUNS/NAME from its checkpoint, with other options",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="with --resume: only from the checkpoint that the run names as its latest, never an older one in its place",
+    )
+    parser.add_argument(
+        "--allow-nonfinite",
+        action="store_true",
+        help="with --resume: from a checkpoint with NaN or infinity in it too, to see what goes wrong",
+    )
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: environment-agent-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     parser.add_argument(
@@ -94,22 +104,26 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     import_all(known.imports)
     if known.fork is not None and known.resume is None:
         raise ConfigError("--fork begins a run from another's checkpoint: say which, --resume RUN.")
+    if known.resume is None and (known.strict or known.allow_nonfinite):
+        raise ConfigError("--strict and --allow-nonfinite are about a checkpoint: say of which run, --resume RUN.")
     if known.resume is not None:
         config, path, resume = _resumed(known, rest)
     else:
         config, path, resume = _new(known, rest)
 
     from mfmarl.cli.progress import Progress
-    from mfmarl.learning.run import run_in_folder
+    from mfmarl.learning.run import Trust, run_in_folder
     from mfmarl.learning.run_folder import read_metrics, read_status
     from mfmarl.population.ranks import join
+
+    trust = Trust(strict=known.strict, nonfinite=known.allow_nonfinite)
 
     ranks = join(config.run.device)
     path = Path(ranks.tell(str(path)))
     if ranks.count > 1 and known.diagnose:
         raise ConfigError("--diagnose freezes a whole population: diagnose a divided run without torchrun.")
     if not ranks.first:
-        run_in_folder(config, path, resume=resume, ranks=ranks)
+        run_in_folder(config, path, resume=resume, ranks=ranks, trust=trust)
         ranks.close()
         return 0
     started = time.monotonic()
@@ -137,6 +151,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             on_start=lambda b: judges.append(b.training.judge),
             ranks=ranks,
             imports=known.imports,
+            trust=trust,
         )
         ranks.close()
         found = _diagnose(path, known.diagnose_steps, progress) if known.diagnose else {}

@@ -77,7 +77,8 @@ def demand_room(folder: Path, size: int) -> None:
     if free < size + _SPARE:
         raise ResourceFault(
             f"The disk of {folder} is full: {size:,} bytes are to be written and {free:,} are free. "
-            "Free some space, or use another folder."
+            "Free some space, or use another folder.",
+            "disk-full",
         )
 
 
@@ -86,12 +87,14 @@ def resource_fault(error: OSError, path: Path, size: int = 0) -> ResourceFault:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         amount = f" of {size:,} bytes" if size else ""
-        return ResourceFault(f"{path}{amount} cannot be written: {reason}. Free some space, or use another folder.")
+        told = f"{path}{amount} cannot be written: {reason}. Free some space, or use another folder."
+        return ResourceFault(told, "disk-full")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return ResourceFault(f"{path} cannot be written: its folder is gone or is not a folder ({reason}).")
+        told = f"{path} cannot be written: its folder is gone or is not a folder ({reason})."
+        return ResourceFault(told, "folder-gone")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ResourceFault(f"{path} cannot be written: {reason}. Use a folder that you may write to.")
-    return ResourceFault(f"{path} cannot be written: {reason}.")
+        return ResourceFault(f"{path} cannot be written: {reason}. Use a folder that you may write to.", "not-writable")
+    return ResourceFault(f"{path} cannot be written: {reason}.", "disk-failed")
 
 
 def read_limited(path: Path, limit: int, refuse: Callable[[str], Exception]) -> bytes:

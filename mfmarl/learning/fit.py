@@ -154,6 +154,13 @@ def check(training: Training, found: Checkpoint, allow_nonfinite: bool = False, 
     fit = expected(training, same_seed)  # all ranks have a part in it
     ranks = training.ranks
     told, nonfinite = fit.refusals(found) if ranks.first else ([], [])
+    if ranks.first and not told:
+        this = about(training)
+        told = [
+            f"it says {n} {found.of[n]!r}, and this run has {this[n]!r}"
+            for n in this
+            if found.of.get(n, this[n]) != this[n]
+        ]
     nonfinite = [] if allow_nonfinite else nonfinite
     if ranks.agree(bool(told or nonfinite)) and not told and not nonfinite:
         raise RankLost(f"Rank {ranks.rank} of {ranks.count} stopped: the checkpoint does not fit the first rank's run.")
