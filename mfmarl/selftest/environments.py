@@ -91,7 +91,8 @@ def seeded_faults(order: Order) -> Outcome:
         done += 1
         order.watch(done, of)
 
-    right = [codes for form in ("parallel", "aec") if (codes := found(None, form, 3, order.seed))]
+    right = [f"training on it ends as {end!r}"] if (end := trained(None, order.folder)) != "done" else []
+    right += [str(codes) for form in ("parallel", "aec") if (codes := found(None, form, 3, order.seed))]
     missed, errors, begun = [], 0, _cpu()
     for trial in some:
         told = found(trial.fault.name, trial.form, trial.at, trial.seed)
@@ -201,8 +202,14 @@ def checked(name: str) -> Told | None:
 
 def _warm() -> None:
     """What every child needs is imported once, here."""
-    import mfmarl.testing.check
-    import mfmarl.testing.faulty_env  # noqa: F401
+    if not _checked_once:
+        from mfmarl.testing.check import check_env
+        from mfmarl.testing.faulty_env import FaultyEnv
+
+        _checked_once.append(check_env(FaultyEnv, episodes=1, max_steps=2))
+
+
+_checked_once: list[Any] = []
 
 
 # ---------------------------------------------------------------------------------------------- in training
@@ -211,36 +218,41 @@ STOPPED = ("stopped", "refused", "raised")
 """The ends of a run that a fault cannot poison."""
 
 
-def trained(fault: str, folder: Path, at: int = 10) -> str:
+def trained(fault: str | None, folder: Path, at: int = 10) -> str:
     """How a short run of independent Q-learners ends on that fault: `stopped` (exit 3 or 5), `refused` (2), `raised` (what
     the environment raised went through), `done`, `lost` (it hung or died), or `poisoned`: a weight on disk is no number."""
 
-    def run() -> Any:
-        from mfmarl.learning.run import run_in_folder
-        from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-
-        place = folder / f"training-{fault}"
-        place.mkdir(parents=True)
-        file = place / "faulty.py"
-        file.write_text("from mfmarl.testing.faulty_env import FaultyEnv\n")
-        config = RunConfig(
-            Choice(f"{file}:FaultyEnv", {"fault": fault, "at": at}),
-            {"all": Choice("iql", {"warm_up": 4, "batch_size": 4, "hidden": (8,)})},
-            RunOptions(steps=40, copies=1, report_every=4, checkpoint_seconds=0.0),
-        )
-        try:
-            run_in_folder(config, place / "run")
-            end = "done"
-        except MfmarlError as error:
-            end = {2: "refused", 3: "stopped", 5: "stopped"}.get(error.exit_code, "raised")
-        except BaseException:  # noqa: BLE001 - whatever the environment raises
-            end = "raised"
-        return end if finite_weights(place / "run") else "poisoned"
-
-    import mfmarl.learning.run  # noqa: F401 - once, for all children
-
-    answer = apart(run, _PEER_LIMIT)
+    if not _trained_once:
+        _trained_once.append(_train(None, folder, at))  # what every child needs is imported once, here
+    # In one process nothing ends a step that does not come back: such a run is lost, and is not waited for.
+    answer = apart(lambda: _train(fault, folder, at), 3.0 if fault and fault.startswith("hangs") else _LIMIT)
     return answer if isinstance(answer, str) else "lost"
+
+
+_trained_once: list[str] = []
+
+
+def _train(fault: str | None, folder: Path, at: int) -> str:
+    from mfmarl.learning.run import run_in_folder
+    from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
+
+    place = folder / f"training-{fault or 'right'}"
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / "faulty.py"
+    file.write_text("from mfmarl.testing.faulty_env import FaultyEnv\n")
+    config = RunConfig(
+        Choice(f"{file}:FaultyEnv", {"at": at, **({} if fault is None else {"fault": fault})}),
+        {"all": Choice("iql", {"warm_up": 4, "batch_size": 4, "hidden": (8,)})},
+        RunOptions(steps=40, copies=1, report_every=4, checkpoint_seconds=0.0),
+    )
+    try:
+        run_in_folder(config, place / "run")
+        end = "done"
+    except MfmarlError as error:
+        end = {2: "refused", 3: "stopped", 5: "stopped"}.get(error.exit_code, "raised")
+    except BaseException:  # noqa: BLE001 - whatever the environment raises
+        end = "raised"
+    return end if finite_weights(place / "run") else "poisoned"
 
 
 def finite_weights(run: Path) -> bool:
