@@ -45,7 +45,7 @@ def _rules() -> RunConfig:
         Choice("congestion", {"num_agents": 8, "horizon": 5}),
         {"all": Choice("mfq", {"warm_up": 8, "batch_size": 8, "hidden": (8,), "capacity": 256})},
         RunOptions(
-            steps=1 << 40, copies=50, report_every=100, evaluation_copies=2, evaluation_steps=5, exploitability="off"
+            steps=1 << 40, copies=500, report_every=20, evaluation_copies=2, evaluation_steps=5, exploitability="off"
         ),
     )
 
@@ -63,13 +63,13 @@ def _adapted(folder: Path) -> RunConfig:
 def episodes(folder: Path, count: int) -> dict[str, tuple[Use, Use]]:
     """What this process holds before and after so many episodes, of rules of ours and of a PettingZoo environment.
 
-    The first tenth is to warm up, and is not counted. Raises what training raises.
+    Of the slower, other library's a twentieth. The first tenth of each is to warm up, and is not counted. Raises what training raises.
     """
     found = {}
-    for name, config, length in (("rules", _rules(), 5), ("pettingzoo", _adapted(folder), 2)):
+    for name, config, length in (("rules", _rules(), 5), ("pettingzoo", _adapted(folder), 2 / 20)):
         built = build(config)
         try:
-            steps = count * length // config.run.copies
+            steps = int(count * length / config.run.copies)
             _train(built, steps // 10 + 1)
             before = use_now()
             _train(built, steps)

@@ -552,12 +552,15 @@ def leading_out(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- leaks
 
 
+EPISODES = 10_000
+
+
 @case(24, "10,000 episodes", "S3", "files, threads and processes as many as before, memory within 5 %")
 def many_episodes(folder: Path) -> None:
     """Of rules of ours and of a PettingZoo environment, in one process."""
     from mfmarl.selftest.endurance import episodes
 
-    for name, (before, after) in episodes(folder, 10_000).items():
+    for name, (before, after) in episodes(folder, EPISODES).items():
         expect(after.files <= before.files, f"{name}: {before.files} open files became {after.files}")
         expect(after.threads <= before.threads, f"{name}: {before.threads} threads became {after.threads}")
         expect(after.children <= before.children, f"{name}: {before.children} child processes became {after.children}")
