@@ -79,24 +79,17 @@ class Entry:
 
 
 def _wants(distribution: str) -> str:
-    """What a plugin demands of this package and does not have, where its metadata say so."""
+    """What a plugin asks of this package, where its metadata say: a clash of versions is then plain."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from mfmarl import __version__
 
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
-
-        for line in (requires(distribution) if distribution else None) or []:
-            try:
-                wanted = Requirement(line)
-            except InvalidRequirement:
-                continue
-            if wanted.name.lower() == "mfmarl" and not wanted.specifier.contains(__version__, prereleases=True):
-                return f"; it wants mfmarl{wanted.specifier}, and this is {__version__}"
-    except (ImportError, PackageNotFoundError):
-        pass
-    return ""
+        lines = (requires(distribution) if distribution else None) or []
+    except PackageNotFoundError:
+        return ""
+    asked = [line for line in lines if re.match(r"mfmarl\s*[<>=!~(]", line, re.IGNORECASE)]
+    return f" (it asks for {asked[0]}, and this is {__version__})" if asked else ""
 
 
 _registered: dict[tuple[Kind, str], Entry] = {}

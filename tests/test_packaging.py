@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 import mfmarl
+from mfmarl.selftest.source import ALLOWED as SHIPPED
+from mfmarl.selftest.source import forbidden
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -251,129 +253,18 @@ def test_nothing_heavy_is_imported_before_it_is_used(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-# What is never called. Names are resolved through the file's own imports: `from torch import load as f` is found.
+# What is never called: the search is the self-test's own (mfmarl.selftest.source).
 
-UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "multiprocessing", "yaml"}
-FORBIDDEN_MODULES = UNPICKLERS | {"torch.multiprocessing", "torch.distributed.checkpoint", "concurrent.futures.process"}
-FORBIDDEN_CALLS = {
-    "eval",
-    "exec",
-    "compile",
-    "__import__",
-    "os.system",
-    "os.popen",
-    "torch.load",
-    "torch.save",
-    "torch.jit.load",
-    "torch.hub.load",
-    "torch.manual_seed",
-    "torch.seed",
-    "torch.random.manual_seed",
-    "torch.default_generator.manual_seed",
-    "torch.cuda.manual_seed",
-    "torch.cuda.manual_seed_all",
-    "numpy.random.seed",
-    "random.seed",
-    "concurrent.futures.ProcessPoolExecutor",
-}
-# Draws from a generator that everybody shares, unless they are handed one of their own.
-TORCH_DRAWS = {
-    f"torch.{name}"
-    for name in ("rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson")
-} | {f"torch.{name}_like" for name in ("rand", "randn", "randint")}
-TENSOR_DRAWS = {"random_", "uniform_", "normal_", "bernoulli_", "exponential_", "cauchy_", "geometric_"}
-SURE = ("zeros", "ones", "constant", "eye", "dirac", "calculate")  # initial weights that need no draw
-# Makers of a generator of one's own, and what sets the shared ones aside and puts them back.
-OWN_GENERATORS = {
-    "Generator",
-    "SeedSequence",
-    "BitGenerator",
-    "PCG64",
-    "Philox",
-    "MT19937",
-    "RandomState",
-    "default_rng",
-}
-SET_ASIDE = {"getstate", "setstate", "get_state", "set_state", "get_bit_generator", "set_bit_generator"}
-
-GUARD = "third-party environments draw from the global generators: it gives them their own, and puts ours back"
 PEER = "a peer, written as its users would"
 ALLOWED = {
-    ("mfmarl/population/single.py", "random.seed"): GUARD,
-    ("mfmarl/population/single.py", "numpy.random.seed"): GUARD,
-    ("agents/sb3.py", "numpy.random.randint"): "stable-baselines3 draws from generators that are lent to it",
+    (name.removeprefix("mfmarl/") if "/agents/" in name else name, what): why for (name, what), why in SHIPPED.items()
+} | {
     ("scripts/bench/bench_training.py", "torch.manual_seed"): PEER,
     ("scripts/bench/bench_training.py", "torch.rand_like"): PEER,
     ("scripts/bench/bench_training.py", "torch.randperm"): PEER,
     ("scripts/bench/peer_supersuit.py", "torch.manual_seed"): PEER,
 }
 """Exceptions, (file, what is called) -> why it is right there."""
-
-
-def forbidden(source: str) -> list[tuple[int, str]]:
-    """Lines of `source` that unpickle, evaluate text, or use a generator that everybody shares."""
-    tree = ast.parse(source)
-    full: dict[str, str] = {}
-    found: list[tuple[int, str]] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                full[alias.asname or alias.name.partition(".")[0]] = (
-                    alias.name if alias.asname else alias.name.partition(".")[0]
-                )
-                found += [(node.lineno, alias.name)] if _banned_module(alias.name) else []
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                full[alias.asname or alias.name] = name
-                found += [(node.lineno, name)] if _banned_module(node.module) or _banned_module(name) else []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            found += [(node.lineno, what) for what in _forbidden_call(node, full)]
-    return sorted(found)
-
-
-def _banned_module(name: str) -> bool:
-    return any(name == banned or name.startswith(f"{banned}.") for banned in FORBIDDEN_MODULES)
-
-
-def _forbidden_call(node: ast.Call, full: dict[str, str]) -> Iterator[str]:
-    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-    pickles = keywords.get("allow_pickle")
-    if pickles is not None and not (isinstance(pickles, ast.Constant) and pickles.value is False):
-        yield "allow_pickle"
-    name = _called(node.func, full)
-    if name in FORBIDDEN_CALLS:
-        yield name
-    elif name.startswith(("random.", "numpy.random.")) and name.rpartition(".")[2] in SET_ASIDE:
-        return
-    elif name.startswith("random."):
-        yield name
-    elif name.startswith("numpy.random."):
-        unseeded = name in ("numpy.random.default_rng", "numpy.random.RandomState") and not (node.args or keywords)
-        if name.split(".")[2] not in OWN_GENERATORS or unseeded:
-            yield name
-    elif name.startswith("stable_baselines3.") and name.rpartition(".")[2] in ("load", "load_replay_buffer"):
-        yield name
-    elif "generator" in keywords:
-        return
-    elif name in TORCH_DRAWS or (name.startswith("torch.nn.init.") and not name.split(".")[3].startswith(SURE)):
-        yield name
-    elif not name and isinstance(node.func, ast.Attribute):
-        method = node.func.attr
-        if method in TENSOR_DRAWS or (method == "multinomial" and len(node.args) == 1):  # numpy's own takes two
-            yield f".{method}"
-
-
-def _called(function: ast.expr, full: dict[str, str]) -> str:
-    """The full name of what is called, "numpy.random.seed" or "eval"; empty for a method of a value."""
-    parts: list[str] = []
-    while isinstance(function, ast.Attribute):
-        parts.insert(0, function.attr)
-        function = function.value
-    if isinstance(function, ast.Name) and (function.id in full or not parts):
-        return ".".join([full.get(function.id, function.id), *parts])
-    return ""
 
 
 @pytest.mark.parametrize("folder", [*FOLDERS, "scripts"])

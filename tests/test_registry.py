@@ -383,7 +383,7 @@ def test_of_plugins_of_one_name_it_is_told_which_is_meant(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("code", "points", "words"),
     [
-        ("import mfmarl.nothing_of_the_sort", "faulty = faulty_plugin:World", "wants mfmarl>=99, and this is"),
+        ("import mfmarl.nothing_of_the_sort", "faulty = faulty_plugin:World", "it asks for mfmarl>=99, and this is"),
         (
             "from mfmarl.errors import ConfigError\nraise ConfigError('no')",
             "faulty = faulty_plugin:World",

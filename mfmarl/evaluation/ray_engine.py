@@ -401,8 +401,8 @@ def _private_folder() -> Iterator[Path]:
     Folders that a kill left are removed: nobody holds their lock.
     """
     place = tempfile.gettempdir()
-    if len(place) > 12 and os.path.isdir("/tmp"):  # noqa: S108 - mkdtemp makes a private folder in it
-        place = "/tmp"  # noqa: S108
+    if len(place) > 12 and os.path.isdir("/tmp"):  # noqa: S108  # nosec B108 - mkdtemp makes a private folder in it
+        place = "/tmp"  # noqa: S108  # nosec B108
     _remove_stale(Path(place))
     folder = Path(tempfile.mkdtemp(prefix="mfmarl-ray-", dir=place))
     lock = hold(folder)
