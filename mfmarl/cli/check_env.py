@@ -34,6 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=float, default=30.0, metavar="SECONDS", help="that one call may take (default: 30)"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do without a second interpreter, which finds what depends on hashes (a second or two)",
+    )
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     parser.add_argument("--list-codes", action="store_true", help="show every code that can be found, and stop")
     parser.add_argument(
@@ -62,6 +67,7 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         max_steps=known.max_steps,
         seed=known.seed,
         patience=known.patience,
+        elsewhere=not known.quick,
     )
     failed = bool(found.errors or (known.strict and found.warnings))
     if known.json:

@@ -98,6 +98,7 @@ def check_env(
     options: Mapping[str, Any] | None = None,
     patience: float = 30.0,
     apart: bool = False,
+    elsewhere: bool = False,
 ) -> Findings:
     """Everything that is wrong with an environment.
 
@@ -107,14 +108,16 @@ def check_env(
 
     `episodes` are played, of at most `max_steps` steps (without it 500, and as many as some 3 CPU seconds allow; with it
     what is reported does not depend on the machine). A call that takes longer than `patience` seconds hangs. With `apart`
-    it is played in a child process (where there is fork), so that one that crashes or leaves is a finding too.
+    it is played in a child process (where there is fork), so that one that crashes or leaves is a finding too. With
+    `elsewhere` its first steps are also played by a second interpreter, whose texts have other hashes (that takes a second
+    or two, and a class or function that can be imported).
 
     Raises ConfigError for a name, class or option that cannot be had. The environment's faults are never raised.
     """
     _demand(episodes, max_steps, seed, patience)
 
     def check(told: Told) -> Findings:
-        return _checked(subjects_of(env, options), episodes, max_steps, seed, patience, told)
+        return _checked(subjects_of(env, options), episodes, max_steps, seed, patience, told, elsewhere)
 
     if not apart:
         return check(lambda where: None)
@@ -130,6 +133,7 @@ def check_named(
     max_steps: int | None = None,
     seed: int = 0,
     patience: float = 30.0,
+    elsewhere: bool = True,
 ) -> Findings:
     """`check_env` of a name, in a child process; `options` are asked for there, since the user's file is read for them.
 
@@ -140,7 +144,7 @@ def check_named(
     def check(told: Told) -> Findings:
         told("reading the file")
         given = options()
-        return _checked(subjects_of(name, given), episodes, max_steps, seed, patience, told)
+        return _checked(subjects_of(name, given), episodes, max_steps, seed, patience, told, elsewhere)
 
     return in_a_child(check, name, died, patience)
 
@@ -163,14 +167,20 @@ def died(code: str, said: str) -> Finding:
 
 
 def _checked(
-    subjects: list[Subject], episodes: int, max_steps: int | None, seed: int, patience: float, told: Told
+    subjects: list[Subject],
+    episodes: int,
+    max_steps: int | None,
+    seed: int,
+    patience: float,
+    told: Told,
+    elsewhere: bool,
 ) -> Findings:
     ledger = Ledger()
     steps = agents = played = 0
     further: list[Finding] = []
     for subject in subjects:
         watch = Watch(ledger, patience, told)
-        checked = _Check(subject, watch, episodes, max_steps, seed, BUDGET / len(subjects))
+        checked = _Check(subject, watch, episodes, max_steps, seed, BUDGET / len(subjects), elsewhere)
         checked.run()
         steps, agents, played = steps + checked.steps, max(agents, checked.agents), played + checked.played
     if subjects[0].rules is not None:
@@ -263,8 +273,16 @@ class _Check:
     """One subject, checked into a ledger."""
 
     def __init__(
-        self, subject: Subject, watch: Watch, episodes: int, max_steps: int | None, seed: int, budget: float
+        self,
+        subject: Subject,
+        watch: Watch,
+        episodes: int,
+        max_steps: int | None,
+        seed: int,
+        budget: float,
+        elsewhere: bool,
     ) -> None:
+        self.elsewhere = elsewhere and not subject.foreign
         self.subject, self.ledger, self.watch, self.seed = subject, watch.ledger, watch, seed
         self.episodes, self.most = episodes, max_steps or MAX_STEPS
         self.budget = None if max_steps else budget
@@ -315,6 +333,7 @@ class _Check:
             self._repeat(play)
             if whole and not self._unrepeatable:
                 self._again(play)
+            self._elsewhere()
             self._effects(play)
             self._probes(play)
         for _ in range(2):
@@ -586,6 +605,19 @@ class _Check:
         step, part, _ = replay(play, first, _SAME, None, _SHORT)
         if step >= 0:
             self.ledger.note("episode-leaks", f"after other episodes {part} is another", _at(0, step))
+
+    def _elsewhere(self) -> None:
+        """The first steps, in another interpreter."""
+        maker, first = self.subject.maker, self.record[0]
+        if not self.elsewhere or maker is None or first.broken or self._unrepeatable:
+            return
+        from mfmarl.testing.elsewhere import digest, digests_elsewhere
+
+        seen = digests_elsewhere(maker, first, _SAME.generators, self.watch.patience)
+        for step, one in enumerate(seen or []):
+            if one != digest(first.seen[step]):
+                self.ledger.note("process-decides", "another process sees something else", _at(0, step))
+                return
 
     def _effects(self, play: Play) -> None:
         """Whether seeds and actions make a difference."""

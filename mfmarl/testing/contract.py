@@ -170,8 +170,9 @@ RULES: dict[str, Rule] = {
     "reset-not-repeatable": _error("reset with the same seed twice gives another beginning", _SEED),
     "infos-not-repeatable": _warning("the same seed and actions give other infos", "Leave times and ids out of infos."),
     "clock-decides": _error("the trajectory depends on the time of day", _SEED),
-    "hash-seed-decides": _error(
-        "the trajectory depends on Python's hash seed", "Sort a set before going through it: sorted(names)."
+    "process-decides": _error(
+        "another process, with other hashes, gives another trajectory",
+        "Sort a set before going through it: sorted(names); use no hash(), id() or process number.",
     ),
     "global-random-decides": _error("the trajectory depends on the global random generators", _SEED),
     "global-random-seeded": _error("the global random generators are seeded", _SEED),

@@ -54,6 +54,14 @@ def make(length: int = 3):
     return Toy(length)
 
 
+class Hashed(Toy):
+    """Draws from where a set's order comes from: a text's hash, which is another in another process."""
+
+    def step(self, actions):
+        self.x += hash("north") % 1000003 / 1e6
+        return super().step(actions)
+
+
 class Nothing:
     pass
 '''
@@ -68,7 +76,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def answered(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["check-env", *arguments])
+    code = main(["check-env", *arguments, "--quick"])
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
     return code, out, err
@@ -156,6 +164,15 @@ def test_what_cannot_be_checked_is_refused_in_one_sentence(
     assert f"[{code}]" in err or not code
     exit_code, out, _ = answered(capfd, *arguments, "--json")
     assert (exit_code, json.loads(out)["exit_code"]) == (2, 2)
+
+
+def test_what_depends_on_hashes_is_found_by_a_second_interpreter(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-env", "mine.py:Hashed", "--json"]) == 3
+    (found,) = json.loads(capfd.readouterr().out)["found"]
+    assert found["code"] == "process-decides"
+    assert "step 1 of episode 1" in found["message"]
+    assert main(["check-env", "toy.py:Toy", "--length", "4"]) == 0
+    capfd.readouterr()
 
 
 def test_every_code_is_listed(capfd: pytest.CaptureFixture[str]) -> None:
