@@ -51,7 +51,8 @@ def test_a_gaussian_whose_weights_are_no_numbers_is_told_as_a_numeric_fault() ->
 
 def test_a_table_is_not_moved_to_a_target_that_is_no_number() -> None:
     built = _learner("mfq", values="table")
-    training, agent = built.training, built.players[0].agent
+    training = built.training
+    agent: Any = built.players[0].agent
     for _ in range(3):
         training.step()
     table = agent.values.value
@@ -71,7 +72,7 @@ def test_a_table_is_not_moved_to_a_target_that_is_no_number() -> None:
 
 
 def test_the_units_of_returns_are_not_moved_by_what_is_no_number() -> None:
-    agent = _learner("mfppo", rollout=4).players[0].agent
+    agent: Any = _learner("mfppo", rollout=4).players[0].agent
     before = [agent.centre.clone(), agent.spread.clone(), agent.worth.out.weight.detach().clone()]
     with pytest.raises(NotFinite, match="spread of the returns"):
         agent._rescale(torch.full((1, 8), 3e38), None)
@@ -81,7 +82,7 @@ def test_the_units_of_returns_are_not_moved_by_what_is_no_number() -> None:
 
 
 def test_stable_baselines3_takes_no_step_of_a_gradient_that_is_no_number() -> None:
-    agent = _learner("sb3").players[0].agent
+    agent: Any = _learner("sb3").players[0].agent
     optimiser, before = agent.policy.optimizer, [p.detach().clone() for p in agent.policy.parameters()]
     for weight in agent.policy.parameters():
         weight.grad = torch.ones_like(weight)
@@ -152,7 +153,7 @@ def test_counts_of_faults_go_on_where_a_run_goes_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- the guards are needed
 
 
-@pytest.mark.parametrize("index", [0, 2, 3, 7, 9])
+@pytest.mark.parametrize("index", [0, 2, 7, 9])
 def test_without_the_look_at_gradients_case_61_is_missed(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, options = GRADIENTS[index]
     kind = type(_learner(agent).players[0].agent)
@@ -208,11 +209,11 @@ def _planted_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     ("case", "plant"),
     [
         (catalogue.nan_observation, _planted_check),
-        (catalogue.reward_of_another_type, _planted_rewards),
+        pytest.param(catalogue.reward_of_another_type, _planted_rewards, marks=pytest.mark.verify),
         (catalogue.noisy, _planted_isolation),
-        (catalogue.bad_mask, _planted_masks),
-        (catalogue.no_legal_action, _planted_rules),
-        (catalogue.raises, _planted_exit),
+        pytest.param(catalogue.bad_mask, _planted_masks, marks=pytest.mark.verify),
+        pytest.param(catalogue.no_legal_action, _planted_rules, marks=pytest.mark.verify),
+        pytest.param(catalogue.raises, _planted_exit, marks=pytest.mark.verify),
     ],
     ids=lambda x: str(x.number) if isinstance(x, Case) else x.__name__,
 )

@@ -620,7 +620,8 @@ def too_many(folder: Path) -> None:
 
 @case(55, "episodes of one step, and environments that never end", "S2", "returns are defined; --max-steps ends them")
 def lengths(folder: Path) -> None:
-    for fault, more in (("one-step", {}), ("endless", {}), ("endless", {"max_steps": 4})):
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (("one-step", {}), ("endless", {}), ("endless", {"max_steps": 4}))
+    for fault, more in kinds:
         for agent in ("iql", "ippo"):
             run = _trained(folder, fault, name=f"{fault}-{agent}-{len(more)}", agent=agent, **more)
             values = [v for row in run.rows for v in row.values() if isinstance(v, float)]
