@@ -27,7 +27,10 @@ from mfmarl.registry import entries, lookup
 from mfmarl.statmech import gibbs
 from tests.learning.mini import Arms, Lattice, finish, train
 
-SMALL: dict[str, Any] = {"hidden": (8,), "warm_up": 8, "batch_size": 16, "rollout": 6}
+SMALL: dict[str, Any] = {
+    "hidden": (8,), "warm_up": 8, "batch_size": 16, "rollout": 6,
+    "candidates": 6, "elites": 2, "iterations": 2, "members": 3, "habit_rows": 2, "horizon": 4,
+}  # fmt: skip
 
 
 def small(name: str, **options: Any) -> dict[str, Any]:

@@ -22,6 +22,10 @@ STAGE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# What the kinds of values share is tried on two of them with every change, and on all by `make verify`.
+SOME = ["table", "mfppo", *(pytest.param(name, marks=pytest.mark.verify) for name in ("mfq", "mfac"))]
+
+
 def policy(training: Any, cell: torch.Tensor | None = None) -> torch.Tensor:
     """The mean over what is met of the probabilities of acting, [A]; or those in a cell."""
     agent, episode = training.players[0].agent, training.episode
@@ -47,7 +51,7 @@ def test_a_crowd_arrives_at_the_logit_equilibrium(learner: str, field: str) -> N
     assert policy(training)[1].item() == pytest.approx(p, abs=0.03)
 
 
-@pytest.mark.parametrize("learner", STAGE)
+@pytest.mark.parametrize("learner", SOME)
 def test_the_temperature_is_in_units_of_reward(learner: str) -> None:
     """Ten times the pay at ten times the temperature is the same policy; at the same temperature it is not."""
     name, options = STAGE[learner]
@@ -63,7 +67,7 @@ def test_the_temperature_is_in_units_of_reward(learner: str) -> None:
 def test_steps_shrink_as_a_crowd_cools_and_before_it_stops(learner: str) -> None:
     """By the square root of T / T_0, and linearly to nothing over the last quarter; they never grow, nor end at 0."""
     options = {"hidden": (4,), "temperature": "geometric(1, 0.01)"}
-    training = train(Arms(4), learner, options, evaluate=False, steps=400)
+    training = train(Arms(4), learner, options, evaluate=False, steps=150)
     agent: Any = training.players[0].agent
     for progress, share in ((0.0, 1.0), (0.5, 0.1**0.5), (0.875, 0.5 * 0.01**0.4375), (1.0, 1e-3)):
         agent.progress = progress
@@ -73,7 +77,7 @@ def test_steps_shrink_as_a_crowd_cools_and_before_it_stops(learner: str) -> None
     rates = [group["lr"] for o in agent.optimisers().values() for group in o.param_groups]
     assert rates
     assert all(0 < rate < 0.1 * 1e-3 for rate in rates)
-    warm = train(Arms(4), learner, {**options, "anneal": False}, evaluate=False, steps=400)
+    warm = train(Arms(4), learner, {**options, "anneal": False}, evaluate=False, steps=150)
     finish(warm)
     kept: Any = warm.players[0].agent
     assert all(group["lr"] == pytest.approx(1e-3) for o in kept.optimisers().values() for group in o.param_groups)
@@ -142,7 +146,7 @@ def test_learners_arrive_at_the_policy_of_a_chain(learner: str) -> None:
     torch.testing.assert_close(corridor_policy(training).double(), expected, atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("learner", STAGE)
+@pytest.mark.parametrize("learner", SOME)
 def test_a_target_entropy_is_found(learner: str) -> None:
     name, options = STAGE[learner]
     options = {**options, "gamma": 0.0, "field": "nothing", "temperature": "entropy(0.4)"}

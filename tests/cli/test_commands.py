@@ -177,7 +177,7 @@ def _environment() -> dict[str, str]:
 
 
 def test_a_run_that_is_stopped_and_goes_on_is_bitwise_the_run_that_never_stopped(here: Path) -> None:
-    arguments = ["train", "ising", "--num-agents", "64", "--steps", "300", "--checkpoint-seconds", "0", *QUICK]
+    arguments = ["train", "ising", "--num-agents", "64", "--steps", "200", "--checkpoint-seconds", "0", *QUICK]
     assert main([*arguments, "--name", "whole"]) == 0
     command = [sys.executable, "-m", "mfmarl", *arguments, "--name", "parts"]
     process = subprocess.Popen(command, cwd=here, env=_environment(), stderr=subprocess.PIPE, text=True)
@@ -190,20 +190,20 @@ def test_a_run_that_is_stopped_and_goes_on_is_bitwise_the_run_that_never_stopped
     assert process.returncode == 130, err
     assert "--resume" in err
     assert read_status(run)["state"] == "interrupted"
-    assert 30 <= read_status(run)["step"] < 300
+    assert 30 <= read_status(run)["step"] < 200
     assert main(["train", "--resume", "runs/parts", "--quiet"]) == 0
     assert _numbers(run) == _numbers(here / "runs" / "whole")
     digests = [json.loads((r / "checkpoints" / "latest.json").read_text()) for r in (run, here / "runs" / "whole")]
     from mfmarl.learning import checkpoint
 
     one, other = (checkpoint.load(r) for r in (run, here / "runs" / "whole"))
-    assert digests[0]["step"] == digests[1]["step"] == 300
+    assert digests[0]["step"] == digests[1]["step"] == 200
     assert one.tensors.keys() == other.tensors.keys()
     assert all(one.tensors[k].equal(other.tensors[k]) for k in one.tensors)
 
 
 def test_a_run_that_is_killed_loses_nothing_that_was_acknowledged(here: Path) -> None:
-    arguments = ["train", "congestion", "--steps", "800", "--checkpoint-seconds", "0", *QUICK]
+    arguments = ["train", "congestion", "--steps", "300", "--checkpoint-seconds", "0", *QUICK]
     process = subprocess.Popen(
         [sys.executable, "-m", "mfmarl", *arguments, "--name", "a"], cwd=here, env=_environment()
     )
@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_loses_nothing_that_was_acknowledged(here: Path) ->
     process.kill()
     process.wait()
     rows = len(read_metrics(run))
-    assert main(["train", "--resume", "runs/a", "--steps", "800", "--quiet"]) == 0
+    assert main(["train", "--resume", "runs/a", "--steps", "300", "--quiet"]) == 0
     assert main(["train", *arguments[1:], "--name", "whole"]) == 0
     assert rows >= 5
     assert _numbers(run) == _numbers(here / "runs" / "whole")
@@ -241,21 +241,21 @@ def test_a_config_file_repeats_a_run(here: Path) -> None:
 def test_a_comparison_has_a_row_for_every_agent_and_an_exit_code_for_every_claim(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["compare", "congestion", "--agents", "mfq,random", "--seeds", "4", "--steps", "400", "--name", "c"]
+    arguments = ["compare", "congestion", "--agents", "mfq,random", "--seeds", "3", "--steps", "250", "--name", "c"]
     arguments += ["--temperature", "geometric(1, 0.02)", "--json", "--no-film", *QUICK]
     assert main([*arguments, "--assert", "mfq > random"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["claims"][0]["holds"] is True
     assert (here / "runs" / "c" / "report.html").is_file()
     # Everything is done already: a second claim is judged on the same runs.
-    started = time.monotonic()
+    written = {path: path.stat().st_mtime_ns for path in (here / "runs" / "c").rglob("metrics.jsonl")}
     assert main([*arguments, "--assert", "random > mfq"]) == 9
     assert json.loads(capsys.readouterr().out)["claims"][0]["holds"] is False
-    assert time.monotonic() - started < 60
+    assert written == {path: path.stat().st_mtime_ns for path in (here / "runs" / "c").rglob("metrics.jsonl")}
 
 
 def test_a_run_that_takes_its_process_down_is_one_failed_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["compare", f"{FAULTY}:Faulty", "--agents", "mfq,iql", "--seeds", "2", "--steps", "60", "--name", "c"]
+    arguments = ["compare", f"{FAULTY}:Faulty", "--agents", "mfq,iql", "--seeds", "1", "--steps", "60", "--name", "c"]
     code = main([*arguments, "--fault", "exit", "--json", "--no-film", *QUICK])
     out, err = capsys.readouterr()
     told = json.loads(out)
