@@ -124,7 +124,8 @@ def damaged(content: bytes, earlier: bytes, draw: random.Random) -> bytes:
 Parts = tuple[dict[str, Any], dict[str, Tensor]]
 
 
-def _document_of(found: Checkpoint) -> dict[str, Any]:
+def document_of(found: Checkpoint) -> dict[str, Any]:
+    """All that a checkpoint says, save its digest."""
     return {
         "schema": checkpoint.SCHEMA,
         "step": found.step,
@@ -271,7 +272,7 @@ FORGERIES: tuple[Callable[[dict[str, Any], dict[str, Tensor], random.Random], st
 
 def forged(found: Checkpoint, draw: random.Random) -> tuple[str, bytes]:
     """What was changed, and the file with every digest right again."""
-    document, tensors = _document_of(found), dict(found.tensors)
+    document, tensors = document_of(found), dict(found.tensors)
     told = draw.choice(FORGERIES)(document, tensors, draw)
     return told, checkpoint.serialise(document, tensors)
 

@@ -48,7 +48,7 @@ def test_every_kind_of_forgery_makes_a_file_and_each_is_refused(one: Specimen, t
     draw, kinds = random.Random(4), dict.fromkeys(range(len(FORGERIES)), 0)
     for number, kind in enumerate(FORGERIES):
         for _ in range(12):
-            document, tensors = corruption._document_of(one.found), dict(one.found.tensors)
+            document, tensors = corruption.document_of(one.found), dict(one.found.tensors)
             told = kind(document, tensors, draw)
             path = tmp_path / "copy.safetensors"
             path.write_bytes(checkpoint.serialise(document, tensors))
