@@ -9,6 +9,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs, information
 from mfmarl.statmech.drift import drift
+from tests.statistical import beyond, statistical
 
 
 def windows(energies: torch.Tensor, trials: int, draws: int) -> torch.Tensor:
@@ -30,6 +31,7 @@ def test_where_nothing_moves_p_values_are_uniform() -> None:
     assert abs(float(found.divergence.mean()) - bias) <= 5 * float(found.divergence.std()) / trials**0.5
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "hot-draws"))
 def test_a_policy_that_learns_drifts() -> None:
     energies, trials, draws = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.5, 0.4]]), 200, 2000
     found = drift(windows(energies, trials, draws))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech import gibbs
+from tests.statistical import beyond, statistical
 
 INF = math.inf
 energies = st.lists(st.floats(-50, 50), min_size=1, max_size=20).map(lambda x: torch.tensor(x, dtype=torch.float64))
@@ -85,6 +86,7 @@ def test_the_limit_of_no_temperature_is_approached_as_laplace_says() -> None:
         assert float(gibbs.free_energy(energy, temperature)) == pytest.approx(exact, rel=1e-12)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "hot-draws"))
 def test_a_forbidden_state_is_never_drawn_and_frequencies_are_the_probabilities() -> None:
     for count in (4, 12):  # both ways of drawing
         energy = torch.linspace(0, 3, count)

@@ -11,6 +11,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import imbalance
+from tests.statistical import beyond, statistical
 
 LABELS = torch.tensor([0] * 90 + [1] * 9 + [2])
 
@@ -45,6 +46,7 @@ def test_the_shifted_posterior_of_two_gaussians_is_bayes() -> None:
     assert torch.allclose(found, joint / joint.sum(-1, keepdim=True))
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "shifted-normals"))
 def test_logistic_regression_on_balanced_draws_misses_exactly_the_intercept() -> None:
     """Weighted to equal classes, the optimum has intercept 0 (to the sampling error); unweighted it has log-odds."""
     share, n = 0.1, 40_000
@@ -71,6 +73,7 @@ def test_logistic_regression_on_balanced_draws_misses_exactly_the_intercept() ->
         assert abs(float(theta[1]) - 2) < 0.2
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "shifted-normals"))
 def test_unknown_shares_are_found_from_unlabelled_data() -> None:
     n, target = 50_000, torch.tensor([0.8, 0.2], dtype=torch.float64)
     ids = torch.arange(n)

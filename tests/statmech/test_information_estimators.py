@@ -15,6 +15,7 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech import information
 from mfmarl.statmech import information_estimators as estimators
+from tests.statistical import beyond, statistical
 
 KEY = Key.of(44)
 SKEWED = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
@@ -81,6 +82,7 @@ def test_an_estimate_of_one_bin_is_zero_and_of_no_sample_refused() -> None:
     assert math.isfinite(float(estimators.chao_shen(torch.ones(5))))
 
 
+@statistical(alpha=beyond(5, 200), bugs=("numbers-lean", "purposes-share-noise"))
 def test_independent_variables_seem_related_by_the_stated_bias() -> None:
     rows, columns, samples, repeats = 4, 3, 200, 2000
     x = random.integers(KEY.fold("x"), torch.arange(repeats), rows, samples)
@@ -97,6 +99,7 @@ def test_independent_variables_seem_related_by_the_stated_bias() -> None:
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])
+@statistical(alpha=beyond(5, 20, samples=30), bugs=("uniforms-narrow", "uniforms-lean"))
 def test_neighbours_find_the_entropy_of_a_gaussian(dimension: int) -> None:
     factor = torch.eye(dimension).double() + 0.5 * torch.ones(dimension, dimension).double()
     truth = float(information.gaussian_entropy(factor @ factor.mT))
@@ -120,6 +123,7 @@ def test_the_entropy_of_a_shifted_and_scaled_variable_moves_as_it_must() -> None
 
 
 @pytest.mark.parametrize("r", [0.0, 0.5, 0.9])
+@statistical(alpha=beyond(5, 20, samples=30), bugs=("uniforms-narrow", "steps-share-noise"))
 def test_ksg_finds_the_information_between_gaussians(r: float) -> None:
     found = []
     for turn in range(30):

@@ -14,6 +14,7 @@ from mfmarl.statmech.energies import graphs, spins
 from mfmarl.statmech.energies.losses import LossEnergy, half_squares
 from mfmarl.statmech.exact import dragged_trap
 from mfmarl.statmech.sampling import chains, hamiltonian, noise, single_spin
+from tests.statistical import beyond, statistical
 
 
 def all_states(n: int) -> torch.Tensor:
@@ -33,6 +34,7 @@ def exact(system: spins.Ising, beta: float) -> tuple[float, float, float]:
     ("pairs", "n", "field", "beta"),
     [(graphs.torus(8), 8, 0.0, 0.6), (graphs.torus(8), 8, 0.3, 0.9), (graphs.torus(4, 4), 16, 0.2, 0.4)],
 )
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("hot-heat-bath", "covariance-off"))
 def test_fluctuations_differences_and_enumeration_agree(pairs, n, field, beta):
     step, small = 0.06, 1e-4
 
@@ -71,6 +73,7 @@ def test_fluctuations_differences_and_enumeration_agree(pairs, n, field, beta):
     assert abs(float(response.agree(total._replace(value=2 * total.value), curved))) > 5
 
 
+@statistical(alpha=beyond(5, 20, samples=300), bugs=("covariance-off", "covariance-error-tiny"))
 def test_the_error_of_a_susceptibility_is_right_over_replications():
     """Independent draws of the ring's exact law: chi of 300 data sets scatters as each says of itself."""
     system, beta = spins.ising(graphs.torus(8), 8, 1.0, 0.1), 0.5
@@ -88,6 +91,7 @@ def test_the_error_of_a_susceptibility_is_right_over_replications():
     assert abs(float(scores.mean())) < 5 / math.sqrt(300) + 0.1
 
 
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("covariance-off", "covariance-error-tiny"))
 def test_a_matrix_of_responses_is_symmetric_and_holds_the_single_ones():
     x = noise.normal(Key.of(0), torch.arange(64 * 20), 3, torch.float64).reshape(20, 64, 3)
     x[..., 1] += 0.8 * x[..., 0]
@@ -107,6 +111,7 @@ def trap(field: float, steps: int, count: int, k: float, temperature: float, int
     return torch.cat([x.unsqueeze(0), seen]).squeeze(-1)
 
 
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("wide-sampler-noise", "steps-share-noise"))
 def test_the_fluctuation_dissipation_theorem_of_an_ornstein_uhlenbeck_process():
     k, temperature, interval, lags = 1.5, 0.7, 0.2, 12
     free, pushed = (trap(f, 100, 600, k, temperature, interval) for f in (0.0, 0.3))
@@ -178,6 +183,7 @@ def test_what_has_no_response_is_refused():
         response.violation(torch.arange(3.0), torch.ones(3), 1.0)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("covariance-error-tiny", "jackknife-error-tiny"))
 def test_errors_hold_where_the_memory_is_long() -> None:
     """AR(1) with a memory of 39 steps, eight chains of 1,000: the z-scores of its variance have variance one."""
     trials, steps, rho = 150, 1000, 0.95

@@ -10,8 +10,10 @@ from mfmarl.random import Key
 from mfmarl.statmech.energies.losses import LossEnergy, half_squares
 from mfmarl.statmech.sampling import noise
 from mfmarl.statmech.sensitivity import sensitivity
+from tests.statistical import beyond, statistical
 
 
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("wide-sampler-noise", "jackknife-error-tiny"))
 def test_a_linear_map_answers_with_the_squares_of_its_rows():
     matrix = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]]).double()
     kicks = noise.normal(Key.of(0), torch.arange(4000), 3, torch.float64)
@@ -38,6 +40,7 @@ def trained() -> tuple[torch.nn.Module, LossEnergy]:
     return network, energy
 
 
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("wide-sampler-noise", "jackknife-error-tiny"))
 def test_a_trained_networks_fluctuation_is_its_gradient_for_small_noise_and_not_for_large():
     network, energy = trained()
     x = torch.tensor([0.6, -0.3]).double()

@@ -13,6 +13,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import stationarity
 from mfmarl.statmech.sampling import noise
+from tests.statistical import beyond, statistical
 
 
 def exact_moments(k: float, spread: float, lr: float, momentum: float) -> np.ndarray:
@@ -50,6 +51,7 @@ def descend(optimizer_of, steps: int, warm_up: int) -> stationarity.Stationarity
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.8, 0.0), (0.8, 0.2)])
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("wide-sampler-noise", "chain-mean-off"))
 def test_torch_sgd_at_rest_obeys_the_relation(momentum, decay):
     found = descend(lambda p: torch.optim.SGD(p, lr=0.2, momentum=momentum, weight_decay=decay), 1500, 200)
     assert abs(found.z) < 5

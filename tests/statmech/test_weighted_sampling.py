@@ -10,6 +10,7 @@ import torch
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech import weighted_sampling
+from tests.statistical import beyond, statistical
 
 KEY = Key.of(42)
 PRIORITY = torch.tensor([0.0, 1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
@@ -69,6 +70,7 @@ def test_systematic_resampling_takes_floor_or_ceiling() -> None:
 
 
 @pytest.mark.parametrize("method", ["systematic", "multinomial"])
+@statistical(alpha=beyond(5, 200), bugs=("resampled-flat", "uniforms-narrow"))
 def test_resampling_is_unbiased(method: str) -> None:
     weights = torch.tensor([0.05, 0.25, 0.15, 0.4, 0.15], dtype=torch.float64)
     index = weighted_sampling.resample(weights.log().expand(20_000, 5), torch.arange(20_000), KEY, method)  # type: ignore[arg-type]

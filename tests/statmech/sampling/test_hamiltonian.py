@@ -16,6 +16,7 @@ from mfmarl.statmech.energies.continuous import DoubleWell, Gaussian
 from mfmarl.statmech.exact import double_well
 from mfmarl.statmech.sampling import chains, hamiltonian, noise
 from mfmarl.statmech.sampling.hamiltonian import Metric, Tuned
+from tests.statistical import beyond, statistical
 
 
 def gaussian(n: int, seed: int = 0) -> Gaussian:
@@ -30,6 +31,7 @@ def draws(energy: Gaussian, count: int, beta: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("step", "published"), [(0.5, 0.990053625), (1.0, 0.920833152), (1.5, 0.745848168)])
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "uniforms-narrow"))
 def test_one_step_in_a_gaussian_is_accepted_as_the_closed_form_says(step, published):
     """The step maps the plane with singular values s, 1/s, s - 1/s = eps^3/4; so 2 P(gain) = 1 - (2/pi) atan(eps^3/8)."""
     assert 1 - 2 / math.pi * math.atan(step**3 / 8) == pytest.approx(published, abs=4e-9)
@@ -51,6 +53,7 @@ def test_one_step_in_a_gaussian_is_accepted_as_the_closed_form_says(step, publis
 
 
 @pytest.mark.parametrize("mass", ["unit", "diagonal", "dense"])
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "numbers-lean"))
 def test_a_gaussian_is_left_alone_whatever_the_masses(mass):
     n, beta, count = 4, 1.7, 40_000
     energy = gaussian(n)
@@ -179,6 +182,7 @@ def test_posteriors_of_a_linear_regression_are_calibrated():
     assert calibration(0.3) < 1e-6  # a wrong prior is seen
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "steps-share-noise"))
 def test_posteriors_of_a_linear_regression_are_the_conjugate_ones():
     design = noise.normal(Key.of(0), torch.arange(8), 3, torch.float64)
     y = noise.normal(Key.of(5), torch.arange(8), 1, torch.float64).squeeze(-1)
@@ -208,6 +212,7 @@ def test_settings_that_cannot_be_are_refused():
         Tuned(0.1, 2, torch.ones(2)).sweep(DoubleWell())(torch.zeros(4, 3), 1.0, torch.arange(4), Key.of(0))
 
 
+@statistical(alpha=beyond(5, 200), bugs=("numbers-lean", "last-number-never"))
 def test_jitter_draws_every_length_alike():
     lengths = [hamiltonian._length(Key.of(i), 5, True) for i in range(2000)]
     counts = np.bincount(lengths, minlength=6)

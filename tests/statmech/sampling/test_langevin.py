@@ -15,6 +15,7 @@ from mfmarl.statmech.energies.continuous import DoubleWell, Gaussian
 from mfmarl.statmech.energies.energy import gradient
 from mfmarl.statmech.exact import double_well
 from mfmarl.statmech.sampling import chains, langevin
+from tests.statistical import beyond, statistical
 
 
 def harmonic(k: float) -> Gaussian:
@@ -29,6 +30,7 @@ def well_samples(temperature: float, count: int) -> torch.Tensor:
     return torch.from_numpy(np.interp(level, cumulative, x)).unsqueeze(-1)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "steps-share-noise"))
 def test_the_unadjusted_variance_is_biased_as_the_formula_says():
     k, step, temperature, count = 2.0, 0.25, 0.7, 40_000
     sweep = langevin.ula(harmonic(k), step)
@@ -48,6 +50,7 @@ def test_steps_of_one_sweep_are_steps():
     assert torch.equal(at_once, x)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "shifted-sampler-noise"))
 def test_noisy_descent_from_the_wrong_well_escapes_as_often_as_the_exact_chain():
     count, barrier = 12_000, DoubleWell().stationary_points[1]
     x = torch.full((count, 1), 2.0)
@@ -60,6 +63,7 @@ def test_noisy_descent_from_the_wrong_well_escapes_as_often_as_the_exact_chain()
 
 
 @pytest.mark.parametrize("step", [0.02, 0.1])
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "uniforms-narrow"))
 def test_mala_leaves_the_gibbs_distribution_of_the_double_well_alone(step):
     temperature, count = 1.5, 60_000
     start = well_samples(temperature, count)
@@ -105,6 +109,7 @@ def test_mala_refuses_what_has_no_energy():
 
 
 @pytest.mark.parametrize("step", [0.3, 1.2])
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "shifted-sampler-noise"))
 def test_baoab_has_the_exact_positions_in_a_harmonic_well_at_any_step(step):
     """The sweep is linear: its matrix (at T = 0) and its noise give the stationary covariance without sampling."""
     k, temperature, friction = 1.7, 0.6, 0.8
@@ -123,6 +128,7 @@ def test_baoab_has_the_exact_positions_in_a_harmonic_well_at_any_step(step):
     assert np.allclose(kicked[:, 0] * b[1], kicked[:, 1] * b[0], atol=1e-12)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "shifted-sampler-noise"))
 def test_baoab_samples_the_double_well_for_small_steps_and_several_steps_are_one_sweep():
     temperature, count = 1.5, 20_000
     ids = torch.arange(count)

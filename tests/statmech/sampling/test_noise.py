@@ -11,8 +11,10 @@ from scipy import special
 from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.sampling import noise
+from tests.statistical import beyond, statistical
 
 
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "shifted-sampler-noise"))
 def test_they_are_standard_normals_of_independent_draws():
     x = noise.normal(Key.of(1), torch.arange(20_000), 25).double()
     n = x.numel()

@@ -14,6 +14,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.sampling import resampling
 from mfmarl.statmech.sampling.diagnostics import binder_cumulant
+from tests.statistical import beyond, statistical
 
 
 def ar1(a: float, steps: int, count: int, seed: int = 0) -> torch.Tensor:
@@ -29,6 +30,7 @@ def exact_error(a: float, steps: int) -> float:
 
 
 @pytest.mark.parametrize("a", [0.0, 0.8, 0.95])
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "wide-normals"))
 def test_blocking_finds_the_error_of_an_ar1(a):
     steps, count = 1 << 14, 40
     found = resampling.blocking(ar1(a, steps, count).unsqueeze(1), observables=1)  # every chain by itself
@@ -46,6 +48,7 @@ def test_blocking_of_several_chains_joins_them():
 
 
 @pytest.mark.parametrize("shape", [(8192, 1), (256, 64), (2048, 4)])
+@statistical(alpha=beyond(5, 20, samples=30), bugs=("block-error-tiny", "jackknife-error-tiny"))
 def test_batch_means_jackknife_and_bootstrap_agree_with_the_exact_error_of_a_mean(shape):
     steps, count = shape
     exact = exact_error(0.6, steps) / math.sqrt(count)
@@ -64,6 +67,7 @@ def test_batch_means_jackknife_and_bootstrap_agree_with_the_exact_error_of_a_mea
     assert np.allclose(by_batches, by_jackknife, rtol=1e-9)  # of a mean, the jackknife is the batch means
 
 
+@statistical(alpha=beyond(5, 200), bugs=("shifted-normals", "uniforms-lean"))
 def test_the_jackknife_takes_away_the_bias_of_a_square():
     x = ar1(0.0, 64, 1500, 11) + 1  # (mean of 64)^2 has the bias 1/64, its jackknife none
     found = torch.stack([resampling.jackknife(c, lambda y: y.mean(0) ** 2, 64).value for c in x.unbind(1)])
@@ -73,6 +77,7 @@ def test_the_jackknife_takes_away_the_bias_of_a_square():
     assert float(plain.mean() - found.mean()) > 5 * float((plain - found).std()) / math.sqrt(1500)
 
 
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("jackknife-error-tiny", "uniforms-narrow"))
 def test_the_error_of_a_binder_cumulant_is_that_of_the_delta_method():
     x = ar1(0.0, 1000, 64, 12)
     expected = math.sqrt(24 / 9 / x.numel())

@@ -22,6 +22,7 @@ from mfmarl.statmech.sampling.tempering import (
     swap,
     swap_probability,
 )
+from tests.statistical import beyond, statistical
 
 BETAS = torch.tensor([0.3, 0.6, 1.0, 1.6], dtype=torch.float64)
 
@@ -40,6 +41,7 @@ def test_swaps_leave_the_joint_law_of_two_rungs_as_it_is() -> None:
     torch.testing.assert_close(flow, flow.T, rtol=1e-12, atol=0)
 
 
+@statistical(alpha=beyond(5, 20, samples=400), bugs=("hot-heat-bath", "swaps-always"))
 def test_swaps_of_a_sixteen_spin_glass_are_accepted_as_often_as_enumeration_says() -> None:
     system = sherrington_kirkpatrick(16, Key.of(7))
     energies = system(all_spins(16))
@@ -58,6 +60,7 @@ def test_swaps_of_a_sixteen_spin_glass_are_accepted_as_often_as_enumeration_says
         assert abs(float(shares.mean()) - exact) < 5 * float(shares.std()) / math.sqrt(n)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("hot-heat-bath", "swaps-always"))
 def test_each_rung_holds_its_own_gibbs_distribution() -> None:
     system = edwards_anderson((4, 2), Key.of(3))
     n = 20_000
@@ -76,6 +79,7 @@ def test_each_rung_holds_its_own_gibbs_distribution() -> None:
         assert statistic < chi2.isf(norm.sf(5), int(keep.sum()) - 1)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("hot-metropolis", "swaps-always"))
 def test_the_energy_histogram_of_the_four_by_four_torus_is_exact_at_every_rung() -> None:
     system, n = ising(graphs.torus(4, 4), 16), 8000
     betas = torch.tensor([0.2, 0.4, 0.6], dtype=torch.float64)
@@ -93,6 +97,7 @@ def test_the_energy_histogram_of_the_four_by_four_torus_is_exact_at_every_rung()
         assert statistic < chi2.isf(norm.sf(5), int(keep.sum()) - 1)
 
 
+@statistical(alpha=beyond(5, 200), bugs=("swaps-always", "uniforms-narrow"))
 def test_continuous_states_are_tempered_too() -> None:
     """Exact normal draws as the sweep: rung r of H = |x|^2/2 in d dimensions accepts what the beta law says."""
 

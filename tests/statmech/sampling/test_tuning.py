@@ -11,6 +11,7 @@ from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech.energies.continuous import Gaussian
 from mfmarl.statmech.sampling import diagnostics, hamiltonian, noise, tuning
+from tests.statistical import beyond, statistical
 
 
 def ill_conditioned(n: int) -> Gaussian:
@@ -21,6 +22,7 @@ def ill_conditioned(n: int) -> Gaussian:
 
 
 @pytest.mark.parametrize(("mass", "nuts", "nuts_square"), [("diagonal", 6.89, 4.78), ("dense", 94.57, 33.20)])
+@statistical(alpha=beyond(5, 200), bugs=("wide-sampler-noise", "numbers-lean"))
 def test_an_ill_conditioned_gaussian_of_100_variables_is_sampled_as_well_as_by_nuts(mass, nuts, nuts_square):
     """Effective samples per 1,000 gradients of the worst variable and the worst square; NUTS of blackjax 1.7.1.
 

@@ -13,6 +13,7 @@ from mfmarl.errors import ConfigError
 from mfmarl.random import Key
 from mfmarl.statmech.exact.regression import LinearRegression
 from mfmarl.statmech.variational import bayesian_networks as bnn
+from tests.statistical import beyond, statistical
 
 
 def _normal(seed: int, *shape: int) -> Tensor:
@@ -40,6 +41,7 @@ def _linear_data() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["weights", "activations"])
+@statistical(alpha=beyond(5, 20, samples=16), bugs=("uniforms-narrow", "shifted-normals"))
 def test_a_linear_network_learns_the_mean_field_of_the_exact_posterior(kind: str):
     x, y = _linear_data()
     wide = torch.cat([x, torch.ones(40, 1)], -1)  # the bias is a weight like the others

@@ -14,6 +14,7 @@ from mfmarl import random
 from mfmarl.errors import ConfigError, NumericFault
 from mfmarl.random import Key
 from mfmarl.statmech.variational import calibration
+from tests.statistical import beyond, statistical
 
 
 def _logits(seed: int, *shape: int) -> Tensor:
@@ -74,6 +75,7 @@ def test_calibration_error_by_hand():
     assert mass.points.tolist() == [2, 2] and mass.confidence.tolist() == pytest.approx([0.66, 0.925])
 
 
+@statistical(alpha=beyond(5, 200), bugs=("uniforms-narrow", "draws-repeat"))
 def test_what_is_calibrated_has_an_error_of_the_order_of_its_sampling():
     n = 20_000
     log_p = torch.log_softmax(_logits(4, n, 3), -1)
