@@ -481,7 +481,7 @@ def noisy(folder: Path) -> None:
     here = os.getcwd()
 
     def generators() -> tuple[Any, ...]:
-        numpy = np.random.get_state()  # noqa: NPY002 - that is what it is about
+        numpy: Any = np.random.get_state()  # noqa: NPY002 - that is what it is about
         return random.getstate(), numpy[1].tobytes(), numpy[2], torch.get_rng_state().numpy().tobytes()
 
     before = generators()
@@ -579,7 +579,7 @@ def nobody(folder: Path) -> None:
     53, "one agent alone", "S2", "the mean-field learner is the single-agent learner, bit by bit, whoever shares minds"
 )
 def alone(folder: Path) -> None:
-    one = {"options": {"cars": 1}}
+    one: dict[str, Any] = {"options": {"cars": 1}}
     runs = [_trained(folder, name=f"iql-{s}", sharing=s, **one) for s in ("all", "group", "none")]
     expect(runs[0].rows == runs[1].rows == runs[2].rows, "one agent learns otherwise where minds are shared otherwise")
     tables = [
