@@ -17,7 +17,7 @@ CODES: dict[str, str] = {
     "not-an-environment": "what was named can be imported, but is no environment",
     "missing-extra": "a package that is not installed, and is an extra of this one",
     "missing-option": "an option that must be given",
-    "no-device": "a GPU was asked for where there is none",
+    "no-device": "a device that is not here, a GPU for the most part, or that nobody knows",
     "no-file": "a file that is not there, is no plain file, is too large or cannot be read",
     "plugin": "an installed plugin cannot be imported, or is not what its entry point says",
     "syntax": "a file that is no TOML, or larger, deeper or stranger than a configuration may be",

@@ -446,6 +446,8 @@ def _read(hint: Any, value: Any, label: str, bounds: Bounds, problems: list[Prob
         return None
     if inner is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a temperature may be written 0.5 as well as "0.5"
+    if not isinstance(value, int | float | str) and getattr(value, "ndim", None) == 0:
+        value = _plain(value)  # a number of numpy's or torch's
     code, wrong = _scalar_problem(inner, value, bounds)
     if wrong:
         problems.append(Problem(f"{label} {wrong}", code, label))

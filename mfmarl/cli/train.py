@@ -126,6 +126,10 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         run_in_folder(config, path, resume=resume, ranks=ranks, trust=trust)
         ranks.close()
         return 0
+    if config.run.device == "auto":
+        from mfmarl.learning.build import choose_device
+
+        print(f"mfmarl: --device auto is {choose_device('auto')}", file=sys.stderr)
     started = time.monotonic()
     with Progress(known.quiet) as progress:
         progress.add("training", config.run.steps)

@@ -45,11 +45,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"Unknown device {name!r}; write cpu, cuda, cuda:1 or auto.") from None
+        raise ConfigError(f"Unknown device {name!r}; write cpu, cuda, cuda:1 or auto.", "no-device") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"There is no CUDA device here for {name!r}; write --device cpu.")
+        raise ConfigError(f"There is no CUDA device here for {name!r}; write --device cpu.", "no-device")
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"The device {name!r} is not supported; write cpu, cuda, cuda:1 or auto.")
+        raise ConfigError(f"The device {name!r} is not supported; write cpu, cuda, cuda:1 or auto.", "no-device")
     return device
 
 

@@ -18,7 +18,7 @@ from mfmarl.errors import ConfigError, EnvironmentFault, NumericFault, nearest
 from mfmarl.population.environment import PopulationEnv
 from mfmarl.population.simulation import Simulation
 from mfmarl.population.timestep import Timestep
-from mfmarl.random import Key
+from mfmarl.random import Key, seed_of
 
 RENDER_MODES = ("human", "rgb_array")
 _INT64 = np.dtype(np.int64)
@@ -115,9 +115,7 @@ class OneCopy:
         The episode of seed s is the one that `Simulation.reset(Key.of(s))` gives its copy 0.
         """
         if seed is not None:
-            if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-                raise ConfigError(f"A seed must be a whole number of at least 0, not {seed!r}.")
-            self._key, self._episode = Key.of(int(seed)), 0
+            self._key, self._episode = Key.of(seed_of(seed)), 0
         elif self._key is None:
             self._key = Key.of(int.from_bytes(os.urandom(8), "little"))
         else:

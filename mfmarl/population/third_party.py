@@ -165,7 +165,8 @@ def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> MfmarlE
     absent = error if isinstance(error, ModuleNotFoundError) else error.__cause__
     if isinstance(absent, ModuleNotFoundError):
         return ConfigError(
-            f"{name} needs the package {absent.name!r}, which is not installed: {_pip(name, absent.name)}."
+            f"{name} needs the package {absent.name!r}, which is not installed: {_pip(name, absent.name)}.",
+            "missing-extra",
         )
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     if isinstance(error, AssertionError | TypeError | ValueError | KeyError) and given:
@@ -247,7 +248,7 @@ def maker(name: str, options: Mapping[str, Any] | None = None) -> Maker:
 
 def _installed(name: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{name} needs {package}, which is not installed: {_PIP[package]}.")
+        raise ConfigError(f"{name} needs {package}, which is not installed: {_PIP[package]}.", "missing-extra")
 
 
 def _from_folder(name: str, space: str, rest: str, options: dict[str, Any]) -> Maker:
