@@ -113,6 +113,7 @@ class Told(NamedTuple):
     """Whether an assert of it looks as if its verdict were a draw."""
 
 
+@functools.cache
 def told(root: Path) -> list[Told]:
     """Every test function below `root`/tests, read and not run."""
     found = []
