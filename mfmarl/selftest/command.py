@@ -123,7 +123,7 @@ def forked(
     """
     if not hasattr(os, "fork"):
         raise Missed("this system cannot fork processes: the case cannot be tried here")
-    _warm()
+    warm()
     begun = time.monotonic()
     out, err = folder / f".out-{time.monotonic_ns()}", folder / f".err-{time.monotonic_ns()}"
     sys.stdout.flush()
@@ -144,7 +144,7 @@ def _line(arguments: Sequence[str]) -> str:
 
 
 @functools.cache
-def _warm() -> None:
+def warm() -> None:
     """What every command that trains imports, once, before forking: a small run and its report bring it all."""
     importlib.import_module("mfmarl.cli.main")
     from mfmarl.evaluation.report import report_run

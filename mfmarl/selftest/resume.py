@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mfmarl.errors import ConfigError, MfmarlError
 from mfmarl.learning import checkpoint
+from mfmarl.learning.build import build
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.learning.run_folder import METRICS
 from mfmarl.registry import entries, lookup
+from mfmarl.selftest.command import warm
 from mfmarl.selftest.goal import Order, Outcome
 
 _STEPS = 23
@@ -221,9 +224,14 @@ def _segment(config: RunConfig, path: Path, kill: Kill | None, hurry: bool) -> t
 def attempt(trial: Trial, choice: Choice, folder: Path) -> tuple[str, str]:
     """(PLAYED, what differs) or (CANNOT, why the agent cannot play there)."""
     config = config_of(trial, choice)
+    warm()
+    try:
+        build(config).close()  # and what they import is imported once, before processes are forked
+    except ConfigError as error:
+        return CANNOT, str(error)
+    finally:
+        torch.set_num_threads(1)  # a pool of threads would not survive a fork
     code, told = _segment(config, folder / "undisturbed", None, hurry=False)
-    if code == ConfigError.exit_code:
-        return CANNOT, told
     if code:
         return PLAYED, f"undisturbed, it ended with {code}: {told}"
     counts, chance = json.loads(told), np.random.default_rng([trial.seed, trial.threads])

@@ -85,7 +85,7 @@ def test_a_run_that_begins_anew_with_another_seed_is_found_out(
 def test_an_agent_that_cannot_play_says_why(places: dict[str, Any], tmp_path: Path) -> None:
     how, told = attempt(Trial("rusher", "congestion"), places["congestion"], tmp_path)
     assert how == CANNOT
-    assert "MAgent2" in told
+    assert "magent2/battle_v4" in told
 
 
 @pytest.mark.parametrize("change", ["bit", "state", "row", "fewer rows"])
