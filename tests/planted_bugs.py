@@ -379,12 +379,12 @@ def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
     declared = getattr(items[0].function, "declaration", None)
     if rule == "declared":
         for bug in declared.bugs if declared else ():
-            row = _first_failure(items, lambda bug=bug: planted(bug))
+            row = _first_failure(items, functools.partial(planted, bug))
             yield {"bug": bug, "false_alarms": declared.false_alarms, **row}
     elif rule.startswith("salt:"):
         for salt in range(1, int(rule[5:]) + 1):
             for item in items:
-                yield {"salt": salt, "item": item.nodeid, **_alone(item, lambda salt=salt: reseeded(salt))}
+                yield {"salt": salt, "item": item.nodeid, **_alone(item, functools.partial(reseeded, salt))}
     elif rule == "clean":
         for item in items:
             yield {"item": item.nodeid, **_alone(item, _counted)}
@@ -398,7 +398,7 @@ def _tried(items: list[Any], rule: str) -> Iterator[dict[str, Any]]:
         found = 0
         for bug in only.split(",") if only else BUGS:
             if BUGS[bug].target in reach and found < 2:
-                row = _first_failure(items[:3], lambda bug=bug: planted(bug))
+                row = _first_failure(items[:3], functools.partial(planted, bug))
                 found += row["raised"] == "AssertionError"
                 yield {"bug": bug, **row}
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mfmarl
 from mfmarl.selftest import mutation
 from mfmarl.selftest.command import environment_of
 from mfmarl.selftest.goal import Order, Outcome
@@ -56,7 +55,7 @@ MUTATED: dict[str, tuple[str, ...]] = {
 
 def _root() -> Path | None:
     """The source checkout that this package is imported from."""
-    root = Path(mfmarl.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     return root if (root / "tests").is_dir() and (root / "pyproject.toml").is_file() else None
 
 

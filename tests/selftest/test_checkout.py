@@ -84,7 +84,7 @@ def test_good_tests_find_the_mutants_that_weak_ones_miss(project: Path, tmp_path
 
 def covered(lines: tuple[int, ...] = (), arms: tuple[tuple[int, int], ...] = (), share: float = 1.0) -> dict[str, Any]:
     """What coverage would write: one of the modules misses these lines and branches."""
-    files = {
+    files: dict[str, dict[str, Any]] = {
         name: {"summary": {"covered_lines": 10, "num_statements": 10}, "missing_lines": [], "missing_branches": []}
         for name in checkout.WHOLE
     }
@@ -160,7 +160,8 @@ def test_asserted_times_are_found(project: Path) -> None:
 
 @pytest.mark.parametrize("trial", ["coverage", "mutants", "statistical_tests", "busy_machine"])
 def test_without_a_checkout_nothing_is_said(trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkout.mfmarl, "__file__", str(tmp_path / "site-packages" / "mfmarl" / "__init__.py"))
+    installed = tmp_path / "site-packages" / "mfmarl" / "selftest" / "checkout.py"
+    monkeypatch.setattr(checkout, "__file__", str(installed))
     outcome = getattr(checkout, trial)(Order(tmp_path))
     assert outcome.met is None
     assert "source checkout" in outcome.found
