@@ -184,6 +184,10 @@ def _be_the_command(
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        # As a new interpreter has them, whatever the parent made of warnings.
+        warnings.resetwarnings()
+        for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", quiet)
         os.chdir(folder)
         os.environ.update({"NO_COLOR": "1", **changes})
         sys.argv = ["mfmarl", *arguments]
