@@ -502,7 +502,7 @@ class _Check:
         if self.record and all(e.ended and 0 < len(e.actions) <= short for e in self.record):
             self.ledger.note("episode-of-one-step", "every episode ended with its first step")
         if look.turns:
-            never = [a for a in look.late if not look.asked_for[a]]
+            never = [a for a in look.began if not look.asked_for[a]]
             if never and max(look.asked_for.values(), default=0) >= 5:
                 self.ledger.note("agent-never-asked", f"agent {never[0]} never had a turn to act")
 
@@ -624,15 +624,20 @@ class _Check:
         first = self.record[0]
         if first.broken or self._unrepeatable or not first.actions:
             return
+        # Choices may be played once everybody has chosen: less than two rounds say nothing.
+        rounds = 2 * self.agents + 1 if _turns(play) else 1
+        if len(first.actions) < rounds and not first.ended:
+            return
+        most = max(_SHORT, rounds)
         if all(e.seen and not first.seen[0].differs(e.seen[0]) for e in self.record):
-            self._seed_matters(play, first)
+            self._seed_matters(play, first, most)
         self.watch.seed(_SAME.generators)
         self.watch.where = "another choice of actions"
         rng = np.random.default_rng(self.seed + 99)
         with contextlib.suppress(Broken):
             moment = play.reset(first.seed)
             changed = False
-            for step in range(min(_SHORT, len(first.actions))):
+            for step in range(min(most, len(first.actions))):
                 actions = play.draw(moment, rng)
                 changed = changed or frozen(actions) != frozen(first.actions[step])
                 moment = play.step(actions)
@@ -643,11 +648,11 @@ class _Check:
             if changed:
                 self.ledger.note("actions-ignored", "another choice of actions gives the same trajectory")
 
-    def _seed_matters(self, play: Play, first: Episode) -> None:
+    def _seed_matters(self, play: Play, first: Episode, most: int) -> None:
         """The same actions after another seed, as long as they are legal."""
         self.watch.seed(_SAME.generators)
         other = Episode(self.seed + 12345, first.actions, first.seen)
-        step, _, _ = replay(play, other, _SAME, None, _SHORT)
+        step, _, _ = replay(play, other, _SAME, None, most)
         if step < 0:
             self.ledger.note("seed-without-effect", "another seed gives the same trajectory")
 

@@ -113,7 +113,7 @@ class Inspection:
         self._lists(moment)
         if moment.over:
             self.note("no-agents-after-reset", "env.agents is empty after reset")
-        self.late = set(moment.agents)
+        self.began = set(moment.agents)
         self._strangers(moment)
         if self.turns:
             self._kept_for_agents(moment)
@@ -260,7 +260,7 @@ class Inspection:
                 self.finished.add(other)
             elif other in now and self.play.is_over(other):
                 self.over_since[other] += 1
-                if self.over_since[other] == 2 * len(was) + 3:
+                if self.over_since[other] == 2 * len(self.began) + 3:
                     self.note("agent-stays-after-end", "it is over, but is never selected to leave env.agents", other)
         self._births([a for a in moment.agents if a not in was])
         if getattr(self.play, "answer", None) is not None:

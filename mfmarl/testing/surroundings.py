@@ -37,7 +37,9 @@ def files_open() -> set[str]:
         with contextlib.suppress(OSError):
             path = os.readlink(one)
             device = path.startswith("/dev/") and path != os.devnull
-            if path.startswith("/") and not device and not path.startswith(("/proc/", "/sys/", "/memfd:")):
+            # Libraries keep fonts and the like open.
+            others = ("/proc/", "/sys/", "/memfd:", sys.prefix + os.sep, sys.base_prefix + os.sep, "/usr/")
+            if path.startswith("/") and not device and not path.startswith(others):
                 found.add(f"{one.name} {path}")
     return found
 
