@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -416,6 +417,7 @@ def _go(
         if folder is not None and ranks.count == 1 and not folder.is_there():
             raise _rescued(config, folder, training, save) from error
         _try_status(status, str(error), error.exit_code)
+        _keep_traceback(folder, error)
         raise
     except KeyboardInterrupt:
         if not stop.signal:
@@ -481,6 +483,14 @@ def _told(error: Exception, training: Training) -> str:
     rules = getattr(training.episode.env, "env", None)
     name = type(rules).__name__ if rules is not None else "the environment"
     return f"{name} or its agents raised {type(error).__name__} at step {training.tick}: {error}"
+
+
+def _keep_traceback(folder: RunFolder | None, error: MfmarlError) -> None:
+    """What somebody else's code raised, in full, for its author: the sentence says only what and where."""
+    if folder is not None and isinstance(error, EnvironmentFault) and error.__cause__ is not None:
+        told = "".join(traceback.format_exception(error.__cause__))[-100_000:]
+        with contextlib.suppress(ResourceFault):
+            folder.write_json("fault.json", {"error": str(error), "code": error.code, "traceback": told.splitlines()})
 
 
 def _try_status(

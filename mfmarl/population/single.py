@@ -377,6 +377,7 @@ class Single(ABC):
         self.clock = 0  # steps since the reset
         self.seed = 0
         self.played: dict[Any, Any] = {}  # each agent's last action, for messages
+        self.masked: set[int] = set()  # the slots of those who ever had a mask
 
     @abstractmethod
     def reset(self, seed: int, rows: Rows) -> None:
@@ -563,7 +564,13 @@ class Single(ABC):
             return
         for slot, mask in zip(slots, masks, strict=True):
             if mask is None:
+                if slot in self.masked:
+                    agent = layout.agents[slot]
+                    self.warn_once(
+                        "mask", f"agent {agent} had an action mask and has none: all its actions are taken as legal"
+                    )
                 continue
+            self.masked.add(slot)
             agent, n = layout.agents[slot], int(layout.possible[slot].sum())
             array = np.array(None) if mask is _NO_MASK else np.asarray(mask)
             if array.dtype.kind == "O":

@@ -994,3 +994,33 @@ def test_tic_tac_toe_ends_with_a_winner_and_a_loser() -> None:
         timestep = env.step(torch.full_like(env.ids, move))
         paid += timestep.reward[0]
     assert timestep.ended.all() and timestep.terminated.all() and paid.tolist() == [1, -1]
+
+
+def test_one_who_had_a_mask_and_has_none_is_warned_of_once() -> None:
+    class Forgetful(scripted.Masked):
+        def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+            *answer, infos = super().step(actions)
+            return *answer, {agent: {} for agent in infos}  # type: ignore[return-value]
+
+    env = adapter(Forgetful, {"where": "info"})
+    t = env.reset(Key.of(0))
+    assert t.legal is not None and not bool(t.legal.all())
+    first = t.legal.long().argmax(-1)
+    with pytest.warns(UserWarning, match="had an action mask and has none"):
+        t = env.step(first)
+    assert t.legal is not None and bool(t.legal.all())
+    env.step(torch.zeros_like(first))  # told once: another warning would be an error here
+
+
+def test_memory_that_an_environment_lacks_is_told_as_what_it_raised() -> None:
+    class Greedy(scripted.Masked):
+        def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+            raise MemoryError
+
+    env = adapter(Greedy, {"where": "info"})
+    t = env.reset(Key.of(0))
+    assert t.legal is not None
+    with pytest.raises(
+        EnvironmentFault, match=r"step\(\) raised MemoryError in copy 0 at step 1 \(test_adapter.py, line"
+    ):
+        env.step(t.legal.long().argmax(-1))

@@ -436,6 +436,8 @@ def raises(folder: Path) -> None:
     answer = _command(folder, "raises")
     answer.expect(3, "environment-raised", "ValueError: the road is closed", "town.py, line", f"step {AT}")
     _stopped(folder, "raises", answer)
+    kept = (folder / "raises" / "runs" / "run" / "fault.json").read_text(encoding="utf-8")
+    expect("raise ValueError" in kept and "town.py" in kept, f"fault.json does not hold the traceback: {kept[:200]}")
     answer = _command(folder, "exits")
     answer.expect(3, "environment-raised", "SystemExit", f"step {AT}")
     for at, length in ((1, 30), (5, 30), (4, 4)):
