@@ -19,6 +19,7 @@ from mfmarl.errors import CheckpointError, ConfigError, MfmarlError, NumericFaul
 from mfmarl.learning import checkpoint, fit, run_folder
 from mfmarl.learning.build import build
 from mfmarl.learning.checkpoint import LATEST, Checkpoint, CheckpointWarning, list_checkpoints, load
+from mfmarl.learning.run import _FREE as FREE
 from mfmarl.learning.run import is_done, load_training
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 from mfmarl.registry import entries
@@ -75,7 +76,7 @@ def payloads(folder: Path) -> None:
         expect(bool(_refused(path)) and bool(_refused(run)), f"{name} was loaded")
     for name in ("pickle", "torch zip"):
         _give(run, corpus[name])
-        resume(folder, "run").expect(4, "foreign-checkpoint", "Nothing in it was run")
+        resume(folder, "run", "--steps", "30").expect(4, "foreign-checkpoint", "Nothing in it was run")
     expect(not marker.exists(), "a payload was run")
 
 
@@ -107,7 +108,7 @@ def named_callables(folder: Path) -> None:
                 expect(False, f"{key} in the state was taken")
             except CheckpointError:
                 pass
-    resume(folder, "run").expect(4, "misfit-checkpoint", "is not wanted")
+    resume(folder, "run", "--steps", "30").expect(4, "misfit-checkpoint", "is not wanted")
 
 
 @case(27, "a file that ends too early", "S1", "exit 4; the one before is named, with the command that uses it")
@@ -123,7 +124,9 @@ def truncated(folder: Path) -> None:
     run = _trained(folder)
     newest, before = list_checkpoints(run / "checkpoints")[:2]
     newest.write_bytes(newest.read_bytes()[:-100])
-    answer = resume(folder, "run").expect(4, "damaged-checkpoint", before.name, "to go on from it: rm ")
+    answer = resume(folder, "run", "--steps", "30").expect(
+        4, "damaged-checkpoint", before.name, "to go on from it: rm "
+    )
     command = shlex.split(answer.err.split("to go on from it: ")[1].rsplit(" [", 1)[0])
     expect(command[2] == "&&" and command[3:6] == ["mfmarl", "train", "--resume"], f"the command is {command}")
     (folder / command[1]).unlink()
@@ -154,7 +157,7 @@ def flipped(folder: Path) -> None:
     raw = bytearray(newest.read_bytes())
     raw[-7] ^= 16
     newest.write_bytes(raw)
-    resume(folder, "run").expect(4, "damaged-checkpoint", "sha256", "The last good one is")
+    resume(folder, "run", "--steps", "30").expect(4, "damaged-checkpoint", "sha256", "The last good one is")
 
 
 def load_bytes(folder: Path, content: bytes) -> Checkpoint:
@@ -177,7 +180,7 @@ def misfits(folder: Path) -> None:
 
     told: list[str] = []
     _forge(run, change)
-    resume(folder, "run").expect(
+    resume(folder, "run", "--steps", "30").expect(
         4, "misfit-checkpoint", f"{told[0]} has shape", f"{told[1]} is float64, expected float32", f"{told[2]} is missing",
         "player.0.agent.extra is not wanted",
     )  # fmt: skip
@@ -213,7 +216,9 @@ def of_another(folder: Path) -> None:
     forked([*table, "--steps", "10", "--warm-up", "8", "--name", "other", "--quiet"], folder).expect(0)
     other = load(folder / "runs" / "other")
     _give(run, other.path.read_bytes(), other.step)
-    answer = resume(folder, "run").expect(4, "misfit-checkpoint", "MFAC", "MFQ", "6 agents", "4 agents")
+    answer = resume(folder, "run", "--steps", "30").expect(
+        4, "misfit-checkpoint", "MFAC", "MFQ", "6 agents", "4 agents"
+    )
     expect(len(answer.err) < 6000, "the message has no end")
     every: dict[str, tuple[Any, Checkpoint]] = {}
     options = RunOptions(steps=9, copies=1, evaluation_copies=0, exploitability="off")
@@ -255,7 +260,7 @@ def changed(folder: Path) -> None:
     resume(folder, "run", "--seed", "5").expect(2, "config-changed", "run.seed", "--fork")
     table = run_folder.read_config(run)
     config = RunConfig.from_table({k: v for k, v in table.items() if k in ("run", "environment", "agents")}, str(run))
-    free = ("steps", "checkpoint_seconds", "tensorboard", "workers", "device", "ranks", "divide", "threads")
+    free = {name.removeprefix("run.") for name in FREE}
     for field in fields(RunOptions):
         now = getattr(config.run, field.name)
         other = _another(field.name, now)
@@ -304,7 +309,7 @@ def versions(folder: Path) -> None:
     found = load(run)
     newer = {**document_of(found), "schema": checkpoint.SCHEMA + 1, "mfmarl": "9.8.7"}
     _give(run, checkpoint.serialise(newer, found.tensors))
-    resume(folder, "run").expect(4, "newer-checkpoint", "9.8.7", f"up to {checkpoint.SCHEMA}")
+    resume(folder, "run", "--steps", "30").expect(4, "newer-checkpoint", "9.8.7", f"up to {checkpoint.SCHEMA}")
 
 
 @case(
@@ -338,7 +343,9 @@ def huge(folder: Path) -> None:
     growth = (process.memory_info().rss - before) / 2**20
     expect(growth < 50, f"memory grew by {growth:.0f} MB")
     _give(run, corpus["header of 8 PiB"])
-    resume(folder, "run").expect(4, "damaged-checkpoint", "declares a header of 9,007,199,254,740,992 bytes")
+    resume(folder, "run", "--steps", "30").expect(
+        4, "damaged-checkpoint", "declares a header of 9,007,199,254,740,992 bytes"
+    )
 
 
 @case(36, "latest.json names a file that is not there", "S1", "the newest whole one, with a warning; --strict: exit 4")
@@ -350,7 +357,7 @@ def latest_lost(folder: Path) -> None:
     newest.unlink()
     entry = {"file": newest.name, "sha256": "0" * 64, "bytes": 5}
     (run / "checkpoints" / LATEST).write_text(json.dumps(entry), encoding="utf-8")
-    resume(folder, "run", "--strict").expect(4, "damaged-checkpoint", before.name)
+    resume(folder, "run", "--strict", "--steps", "30").expect(4, "damaged-checkpoint", before.name)
     answer = resume(folder, "run", "--steps", "30").expect(0, "", "Going on from", before.name)
     expect(answer.err.count("Going on from") == 1, "the warning is not one")
     for damage in (
@@ -381,7 +388,7 @@ def other_noise(folder: Path) -> None:
             expect("train.env.key" in str(error), f"{error} does not name it")
         if halves[0] != 2**63 - 1:
             _give(run, whole)
-    resume(folder, "run").expect(4, "misfit-checkpoint", "train.env.key")
+    resume(folder, "run", "--steps", "30").expect(4, "misfit-checkpoint", "train.env.key")
     config = RECIPES["weights_with_noise"].config()
     fresh, built = build(config), build(config)
     for _ in range(6):
