@@ -174,3 +174,7 @@ def test_busy_processes_end_with_what_they_were_started_for() -> None:
         loops = [child for child in psutil.Process().children() if "getppid" in " ".join(child.cmdline())]
         assert len(loops) == 2
     assert not any(loop.is_running() for loop in loops)
+
+
+def test_no_test_of_ours_asserts_a_time() -> None:
+    assert checkout.timed_asserts(ROOT) == []
