@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from mfmarl.errors import RankLost
+from mfmarl.errors import MfmarlError, RankLost
 from mfmarl.evaluation.comparison import PlannedRun, execute, plan, write_plan
 from mfmarl.evaluation.local_engine import LocalEngine
 from mfmarl.learning import checkpoint, run_folder
@@ -242,7 +242,7 @@ def deaths(order: Order) -> Outcome:
                 if seconds is not None:
                     times.setdefault(kind, []).append(seconds)
                 wrong = f"{left[0]} processes are left" if left[0] else ""
-            except _Wrong as error:
+            except (_Wrong, MfmarlError) as error:
                 wrong = str(error)
             failures += [f"trial {trial} of seed {order.seed}, {kind}: {wrong}"] if wrong else []
             order.watch(trial + 1, trials)
