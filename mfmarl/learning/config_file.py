@@ -118,7 +118,9 @@ def line_of(text: str, key: str) -> int:
         header, pair = _HEADER.match(line), _KEY.match(line)
         if header:
             table = _plain(header[1])
-            places.setdefault(table, number)
+            parts = table.split(".")
+            for depth in range(len(parts), 0, -1):
+                places.setdefault(".".join(parts[:depth]), number)
         elif pair:
             places.setdefault(f"{table}.{_plain(pair[1])}".strip("."), number)
     path = re.sub(r"\[\d+\]$", "", key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -46,7 +47,7 @@ def unknown_key(folder: Path) -> None:
     forked(words, folder).expect(2, "unknown-option", "'num-agents'", "'gamma'", "'steps'", "'--quiet'")
     # Every key there is, its last letter doubled.
     for who, cls in every_class().items():
-        for name in (field for field in cls.__dataclass_fields__ if not field.startswith("_")):
+        for name in [field.name for field in dataclasses.fields(cls) if field.init]:
             try:
                 from_table(cls, {name + name[-1]: 0}, "here")
             except ConfigError as error:
@@ -72,7 +73,7 @@ def wrong_value(folder: Path) -> None:
     )  # fmt: skip
     for value, code in values:
         _refused(folder, _CONFIG.replace("steps = 4", f"steps = {value}").encode(), code)
-    _refused(folder, _CONFIG.encode().replace(b"ion", b"\xff\xfe"), "syntax", "line 3")
+    _refused(folder, _CONFIG.encode().replace(b"ion", b"\xff\xfe"), "syntax", "line 4")
     _refused(folder, b"# " + b"x" * 2**20 + b"\n" + _CONFIG.encode(), "no-file", "1,048,576")
     for given in ("/dev/zero", str(folder), "nowhere.toml"):
         forked(["train", "--config", given], folder).expect(2, "no-file", given)
@@ -113,7 +114,7 @@ def _installed(folder: Path, name: str, points: str, code: str, more: str = "") 
 
 
 def _with_plugins(folder: Path) -> None:
-    sys.path.insert(0, str(folder))
+    sys.path.append(str(folder))  # not first: the working folder is no place to import from
     registry.plugins.cache_clear()
 
 
