@@ -41,6 +41,9 @@ OURS = (
     *("susceptible_infected", "two_shores", "mountain_car"),
 )
 """Environments of this package, checked as rules and in both faces."""
+REAL = {("pettingzoo/butterfly/knights_archers_zombies-v11", "episode-leaks")}
+"""Errors that are right: of PettingZoo 1.27, after `reset(seed=7)` and the same actions an instance that has played before
+shows another fourth observation than a new one."""
 NUMBERS = (39, 40, 42)
 """Cases of the catalogue that are numbers which are none."""
 SHARE_FOUND = 0.97
@@ -100,11 +103,13 @@ def seeded_faults(order: Order) -> Outcome:
         errors += any(level == "error" for level, _ in told)
         watch()
     seconds = _cpu() - begun
-    accused, skipped, begun = [], 0, _cpu()
+    accused, skipped, real, begun = [], 0, 0, _cpu()
     for name in names:
         verdict = checked(name)
         skipped += verdict is None
-        accused += [f"{name}: {code}" for level, code in verdict or [] if level == "error"]
+        wrong = [(name, code) for level, code in verdict or [] if level == "error"]
+        accused += [f"{name}: {code}" for name, code in wrong if (name, code) not in REAL]
+        real += sum(one in REAL for one in wrong)
         watch()
     stock_seconds = _cpu() - begun
     played = {}
@@ -137,6 +142,7 @@ def seeded_faults(order: Order) -> Outcome:
             "missed": len(missed),
             "stock": len(names) - skipped,
             "false errors": len(accused),
+            "real faults of other hands": real,
             "stopped in training": stopped / max(1, len(played)),
             "CPU s per fault": seconds / len(some),
             "CPU s per stock environment": stock_seconds / max(1, len(names) - skipped),
@@ -223,7 +229,7 @@ def trained(fault: str | None, folder: Path, at: int = 10) -> str:
     the environment raised went through), `done`, `lost` (it hung or died), or `poisoned`: a weight on disk is no number."""
 
     if not _trained_once:
-        _trained_once.append(_train(None, folder, at))  # what every child needs is imported once, here
+        _trained_once.append(_train(None, folder / "first", at))  # what every child needs is imported once, here
     # In one process nothing ends a step that does not come back: such a run is lost, and is not waited for.
     answer = apart(lambda: _train(fault, folder, at), 3.0 if fault and fault.startswith("hangs") else _LIMIT)
     return answer if isinstance(answer, str) else "lost"
