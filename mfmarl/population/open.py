@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -79,7 +80,7 @@ def open_env(
             target = made
         else:
             return adapter(maker)
-    admit(target.spec())
+    admit(replace(target.spec(), rules=target))  # agents may ask the rules what they are told of the world
     simulation = Simulation(target, copies, device, first_copy, ranks=ranks, by_agents=by_agents)
     if max_steps is not None:
         if max_steps < 1:
