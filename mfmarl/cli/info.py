@@ -206,7 +206,7 @@ def _print(title: str, rows: dict[str, Any]) -> None:
     if not rows:
         console.print("  none", markup=False, highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=all(len(name) < 30 for name in rows))
+    table.add_column(no_wrap=all(3 * len(name) < console.width for name in rows), overflow="fold")
     table.add_column(overflow="fold")
     for name, text in rows.items():
         table.add_row(Text(printable(f"  {name}")), Text(printable(str(text))))
