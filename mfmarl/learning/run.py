@@ -526,7 +526,9 @@ def _load(path: Path, folder: RunFolder | None, training: Training, ranks: Ranks
         raise CheckpointError(
             f"{found.path} does not say how many rows there were: it is of no run.", "misfit-checkpoint"
         )
-    load_into(training, found, allow_nonfinite=trust.nonfinite)
+    # A fork may have another seed than the run that its population began in.
+    own = "fork" not in run_folder.read_config(path)
+    load_into(training, found, allow_nonfinite=trust.nonfinite, same_seed=own)
     if run_folder.is_run(path):
         training.diverged = str(run_folder.read_status(path).get("diverged", ""))
     if folder is not None:
@@ -644,7 +646,7 @@ def load_training(path: Path, allow_nonfinite: bool = False) -> tuple[RunConfig,
     built = build(config)
     try:
         found = checkpoint.load(path)
-        load_into(built.training, found, allow_nonfinite=allow_nonfinite)
+        load_into(built.training, found, allow_nonfinite=allow_nonfinite, same_seed="fork" not in table)
     except BaseException:
         built.close()
         raise
