@@ -244,7 +244,7 @@ def warnings_in_a_line() -> Iterator[None]:
     with warnings.catch_warnings():
         usual: Any = warnings.showwarning
         warnings.simplefilter("always", RunWarning)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 

@@ -34,7 +34,7 @@ def use_now() -> Use:
 
     gc.collect()
     me = psutil.Process()
-    files = me.num_fds() if hasattr(me, "num_fds") else me.num_handles()
+    files = me.num_fds() if hasattr(me, "num_fds") else 0  # Windows counts otherwise
     return Use(
         files, max(me.num_threads(), threading.active_count()), len(me.children(recursive=True)), me.memory_info().rss
     )

@@ -265,7 +265,7 @@ def _drawn_trials(places: Mapping[str, Choice], seed: int, kills: int) -> Iterat
     for agent in entries("agent"):
         pairs = [(name, threads) for name in places for threads in (1, 2)]
         order = chance.permutation(len(pairs))
-        yield iter([Trial(agent, *pairs[k], kills, seed) for k in order])
+        yield iter([Trial(agent, pairs[k][0], pairs[k][1], kills, seed) for k in order])
 
 
 def carry_out(

@@ -14,7 +14,7 @@ from mfmarl.selftest.goal import Order
 from mfmarl.selftest.signals import Moment, _from_outside, _struck, lost_work
 
 
-@pytest.mark.parametrize("moment", [Moment("learning", 25, signal.SIGTERM), Moment("row", 2, signal.SIGKILL)], ids=str)
+@pytest.mark.parametrize("moment", [Moment("learning", 30, signal.SIGTERM), Moment("row", 2, signal.SIGKILL)], ids=str)
 def test_a_signal_loses_no_finished_work(moment: Moment, tmp_path: Path) -> None:
     assert _struck(tmp_path, moment) == ""
 
@@ -27,7 +27,7 @@ def test_a_run_that_does_not_save_when_it_is_asked_to_stop_is_found_out(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run._Stop, "_ask", at_once)
-    assert "step 24 was finished and 12 is kept" in _struck(tmp_path, Moment("learning", 25, signal.SIGINT))
+    assert "step 29 was finished and 24 is kept" in _struck(tmp_path, Moment("learning", 30, signal.SIGINT))
 
 
 def test_checkpoints_that_lie_too_far_apart_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def _is_whole(folder: Path, name: str) -> None:
     expect(not told, f"the run is not the one that was never disturbed: {'; '.join(told[:5])}")
 
 
-def _after_rows(count: int, happens: Callable[[RunFolder], None]) -> Prepare:
+def _after_rows(count: int, happens: Callable[[RunFolder], object]) -> Prepare:
     """Let something happen when that many rows are written."""
 
     def prepare() -> None:
@@ -83,7 +83,7 @@ def _in_step(number: int, *signals: int) -> Prepare:
                     os.kill(os.getpid(), one)
             learn(self, *which)
 
-        Training._learn = signalled  # type: ignore[method-assign]
+        Training._learn = signalled  # type: ignore[method-assign, assignment]
 
     return prepare
 
@@ -200,7 +200,7 @@ def signal_in_save(folder: Path) -> None:
                         os.kill(os.getpid(), one)
                 replace(source, target, **more)
 
-            os.replace = signalled
+            os.replace = signalled  # type: ignore[assignment]
 
         return prepare
 
