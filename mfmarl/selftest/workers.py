@@ -225,11 +225,11 @@ def deaths(order: Order) -> Outcome:
     """G9: workers of runs, of environments and of a divided population, killed, stopped and raising; and their parent."""
     if not hasattr(os, "fork"):
         return Outcome(None, "this system cannot fork processes")
-    source, before, temporary = _sources(order.folder), shared_memory(), _temporary()
+    source, before = _sources(order.folder), shared_memory()
     trials = order.trials(70, len(DEATHS))
     failures: list[str] = []
     times: dict[str, list[float]] = {}
-    with forks_in_place():
+    with forks_in_place(), _own_temporary(order.folder / "temporary") as temporary:
         told = _undisturbed(order.folder, source)
         for trial in range(trials):
             kind = DEATHS[trial % len(DEATHS)]
@@ -246,9 +246,10 @@ def deaths(order: Order) -> Outcome:
                 wrong = str(error)
             failures += [f"trial {trial} of seed {order.seed}, {kind}: {wrong}"] if wrong else []
             order.watch(trial + 1, trials)
-    for what, more in (("shared memory", shared_memory() - before), ("temporary folders", _temporary() - temporary)):
-        ours = sorted(name for name in more if name.startswith(("mfmarl", "torch_")))
-        failures += [f"left in {what}: {', '.join(ours)}"] if ours else []
+    # (Other programs use shared memory too: what bears other names is theirs.)
+    shared = sorted(n for n in shared_memory() - before if n.startswith(("mfmarl", "torch_")))
+    failures += [f"left in shared memory: {', '.join(shared)}"] if shared else []
+    failures += [f"left in the folder for temporary files: {', '.join(temporary)}"] if temporary else []
     slowest = {kind: max(found) for kind, found in times.items()}
     swift = max((s for kind, s in slowest.items() if "stopped" not in kind), default=0.0)
     still = max((s for kind, s in slowest.items() if "stopped" in kind), default=0.0)
@@ -423,7 +424,18 @@ _DEATH: dict[str, Callable[[Path, Path, dict[str, str], Random], float | None]] 
 }
 
 
-def _temporary() -> set[str]:
-    with contextlib.suppress(OSError):
-        return set(os.listdir(tempfile.gettempdir()))
-    return set()
+@contextlib.contextmanager
+def _own_temporary(folder: Path) -> Iterator[list[str]]:
+    """A folder for temporary files of this process and those below it; the names of what is left in it."""
+    folder.mkdir()
+    left: list[str] = []
+    old = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
+    try:
+        yield left
+        left += sorted(os.listdir(folder))
+    finally:
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if old is not None:
+            os.environ["TMPDIR"] = old

@@ -8,7 +8,7 @@ import pytest
 
 from mfmarl.selftest.catalogue.sweeps import CASES
 
-SLOW = (73, 177)  # stopped workers and commands of their own take seconds
+SLOW = (72, 73, 177)  # stopped workers and commands of their own take seconds
 
 
 @pytest.mark.parametrize(

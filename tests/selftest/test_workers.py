@@ -16,6 +16,11 @@ from mfmarl.selftest.goal import Order
 from mfmarl.selftest.processes import forks_in_place
 
 
+@pytest.fixture(autouse=True)
+def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MFMARL_SELFTEST_PACE", "0")  # and put back what a trial sets
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return workers._sources(tmp_path)
@@ -94,12 +99,14 @@ def test_a_worker_whose_parent_is_gone_already_leaves(monkeypatch: pytest.Monkey
     assert left == [143]
 
 
+@pytest.mark.verify
 def test_a_small_share_of_the_sweeps_is_the_same(tmp_path: Path) -> None:
     outcome = workers.determinism(Order(tmp_path, 0.02))
     assert outcome.met, outcome.failures
     assert outcome.trials == 4
 
 
+@pytest.mark.verify
 def test_an_environment_that_draws_from_its_process_misses_the_goal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +116,10 @@ def test_an_environment_that_draws_from_its_process_misses_the_goal(
     assert any("moody" in line and "of seed 0" in line for line in outcome.failures)
 
 
-@pytest.mark.parametrize("kind", ["run killed", "run raises", "parent killed"])
+@pytest.mark.parametrize(
+    "kind",
+    ["run killed", *(pytest.param(kind, marks=pytest.mark.verify) for kind in ("run raises", "parent killed"))],
+)
 def test_a_loss_leaves_the_same_results_and_nobody_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
