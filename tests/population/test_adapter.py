@@ -657,7 +657,7 @@ def test_a_dying_process_is_noticed_at_once(fault: str, words: str) -> None:
     with pytest.raises(EnvironmentFault, match=f"Faulty: the process of copy 0 .*{words}"):
         for _ in range(5):
             timestep = env.step(chosen(env, timestep, Key.of(0)))
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30  # at once, and not when its time is up
     assert all(child.process.poll() is not None for child in children(env))
 
 
