@@ -72,7 +72,7 @@ def seed_of(value: object) -> int:
     """A seed as users give it, a whole number (numpy's too) from 0 to 2^63 - 1. Raises ConfigError for everything else."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ConfigError(f"A seed must be a whole number from 0 to 2^63 - 1, not {str(value)[:40]!r}.", "wrong-type")
-    number = operator.index(value)  # type: ignore[call-overload]
+    number = operator.index(value)
     if not 0 <= number < 1 << 63:
         raise ConfigError(f"A seed must be a whole number from 0 to 2^63 - 1, not {str(number)[:40]}.", "bounds")
     return int(number)

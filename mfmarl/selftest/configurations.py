@@ -115,7 +115,7 @@ def _table(rng: random.Random) -> Callable[[], str]:
         )
 
     def read() -> str:
-        value = from_table(cls, table, who)
+        value: Any = from_table(cls, table, who)
         return judged(value) or unequal(value)
 
     return read
@@ -165,9 +165,13 @@ def _may_be(hint: Any, value: Any) -> bool:
     return (origin is tuple) == isinstance(value, tuple) and (inner is type(None)) == (value is None)
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
+def _hints(cls: Any) -> dict[str, Any]:
+    if cls not in _KNOWN:
+        _KNOWN[cls] = get_type_hints(cls, include_extras=True)
+    return _KNOWN[cls]
+
+
+_KNOWN: dict[Any, dict[str, Any]] = {}
 
 
 def _value(rng: random.Random, hint: Any) -> Any:

@@ -26,6 +26,7 @@ def _takes_anything(value: object) -> int:
     return int(abs(float(str(value).replace("True", "1"))))
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("number", "target", "name", "bug"),
     [

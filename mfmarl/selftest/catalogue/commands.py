@@ -47,16 +47,17 @@ def unknown_key(folder: Path) -> None:
     forked(words, folder).expect(2, "unknown-option", "'num-agents'", "'gamma'", "'steps'", "'--quiet'")
     # Every key there is, its last letter doubled.
     for who, cls in every_class().items():
-        for name in [field.name for field in dataclasses.fields(cls) if field.init]:
+        names = [field.name for field in dataclasses.fields(cls) if field.init]
+        for name in names:
             try:
                 from_table(cls, {name + name[-1]: 0}, "here")
             except ConfigError as error:
-                meant = [line for line in str(error).splitlines() if f"here: {name}{name[-1]} is not an option" in line]
+                found = [line for line in str(error).splitlines() if f"here: {name}{name[-1]} is not an option" in line]
                 expect(
-                    len(meant) == 1 and "Did you mean" in meant[0], f"{who}: {name}{name[-1]} is answered with {error}"
+                    len(found) == 1 and "Did you mean" in found[0], f"{who}: {name}{name[-1]} is answered with {error}"
                 )
             else:
-                expect(name + name[-1] in cls.__dataclass_fields__, f"{who}: {name}{name[-1]} was accepted")
+                expect(name + name[-1] in names, f"{who}: {name}{name[-1]} was accepted")
 
 
 @case(
@@ -173,7 +174,7 @@ def seeds(folder: Path) -> None:
     expect(from_table(RunOptions, {"seed": np.int64(3)}).seed == 3, "numpy's 3 is not taken as 3 by a configuration")
     env = PopulationParallelEnv(every_class()["environment congestion"](num_agents=3))
     first, _ = env.reset(seed=3)
-    again, _ = env.reset(seed=np.int64(3))
+    again, _ = env.reset(seed=np.int64(3))  # type: ignore[arg-type]
     expect(all(np.array_equal(first[agent], again[agent]) for agent in first), "numpy's 3 is another seed than 3")
     env.reset(seed=2**63 - 1)
     for seed in (-1, 1.5, True, 2**63, 2**64, "1e3", np.float32(2), np.int64(-1)):
