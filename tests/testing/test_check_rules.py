@@ -19,7 +19,7 @@ from mfmarl.testing.faulty_rules import GAME_FAULTS, RULE_FAULTS, FaultyGame, Fa
 from mfmarl.testing.notes import REMEDIES
 
 NAMES = [name for name, entry in entries("environment").items() if entry.origin == "mfmarl"]
-FEW = ("ising", "predator_prey", "foraging", "flocking", "schelling", "t_maze", "minority_game", "susceptible_infected")
+FEW = ("ising", "left_right", "foraging", "t_maze")
 SMALL: dict[str, dict[str, Any]] = {
     "ising": {"num_agents": 5, "graph": "complete", "order": "sequential", "horizon": 4},
     "predator_prey": {"num_agents": 3, "size": 3},
@@ -188,10 +188,10 @@ def test_equal_to_the_last_bit_minds_type_shape_and_nan() -> None:
 def test_agents_are_held_against_a_law_that_accuses_the_right_ones_next_to_never(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The bound is Bernstein's: over 40 seeds the least likely count of right rules stays far above the alarm, and
+    # The bound is Bernstein's: over these seeds the least likely count of right rules stays far above the alarm, and
     # of slightly wrong ones far below.
     monkeypatch.setattr(check_games, "ALARM", 1e-4)
-    assert not [seed for seed in range(20) if "crowd-differs" in _codes(FaultyGame(), seed=seed, steps=1)]
+    assert not [seed for seed in range(10) if "crowd-differs" in _codes(FaultyGame(), seed=seed, steps=1)]
     monkeypatch.setattr(check_games, "ALARM", 1e-9)
     wrong = FaultyGame(fault="moves-slightly-otherwise")
-    assert all("crowd-differs" in _codes(wrong, seed=seed, steps=1) for seed in range(5))
+    assert all("crowd-differs" in _codes(wrong, seed=seed, steps=1) for seed in range(3))
