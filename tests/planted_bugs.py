@@ -250,6 +250,9 @@ BUGS: dict[str, Bug] = {
     ),
     "gap-off": Bug("gaps of N 20 % large", "mfmarl.games.finite:gap", _first(1.2)),
     "sampled-gap-off": Bug("sampled gaps twice as large", "mfmarl.games.sampled:gap", _first(2.0)),
+    "frequencies-error-tiny": Bug(
+        "errors of gaps from frequencies a fiftieth", "mfmarl.games.sampled:from_samples", _second(0.02)
+    ),
     "even-rows": Bug(
         "odd rows are never remembered",
         "mfmarl.learning.memory:sample_rows",

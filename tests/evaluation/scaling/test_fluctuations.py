@@ -211,7 +211,7 @@ def test_shares_of_independent_agents_are_multinomial() -> None:
     assert all(more[k] == pytest.approx(found[k] / 2) for k in found)
 
 
-@statistical(alpha=beyond(5, 20, samples=32), bugs=("chain-error-tiny", "chain-mean-off"))
+@statistical(alpha=beyond(5, 20, samples=32), bugs=("uniforms-lean", "steps-share-noise"))
 def test_the_spread_that_is_played_is_the_one_that_theory_has() -> None:
     made = built("beach_bar", num_agents=2000, places=4, bar=1, horizon=8, copies=48)
     episode = made.training.evaluation
