@@ -433,7 +433,8 @@ def _own_temporary(folder: Path) -> Iterator[list[str]]:
     os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
     try:
         yield left
-        left += sorted(os.listdir(folder))
+        # (torch keeps a cache there, for programs to come.)
+        left += sorted(name for name in os.listdir(folder) if not name.startswith("torchinductor"))
     finally:
         tempfile.tempdir = None
         os.environ.pop("TMPDIR")
