@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 Document = dict[str, Any]
-Tensors = dict[str, Tensor]
+Tensors = dict[str, Any]  # of torch, which reading a configuration does not wait for
 Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
 
 _FIRST: dict[str, type] = {
@@ -40,6 +37,8 @@ def _say_of_what(document: Document, tensors: Tensors) -> tuple[Document, Tensor
     """2: a checkpoint says of which environment, agents and population it is; a third-party environment how often it
     was begun anew and showed what lies outside its spaces.
     """
+    import torch
+
     replayed = [name.removesuffix("digest") for name in tensors if name.endswith(_REPLAYED)]
     none = {f"{start}counts": torch.zeros(2, dtype=torch.int64) for start in replayed}
     return {**document, "of": {}}, {**none, **tensors}

@@ -31,6 +31,7 @@ from typing import Any
 from mfmarl.errors import CheckpointError, ConfigError, ResourceFault, RunLocked
 from mfmarl.learning import config as config_file
 from mfmarl.learning.durable import demand_room, read_limited, remove_stale, resource_fault, write_all, write_atomic
+from mfmarl.learning.migration import config_brought_forward
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -444,7 +445,7 @@ def clean(path: Path) -> list[Path]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The table in a run folder's config.toml. Raises ConfigError."""
-    return config_file.read_toml(path / CONFIG)
+    return config_brought_forward(config_file.read_toml(path / CONFIG))
 
 
 def read_status(path: Path) -> dict[str, Any]:
