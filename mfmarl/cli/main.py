@@ -43,8 +43,8 @@ LIMITS = {
     "cpus_per_run": Bounds(0, 1e6),
     "gpus_per_run": Bounds(0, 1e6),
     "max_restarts": Bounds(0, 1 << 20),
-    "worker_timeout": _SECONDS,
-    "run_timeout": _SECONDS,
+    "engine_silence": _SECONDS,
+    "engine_run_timeout": _SECONDS,
     "frames": Bounds(1, 1 << 20),
     "every": _COUNT,
     "fps": Bounds(0, 1000, open_low=True),
@@ -149,17 +149,18 @@ def _flags(command: argparse.ArgumentParser) -> list[str]:
     return [name for action in command._actions for name in action.option_strings if name.startswith("--")]
 
 
-def _check(known: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -> None:
+def _check(known: argparse.Namespace, rest: Sequence[str], command: argparse.ArgumentParser) -> None:
     """Raises ConfigError for every number out of its bounds, and every option that the command alone should know."""
     problems = []
     for name, bounds in LIMITS.items():
         value = getattr(known, name, None)
         if isinstance(value, int | float) and not bounds.allow(value):
-            text = f"--{name.replace('_', '-')} must be {bounds}, not {show(value)}."
+            flag = next(a.option_strings[0] for a in command._actions if a.dest == name)
+            text = f"{flag} must be {bounds}, not {show(value)}."
             problems.append(Problem(text, "bounds", name))
     if known.command not in _OTHERS_OPTIONS:
         for word in rest:
-            hint = _meant(word, flags)
+            hint = _meant(word, _flags(command))
             kind = "option" if word.startswith("-") else "word"
             text = f"Unknown {kind} {show(word.partition('=')[0])}.{hint} See `mfmarl {known.command} --help`."
             problems.append(Problem(text, "unknown-option", ""))
@@ -192,7 +193,7 @@ def understood(
     known, rest = parser.parse_known_args(_joined(given, commands.get(given[0])))
     if known.command is None:
         raise ConfigError(f"Unknown option {show(given[0])}. See `mfmarl --help`.", "unknown-option")
-    _check(known, rest, _flags(commands[known.command]))
+    _check(known, rest, commands[known.command])
     return known, rest
 
 
