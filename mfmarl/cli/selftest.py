@@ -154,7 +154,7 @@ def _try_goals(known: argparse.Namespace, goals: list[Any], folder: Path) -> int
         print(f"numbers: {folder / 'selftest.json'}" + (f"\nreport: {page}" if page else ""))
     missed = [name for name in (goal.name for goal in goals) if outcomes[name].met is False]
     if missed:
-        error = ClaimRefuted(f"{', '.join(missed)} of the goals not met: {outcomes[missed[0]].found}.")
-        print(f"mfmarl: {error} [{error.code}]", file=sys.stderr)
-        return error.exit_code
+        refuted = ClaimRefuted(f"{', '.join(missed)} of the goals not met: {outcomes[missed[0]].found}.")
+        print(f"mfmarl: {refuted} [{refuted.code}]", file=sys.stderr)
+        return refuted.exit_code
     return 0

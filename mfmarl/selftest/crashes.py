@@ -120,12 +120,14 @@ def dying(
                 real["write"](arguments[0], bytes(arguments[1][:left]))
                 dead = True
                 end()
-            found = None if name == "fsync" and not waits else real[name](*arguments, **options)
+            try:
+                found = None if name == "fsync" and not waits else real[name](*arguments, **options)
+            finally:  # a call that fails (a folder that is there already) is one to die after, too
+                if made == call:
+                    dead = True
+                    end()
             if name == "write":
                 left -= found or 0
-            if made == call:
-                dead = True
-                end()
             return found
 
         return one

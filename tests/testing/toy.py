@@ -52,6 +52,7 @@ class Toy(ParallelEnv[str, Any, Any]):
         dead = {a: self.t == 10 and a == "walker_2" for a in self.agents}
         seen = self._observed()
         rewards = {a: float(self.x[int(a[-1]), 0]) for a in self.agents}
-        cut, infos = dict.fromkeys(self.agents, over), {a: {} for a in self.agents}
+        cut = dict.fromkeys(self.agents, over)
+        infos: dict[str, dict[str, Any]] = {a: {} for a in self.agents}
         self.agents = [a for a in self.agents if not dead[a] and not over]
         return seen, rewards, dead, cut, infos

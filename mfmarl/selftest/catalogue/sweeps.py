@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,14 @@ def _partial(folder: Path) -> None:
     expect(any("1 of 3 planned runs" in note for note in both["notes"]), f"notes are {both['notes']}")
 
 
+def _have_begun(runs: Path, many: int) -> bool:
+    return sum(1 for _ in runs.glob("*/*/*/metrics.jsonl")) == many
+
+
+def _are_gone(pids: Mapping[int, float]) -> bool:
+    return not still_alive(pids)
+
+
 @case(
     177,
     "SIGTERM or SIGINT to a comparison, once and twice",
@@ -247,7 +257,7 @@ def _asked_to_stop(folder: Path) -> None:
         name = f"{signal.Signals(number).name}-{int(twice)}"
         process = start(["compare", write_moody(folder), "--agents", "mfq", "--name", name, *_SHORT, *words], folder)
         runs = folder / "runs" / name
-        begun = wait_until(lambda runs=runs: sum(1 for _ in runs.glob("*/*/*/metrics.jsonl")) == 2)
+        begun = wait_until(partial(_have_begun, runs, 2))
         seen = processes_below(process.pid)
         process.send_signal(number)
         if twice:
@@ -256,7 +266,7 @@ def _asked_to_stop(folder: Path) -> None:
         answer = Answer(f"mfmarl compare ... ({name})", process.returncode, out, err, 0.0)
         expect(begun, f"{name}: no run was begun: {answer.err}")
         answer.expect(128 + number, "interrupted", "same command")
-        expect(wait_until(lambda seen=seen: not still_alive(seen), 10.0), f"{name}: a process is left")
+        expect(wait_until(partial(_are_gone, seen), 10.0), f"{name}: a process is left")
         states = [run_folder.read_status(p)["state"] for p in run_folder.find_runs(runs)]
         expect(twice or states == ["interrupted"] * 2, f"{name}: states are {states}")
         _compare(folder, "--seeds", "2", "--jobs", "2", "--pace", "0.1", name=name).expect(0)
