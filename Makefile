@@ -110,7 +110,7 @@ layers: venv
 
 # Last, so that a run ends with pytest's own line.
 tests: venv
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not verify" $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not verify" --dist worksteal $(PYTEST_FLAGS) $(TESTS)
 
 format: venv
 	$(BIN)/ruff check --fix .

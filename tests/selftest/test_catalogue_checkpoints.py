@@ -18,5 +18,3 @@ def test_a_bad_checkpoint_is_met_as_promised(one: Case, tmp_path: Path) -> None:
 
 def test_every_case_of_checkpoints_is_there() -> None:
     assert [case.number for case in CASES] == list(range(25, 39))
-
-
