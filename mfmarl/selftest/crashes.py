@@ -309,7 +309,9 @@ def by_runs(folder: Path, draw: random.Random, trials: int) -> Iterator[str]:
             there = is_run(path) and bool(list_checkpoints(path / "checkpoints"))
             if there:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("error", checkpoint.CheckpointWarning)
+                    # Who dies between the first file and the latest.json that names it had nothing acknowledged.
+                    first = before < 0 and not (path / "checkpoints" / checkpoint.LATEST).exists()
+                    warnings.simplefilter("ignore" if first else "error", checkpoint.CheckpointWarning)
                     _, built = load_training(path)
                 built.close()
                 step, told = built.training.tick, read_status(path)
