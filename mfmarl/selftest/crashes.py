@@ -292,7 +292,7 @@ def by_runs(folder: Path, draw: random.Random, trials: int) -> Iterator[str]:
         steps=40, report_every=4, copies=1, evaluation_copies=0, checkpoint_seconds=0.0, exploitability="off"
     )
     config = RunConfig(Choice("congestion", {"num_agents": 4}), {"all": Choice("mfq", options)}, run)
-    number, path, before = 0, folder / "0", -1
+    number, path, before, named = 0, folder / "0", -1, False
 
     def train(call: int) -> None:
         with warnings.catch_warnings(), dying(die, call):
@@ -310,8 +310,8 @@ def by_runs(folder: Path, draw: random.Random, trials: int) -> Iterator[str]:
             if there:
                 with warnings.catch_warnings():
                     # Who dies between the first file and the latest.json that names it had nothing acknowledged.
-                    first = before < 0 and not (path / "checkpoints" / checkpoint.LATEST).exists()
-                    warnings.simplefilter("ignore" if first else "error", checkpoint.CheckpointWarning)
+                    named = named or (path / "checkpoints" / checkpoint.LATEST).exists()
+                    warnings.simplefilter("error" if named else "ignore", checkpoint.CheckpointWarning)
                     _, built = load_training(path)
                 built.close()
                 step, told = built.training.tick, read_status(path)
@@ -325,7 +325,7 @@ def by_runs(folder: Path, draw: random.Random, trials: int) -> Iterator[str]:
         except (MfmarlError, Warning) as error:
             wrong = f"unreadable: {error}"
         if code == 0 or wrong:
-            number, before = number + 1, -1
+            number, before, named = number + 1, -1, False
             path = folder / str(number)
         yield f"{how}: {wrong}" if wrong else ""
 
