@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from mfmarl.errors import ConfigError, EnvironmentFault
+from mfmarl.errors import ConfigError, EnvironmentFault, printable
 
 if TYPE_CHECKING:
     from mfmarl.testing.finding import Findings
@@ -114,10 +114,10 @@ def _show(found: Findings) -> None:
         style = "bold red" if one.level == "error" else "bold yellow"
         console.print(Text(one.level.ljust(9), style=style) + Text(one.code, style="bold"))
         for text in (one.message, one.remedy):
-            for line in textwrap.wrap(text, max(width - 9, 20)):
+            for line in textwrap.wrap(printable(text), max(width - 9, 20)):
                 console.print(Text(" " * 9 + line))
         console.print()
-    console.print(summary(found))
+    console.print(Text(printable(summary(found))))
 
 
 def summary(found: Findings) -> str:

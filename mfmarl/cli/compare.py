@@ -20,7 +20,7 @@ from mfmarl.cli.choices import (
     run_options,
 )
 from mfmarl.cli.engines import add_engine_options, engine_of
-from mfmarl.errors import ClaimRefuted, ConfigError, RunsFailed
+from mfmarl.errors import ClaimRefuted, ConfigError, RunsFailed, printable
 
 EXAMPLES = """  mfmarl compare ising --agents mfq,mfac,iql,iac --num-agents 400 --seeds 5
   mfmarl compare ising,congestion --agents mfq,iql --seeds 10 --assert "ising: mfq > iql"
@@ -192,10 +192,10 @@ def _conclude(known: argparse.Namespace, folder: Path, runs: list[Any], failed: 
 
         print_table(table, Console())
         for claim, holds, sentence in verdicts:
-            print(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {sentence}")
+            print(printable(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {sentence}"))
         print(f"report: {page}")
     if failed:
-        print(f"mfmarl: {error} [{RunsFailed.code}]", file=sys.stderr)
+        print(f"mfmarl: {printable(error)} [{RunsFailed.code}]", file=sys.stderr)
         return RunsFailed.exit_code
     if any(not holds for _, holds, _ in verdicts):
         return ClaimRefuted.exit_code

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from mfmarl import __version__
+from mfmarl.cli.signals import ended_in_a_line
 from mfmarl.errors import ConfigError, MfmarlError, RankLost, nearest, printable
 from mfmarl.options import Bounds, Problem, show, told
 
@@ -212,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         known, rest = understood(given, parser, commands)
-        code: int = known.carry_out(known, rest)
-        sys.stdout.flush()
+        with ended_in_a_line():
+            code: int = known.carry_out(known, rest)
+            sys.stdout.flush()
         return code
     except ConfigError as error:
         command = commands.get(given[0]) if commands and given else None

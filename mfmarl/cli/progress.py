@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from mfmarl.errors import printable
+
 
 class Progress:
     """Several tasks side by side. On a terminal they are bars; elsewhere a line every few seconds."""
@@ -25,10 +27,10 @@ class Progress:
             from rich.progress import Progress as Bars
 
             self.live = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(elapsed_when_finished=False),
@@ -46,12 +48,13 @@ class Progress:
         self.totals[name] = total
         self.begun[name] = time.monotonic()
         if self.live is not None:
-            self.tasks[name] = self.live.add_task(name, total=total, note="")
+            self.tasks[name] = self.live.add_task(printable(name), total=total, note="")
 
     def update(self, name: str, done: int, note: str = "") -> None:
         """How far a task is; `note` is a short text beside the bar."""
         if self.quiet:
             return
+        note = printable(note)
         if self.live is not None:
             self.live.update(self.tasks[name], completed=done, note=note)
             return
@@ -71,6 +74,7 @@ class Progress:
         """A line of its own."""
         if self.quiet:
             return
+        text = printable(text)
         if self.live is not None:
             self.live.console.print(text, markup=False, highlight=False)
         else:

@@ -28,7 +28,7 @@ from mfmarl.cli.choices import (
 from mfmarl.cli.compare import seeds_of
 from mfmarl.cli.engines import add_engine_options, engine_of
 from mfmarl.cli.sizes import seconds, size_in_bytes, whole_numbers
-from mfmarl.errors import ConfigError, MfmarlError, RunsFailed, nearest
+from mfmarl.errors import ConfigError, MfmarlError, RunsFailed, nearest, printable
 
 if TYPE_CHECKING:
     from mfmarl.cli.progress import Progress
@@ -409,5 +409,7 @@ def _conclude(known: argparse.Namespace, folder: Path, stopped: MfmarlError | No
         report.print_numbers(numbers, Console())
         print(f"report: {page}")
     if error:
-        print(f"mfmarl: {error} [{stopped.code if stopped is not None else RunsFailed.code}]", file=sys.stderr)
+        print(
+            f"mfmarl: {printable(error)} [{stopped.code if stopped is not None else RunsFailed.code}]", file=sys.stderr
+        )
     return code

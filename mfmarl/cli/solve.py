@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mfmarl.cli.choices import import_all, pairs_of, parsed, short, split, variant
-from mfmarl.errors import ConfigError, RunsFailed, nearest
+from mfmarl.errors import ConfigError, RunsFailed, nearest, printable
 from mfmarl.options import Option, options_of, parse_value
 
 EXAMPLES = """  mfmarl solve beach_bar
@@ -226,7 +226,12 @@ def _conclude(known: argparse.Namespace, path: Path, interrupted: Any) -> int:
     code = 0 if interrupted is None else interrupted.exit_code
     failed = [o for o in found.outcomes if o.state in ("failed", "diverged")]
     if known.json:
-        error = {} if interrupted is None else {"error": str(interrupted), "exit_code": code}
+        error = {}
+        if interrupted is not None:
+            error = {"error": str(interrupted), "exit_code": code, "code": interrupted.code}
+        elif failed:
+            told = f"{failed[0].label}: {failed[0].told}"
+            error = {"error": told, "exit_code": RunsFailed.exit_code, "code": RunsFailed.code}
         print(json.dumps({**summary_of(found), "run": str(path), "report": str(page), **error}))
     else:
         _print(found)
@@ -234,9 +239,9 @@ def _conclude(known: argparse.Namespace, path: Path, interrupted: Any) -> int:
             print(finite_sentence(found.best))
         print(f"   run: {path}\nreport: {page}")
     for outcome in failed:
-        print(f"mfmarl: {outcome.label}: {outcome.told}", file=sys.stderr)
+        print(f"mfmarl: {printable(f'{outcome.label}: {outcome.told}')} [{RunsFailed.code}]", file=sys.stderr)
     if interrupted is not None:
-        print(f"mfmarl: {interrupted}", file=sys.stderr)
+        print(f"mfmarl: {printable(str(interrupted))} [{interrupted.code}]", file=sys.stderr)
         return int(code)
     return RunsFailed.exit_code if failed else 0
 
@@ -256,6 +261,6 @@ def _print(found: Any) -> None:
     for o in found.outcomes:
         share = _share(o.exploitability / o.uniform) if o.uniform > 1e-12 and math.isfinite(o.exploitability) else "–"
         cells = (o.label, gain(o.exploitability), share, number(o.value), f"{o.iterations:,}", duration(o.seconds))
-        table.add_row(*(escape(c) for c in cells), escape(ending(o)))
+        table.add_row(*(escape(printable(c)) for c in (*cells, ending(o))))
     console = Console()
     Console(width=None if console.is_terminal else 140).print(table)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mfmarl.cli.choices import import_all, parse_agents
-from mfmarl.errors import ConfigError
+from mfmarl.errors import ConfigError, printable
 
 EXAMPLES = """  mfmarl tournament runs/battle                      # every trained run of a comparison
   mfmarl tournament runs/a runs/b --games 50
@@ -96,7 +96,7 @@ def _play(known: argparse.Namespace, folder: Path, stage: Any, entrants: list[An
     else:
         print(f"{'player':<24} {'Elo':>6}  95 % interval")
         for row in rows:
-            print(f"{row['player']:<24} {row['elo']:>6.0f}  {row['low']:.0f} to {row['high']:.0f}")
+            print(f"{printable(row['player']):<24} {row['elo']:>6.0f}  {row['low']:.0f} to {row['high']:.0f}")
         print(f"report: {page}")
     return 0
 

@@ -7,9 +7,7 @@ import contextlib
 import json
 import re
 import shlex
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,7 +24,8 @@ from mfmarl.cli.choices import (
     run_options,
     short,
 )
-from mfmarl.errors import ConfigError, MfmarlError
+from mfmarl.cli.signals import ended_in_a_line
+from mfmarl.errors import ConfigError, MfmarlError, printable
 
 EXAMPLES = """  mfmarl train ising --agent mfq --num-agents 400 --steps 2000
   mfmarl train congestion --agent mfq --temperature "linear(1, 0.05)" --name routes
@@ -91,7 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace, rest: list[str]) -> int:
     known.newer = ""
     try:
-        with warnings_in_a_line(), ended_in_a_line():
+        with warnings_in_a_line(), ended_in_a_line("Asked to stop; what was done is kept."):
             return _run(known, rest)
     except ConfigError as error:
         if not known.newer:
@@ -201,34 +200,6 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-class _Ended(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, before the run or after it: within, it is saved (see mfmarl.learning.run)."""
-
-
-@contextlib.contextmanager
-def ended_in_a_line() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, with the exit codes that shells know them by."""
-
-    def end(number: int, _frame: Any) -> None:
-        raise _Ended(number)
-
-    old = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                old[number] = signal.signal(number, end)
-    try:
-        yield
-    except _Ended as ended:
-        error = MfmarlError("Asked to stop; what was done is kept.", "interrupted")
-        error.exit_code = 128 + int(ended.args[0])
-        raise error from None
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 @contextlib.contextmanager
 def warnings_in_a_line() -> Iterator[None]:
     """What a run has to say besides, as this package says things: one line each, every time."""
@@ -237,7 +208,7 @@ def warnings_in_a_line() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, RunWarning) or category.__module__.startswith("mfmarl."):
             with contextlib.suppress(OSError):
-                print(f"mfmarl: {message}", file=sys.stderr, flush=True)
+                print(f"mfmarl: {printable(str(message))}", file=sys.stderr, flush=True)
         else:
             usual(message, category, *where)
 
@@ -259,7 +230,8 @@ def _report(path: Path) -> Path | None:
         again = f"mfmarl report {shlex.quote(str(path))}"
         with contextlib.suppress(OSError):
             print(
-                f"mfmarl: {path} is done and kept, but its report could not be made ({told}): {again}", file=sys.stderr
+                f"mfmarl: {path} is done and kept, but its report could not be made ({printable(told)}): {again}",
+                file=sys.stderr,
             )
         return None
 

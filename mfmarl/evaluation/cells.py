@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mfmarl.errors import ConfigError
+from mfmarl.errors import ConfigError, printable
 from mfmarl.evaluation import results
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def print_cells(told: dict[str, Any], console: Console, most: int = _SHOWN) -> N
             name = f"{cell['environment']} {cell['agent']} seed {cell['seed']}"
             colour = "red" if cell["state"] in ("failed", "diverged") else "yellow"
             reason = cell["reason"] if len(cell["reason"]) <= 200 else cell["reason"][:197] + "..."
-            shown.add_row(Text(name), Text(cell["state"], style=colour), f"{cell['step']:,}", Text(reason))
+            shown.add_row(
+                Text(printable(name)), Text(cell["state"], style=colour), f"{cell['step']:,}", Text(printable(reason))
+            )
         console.print(shown)
         if len(odd) > most:
             console.print(Text(f"and {len(odd) - most} more; all of them with --json", style="dim"))

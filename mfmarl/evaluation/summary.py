@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfmarl import __version__
+from mfmarl.errors import printable
 from mfmarl.evaluation import cells as cells_of
 from mfmarl.evaluation import results, statistics
 from mfmarl.evaluation.results import Comparison, Scores
@@ -404,10 +405,12 @@ def print_table(table: dict[str, Any], console: Console) -> None:
     from rich.text import Text
 
     def empty(title: str, headings: Sequence[str]) -> Table:
-        shown = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None)
+        shown = Table(
+            title=Text(printable(title)), title_justify="left", title_style="bold", header_style="dim", box=None
+        )
         for place, heading in enumerate(headings):
             shown.add_column(
-                Text(heading),
+                Text(printable(heading)),
                 justify="right" if place else "left",
                 no_wrap=place > 0,
                 overflow="fold" if place == 0 else "ellipsis",
@@ -423,7 +426,7 @@ def print_table(table: dict[str, Any], console: Console) -> None:
             chance = improvement_of(about, name)
             times = [duration(agent["wall"]), duration(agent["cpu"])] if timed else []
             shown.add_row(
-                Text(name, style="bold"),
+                Text(printable(name), style="bold"),
                 Text(measured_text(agent["iqm"], agent["low"], agent["high"]) if agent["runs"] else "failed"),
                 Text(runs_text(agent), style="red" if agent["failed"] else ""),
                 "" if chance is None else f"{chance['value']:.2f}",
@@ -436,7 +439,7 @@ def print_table(table: dict[str, Any], console: Console) -> None:
             shown = empty("", ["against theory", *about["agents"]])
             for measure in measures:
                 found = [a["theory"].get(measure) for a in about["agents"].values()]
-                shown.add_row(Text(measure), *("–" if f is None else _starred(f) for f in found))
+                shown.add_row(Text(printable(measure)), *("–" if f is None else _starred(f) for f in found))
                 shown.add_row("  theory", *("" if f is None else number(f["theory"]) + " " for f in found), style="dim")
             console.print(shown)
             console.print(Text(" * theory lies outside the 95 % interval", style="dim"))
@@ -444,17 +447,17 @@ def print_table(table: dict[str, Any], console: Console) -> None:
             console.print()
             shown = empty("exploitability at the end of a run", ["agent", *GAPS.values()])
             for name, cells in left:
-                shown.add_row(Text(name, style="bold"), *(Text(cell) for cell in cells))
+                shown.add_row(Text(printable(name), style="bold"), *(Text(cell) for cell in cells))
             console.print(shown)
         console.print()
         for sentence in about["sentences"]:
-            console.print(Text(f"{sentence}"))
+            console.print(Text(printable(sentence)))
         console.print()
     told = table["runs_by_state"]
     if told["cells"]:
         cells_of.print_cells(told, console)
     for note in table["notes"]:
-        console.print(Text(note, style="yellow"))
+        console.print(Text(printable(note), style="yellow"))
 
 
 def theory_rows(about: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[str]]]:

@@ -52,7 +52,7 @@ def carry_out(
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         try:
-            kept[goal.name] = attempt(goal, replace(order, folder=place))
+            kept[goal.name] = attempt(goal, replace(order, folder=place.resolve()))
         finally:
             shutil.rmtree(place, ignore_errors=True)
         table = {**told, "goals": {name: found.to_table() for name, found in kept.items()}}

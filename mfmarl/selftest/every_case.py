@@ -14,6 +14,7 @@ WANTED = 76
 
 def attempt_case(case: Case, folder: Path) -> str:
     """Why the case is not met, in one line; empty: it is."""
+    folder = folder.resolve()  # commands are carried out in it, and what names it is to mean the same there
     folder.mkdir(parents=True)
     try:
         case.run(folder)

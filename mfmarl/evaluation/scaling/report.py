@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfmarl import __version__
-from mfmarl.errors import ConfigError, MfmarlError
+from mfmarl.errors import ConfigError, MfmarlError, printable
 from mfmarl.evaluation import report, results, summary
 from mfmarl.evaluation.results import write_text
 from mfmarl.evaluation.scaling import cost_model, fit, sweep
@@ -781,16 +781,16 @@ def print_numbers(numbers: Numbers, console: Console) -> None:
             slots = row["num_agents"] * one["copies"]
             rate = summary.count(slots / row["wall"]) if row["wall"] else "–"
             table.add_row(
-                Text(one["label"], style="bold"), f"{row['num_agents']:,}", _time(row["nanoseconds"] * 1e-9),
+                Text(printable(one["label"]), style="bold"), f"{row['num_agents']:,}", _time(row["nanoseconds"] * 1e-9),
                 _time(row["cpu"]), rate, _bytes(row["bytes"]), str(row["repeats"]),
             )  # fmt: skip
         for gone in one["missing"]:
             table.add_row(
-                Text(one["label"], style="bold"), f"{gone['num_agents']:,}", Text(gone["status"], style="red"),
+                Text(printable(one["label"]), style="bold"), f"{gone['num_agents']:,}", Text(gone["status"], style="red"),
             )  # fmt: skip
     console.print(table)
     console.print()
     for verdict in numbers["verdicts"]:
-        console.print(Text(verdict["sentence"]))
+        console.print(Text(printable(verdict["sentence"])))
     for one in numbers["machines"]["asked"]:
-        console.print(Text(f"{one['cluster']}: {one['sentence']}"))
+        console.print(Text(printable(f"{one['cluster']}: {one['sentence']}")))

@@ -253,10 +253,12 @@ def carry_out(
                 given_up.append(measured)
             keep(measured)
             finish(point, measured, expected)
-    except KeyboardInterrupt:
-        raise Interrupted(
+    except KeyboardInterrupt as asked:
+        stopped = Interrupted(
             f"The sweep was stopped; its {len(done)} points are kept in {folder}: the same command goes on."
-        ) from None
+        )
+        stopped.exit_code = 128 + int(asked.args[0]) if asked.args else stopped.exit_code  # SIGTERM is told by its number
+        raise stopped from None
     for point in todo:
         reason = f"The budget of {plan.budget:g} s leaves no time for it."
         measured = Measured(point, "skipped", reason)
