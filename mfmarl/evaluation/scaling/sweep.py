@@ -257,7 +257,8 @@ def carry_out(
         stopped = Interrupted(
             f"The sweep was stopped; its {len(done)} points are kept in {folder}: the same command goes on."
         )
-        stopped.exit_code = 128 + int(asked.args[0]) if asked.args else stopped.exit_code  # SIGTERM is told by its number
+        if asked.args:  # not Ctrl-C but another signal, by its number
+            stopped.exit_code = 128 + int(asked.args[0])
         raise stopped from None
     for point in todo:
         reason = f"The budget of {plan.budget:g} s leaves no time for it."
