@@ -65,8 +65,8 @@ class Trial:
     def __str__(self) -> str:
         face = "FaultyEnv" if self.form == "parallel" else "FaultyAECEnv"
         return (
-            f"check_env({face}, seed={self.seed}, patience={_PATIENCE:g}, options={{'fault': {self.fault.name!r}, "
-            f"'at': {self.at}}})"
+            f"check_env({face}, seed={self.seed}, patience={_PATIENCE:g}, elsewhere=True, "
+            f"options={{'fault': {self.fault.name!r}, 'at': {self.at}}})"
         )
 
 
@@ -84,7 +84,9 @@ def seeded_faults(order: Order) -> Outcome:
     names = stock()
     names = _some(names, order.trials(len(names), 3), order.seed)
     training = [fault for fault in FAULTS.values() if "parallel" in fault.forms]
-    training = _some(training, order.trials(len(training), 10), order.seed)
+    numbers = [fault for fault in training if fault.case in NUMBERS]
+    others = [fault for fault in training if fault not in numbers]
+    training = numbers + _some(others, order.trials(len(training), 10) - len(numbers), order.seed)
     tested = list({(trial.fault.name, trial.form): trial for trial in some}.values())
     of = len(some) + len(names) + len(training) + len(tested)
     done = 0
@@ -116,7 +118,6 @@ def seeded_faults(order: Order) -> Outcome:
     for fault in training:
         played[fault.name] = trained(fault.name, order.folder)
         watch()
-    numbers = [fault for fault in training if fault.case in NUMBERS]
     slipped = [fault.name for fault in numbers if fault.level == "error" and played[fault.name] not in STOPPED]
     peers = beside(tested, watch)
     share = 1 - len(missed) / len(some)
@@ -153,7 +154,7 @@ def seeded_faults(order: Order) -> Outcome:
 def _some(every: Iterable[Any], number: int, seed: int) -> list[Any]:
     """So many of them, drawn by the seed, in their own order."""
     items = list(every)
-    chosen = random.Random(seed).sample(range(len(items)), min(number, len(items)))  # noqa: S311 - which to try
+    chosen = random.Random(seed).sample(range(len(items)), max(0, min(number, len(items))))  # noqa: S311 - which to try
     return [items[i] for i in sorted(chosen)]
 
 
@@ -173,6 +174,9 @@ def found(fault: str | None, form: Form, at: int, seed: int) -> Told:
         options = {"at": at, **({} if fault is None else {"fault": fault})}
         face = FaultyEnv if form == "parallel" else FaultyAECEnv
         findings = check_env(face, options=options, seed=seed, patience=_PATIENCE)
+        if not findings:
+            # As the command does; another interpreter only adds to what is found, and takes a second or two.
+            findings = check_env(face, options=options, seed=seed, patience=_PATIENCE, elsewhere=True)
         return [(one.level, one.code) for one in findings.found]
 
     _warm()

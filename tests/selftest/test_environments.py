@@ -79,6 +79,25 @@ def test_numbers_that_are_none_stop_training(tmp_path: Path) -> None:
     assert "done" not in STOPPED
 
 
+def test_numbers_that_are_none_are_always_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However small the share, what the goal promises is looked at."""
+    monkeypatch.setattr(environments, "FAULTS", FAULTS)
+    monkeypatch.setattr(environments, "found", lambda fault, *place: [("error", "x")] if fault else [])
+    seen: list[str] = []
+
+    def noted(fault: str | None, folder: Path) -> str:
+        seen.extend([fault] if fault else [])
+        return "stopped" if fault else "done"
+
+    monkeypatch.setattr(environments, "trained", noted)
+    for seed in range(3):
+        seen.clear()
+        outcome = seeded_faults(Order(tmp_path, share=0.01, seed=seed))
+        assert {fault.name for fault in FAULTS.values() if fault.case in environments.NUMBERS} <= set(seen)
+        assert len(seen) == 10
+        assert "stopped on 9 of 9 numbers" in outcome.found
+
+
 def test_pettingzoos_tests_are_counted_beside() -> None:
     some = [Trial(FAULTS[name], "parallel", 3, 0) for name in ("four-values", "inf-reward", "ghost-reward")]
     found = beside(some, lambda: None)

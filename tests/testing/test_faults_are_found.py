@@ -35,6 +35,7 @@ CALLED: dict[tuple[str, Form], str] = {
     ("draws-from-torch", "aec"): "global-random-drawn",
     ("unseeded-later", "parallel"): "not-repeatable",
     ("depends-on-the-time", "aec"): "not-repeatable",
+    ("depends-on-hashes", "parallel"): "process-decides",
     ("state-of-the-last-episode", "parallel"): "episode-leaks",
     ("changes-the-folder", "parallel"): "changes-folder",
     ("signal-handler", "aec"): "changes-signals",
