@@ -1,8 +1,9 @@
 """G14: nothing listens beyond this machine, whichever command is carried out.
 
-Two watchers, as neither sees everything: an audit hook in every Python process of a command, started through a
-`sitecustomize` of our own, writes down each socket that is bound; and the listening sockets of the whole tree of processes
-are sampled from outside all the while, which also sees those that C++ opens (gloo, Ray's servers).
+Two watchers, as neither sees everything: a hook in every Python process of a command, started through a
+`sitecustomize` of our own, writes down each socket that listens, or that is bound and hears without listening (UDP),
+however short; and the listening sockets of the whole tree of processes are sampled from outside all the while, which also
+sees those that C++ opens (gloo, Ray's servers).
 """
 
 from __future__ import annotations
@@ -22,29 +23,43 @@ import psutil
 
 from mfmarl.selftest.command import environment_of
 from mfmarl.selftest.goal import Order, Outcome
+from mfmarl.selftest.processes import processes_below, still_alive
 
 PATIENCE = 300.0
 _PAUSE = 0.02
 
-HOOK = '''"""Writes every address that a socket of this process is bound to into a file."""
+HOOK = '''"""Writes every address at which a socket of this process can be reached into a file."""
 
 import os
 import sys
 
-_file = os.environ.get("MFMARL_SELFTEST_BOUND")
+_file = os.environ.get("MFMARL_SELFTEST_DOORS")
 
 
-def _watch(event, arguments):
-    if event == "socket.bind" and _file:
-        line = f"{os.getpid()} {arguments[1]!r}\\\\n".encode()
-        handle = os.open(_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(handle, line)
-        os.close(handle)
+def _tell(address):
+    line = f"{os.getpid()} {address!r}\\n".encode()
+    handle = os.open(_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(handle, line)
+    os.close(handle)
 
 
 if _file:
+    import socket
+
+    _listen = socket.socket.listen
+
+    def listen(self, *backlog):
+        _listen(self, *backlog)
+        _tell(self.getsockname())
+
+    def _watch(event, arguments):
+        # Without connections, whoever is bound hears. One that connects is bound to ask which port is free: no door yet.
+        if event == "socket.bind" and arguments[0].type & 0xF == socket.SOCK_DGRAM:
+            _tell(arguments[1])
+
+    socket.socket.listen = listen
     sys.addaudithook(_watch)
-'''.replace("\\\\n", "\\n")
+'''
 
 RULES = ("--steps", "40", "--copies", "1", "--evaluation-copies", "0", "--report-every", "20", "--quiet")
 
@@ -57,7 +72,7 @@ class Watched:
     listening: frozenset[tuple[str, int]]
     """(address, port) of every listening socket that was seen."""
     bound: tuple[str, ...]
-    """What Python bound, as it said so."""
+    """Where Python processes said that they could be reached."""
     processes: int
     told: str = ""
     left: tuple[int, ...] = field(default=())
@@ -85,7 +100,6 @@ def _bound_on_loopback(told: str) -> bool:
     if not words.startswith("("):
         return True  # a Unix socket, or one of the kernel's: no network
     address = words[1:].split(",")[0].strip().strip("'\"")
-    # A port that is bound for sending, or is asked which one is free, is not listened at; it is counted if it could be.
     return on_loopback(address)
 
 
@@ -96,10 +110,9 @@ def watch(
     hook = Path(tempfile.mkdtemp(prefix="hook-", dir=folder))
     (hook / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
     file, out = hook / "bound", hook / "out"
-    environment = {**environment_of(), "MFMARL_SELFTEST_BOUND": str(file), **(changes or {})}
+    environment = {**environment_of(), "MFMARL_SELFTEST_DOORS": str(file), **(changes or {})}
     environment["PYTHONPATH"] = os.pathsep.join([str(hook), environment["PYTHONPATH"]])
-    listening: set[tuple[str, int]] = set()
-    seen: dict[int, float] = {}
+    doors = _Doors()
     until = time.monotonic() + patience
     with open(out, "wb") as sink:
         process = subprocess.Popen(
@@ -107,44 +120,73 @@ def watch(
         )
         try:
             while process.poll() is None and time.monotonic() < until:
-                _look(process.pid, seen, listening)
+                doors.look(process.pid)
                 time.sleep(_PAUSE)
         finally:
             if process.poll() is None:
                 process.kill()
             code = process.wait()
     for _ in range(100):
-        if not (left := _alive(seen)):
+        if not (left := still_alive({**doors.seen, **_marked(str(file))})):
             break
         time.sleep(0.05)
     bound = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     told = out.read_text(encoding="utf-8", errors="replace")[-600:]
-    return Watched(code, frozenset(listening), tuple(bound), len(seen), told, tuple(left))
+    return Watched(code, frozenset(doors.listening), tuple(bound), len(doors.seen), told, tuple(left))
 
 
-def _look(pid: int, seen: dict[int, float], listening: set[tuple[str, int]]) -> None:
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
+class _Doors:
+    """The processes below one, and the sockets at which they listen.
+
+    Whose a socket is takes long to find: it is asked where the system has one that it had not before, for a while.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+        self.listening: set[tuple[str, int]] = set()
+        self._asked: dict[str, int] = dict.fromkeys(_everyones(), _ASKED)
+        self._looked = 0
+
+    def look(self, pid: int) -> None:
+        fresh = [line for line in _everyones() if self._asked.setdefault(line, 0) < _ASKED]
+        self._looked += 1
+        if fresh or self._looked % 10 == 1 or not _TABLES:
             with contextlib.suppress(psutil.Error):
-                seen.setdefault(process.pid, process.create_time())
-    # Processes that have left their parent are looked at for as long as they live.
-    for known in list(seen):
-        with contextlib.suppress(psutil.Error, AttributeError):
-            process = psutil.Process(known)
-            if process.create_time() == seen[known]:
-                for connection in process.net_connections(kind="inet"):
+                root = psutil.Process(pid)
+                self.seen.setdefault(pid, root.create_time())
+                self.seen.update(processes_below(pid))
+        for line in fresh:
+            self._asked[line] += 1
+        # Processes that have left their parent are looked at for as long as they live.
+        for known in still_alive(self.seen) if fresh or not _TABLES else ():
+            with contextlib.suppress(psutil.Error, AttributeError):
+                for connection in psutil.Process(known).net_connections(kind="inet"):
                     if connection.status == psutil.CONN_LISTEN and connection.laddr:
-                        listening.add((connection.laddr.ip, connection.laddr.port))
+                        self.listening.add((connection.laddr.ip, connection.laddr.port))
 
 
-def _alive(seen: Mapping[int, float]) -> list[int]:
+_TABLES = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
+_ASKED = 5
+"""How many times it is asked whose a socket is: it may be another program's."""
+
+
+def _everyones() -> list[str]:
+    """The listening sockets of everybody here, each as the kernel tells of it: its address and its number."""
     found = []
-    for pid, began in seen.items():
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
+    for path in _TABLES:
+        with contextlib.suppress(OSError):
+            rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()[1:]]
+            found += [f"{row[1]} {row[9]}" for row in rows if len(row) > 9 and row[3] == "0A"]
+    return found
+
+
+def _marked(file: str) -> dict[int, float]:
+    """The processes that have inherited our mark, wherever they are in the tree now."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get("MFMARL_SELFTEST_DOORS") == file:
+                found[process.pid] = process.create_time()
     return found
 
 
@@ -161,9 +203,11 @@ def commands(share: float, with_ray: bool) -> list[tuple[str, list[str]]]:
         ("train --workers 2", ["train", "mpe2/simple_spread_v3", "--name", "w", "--workers", "2", "--copies", "2",
                                *[w for w in RULES if w not in ("--copies", "1")]]),
         ("solve", ["solve", "beach_bar", "--iterations", "20", "--name", "s", "--quiet"]),
+        ("train of two teams", ["train", "schelling", "--agent", "mfq", "--name", "b", *RULES]),
         ("scale", ["scale", "congestion", "--agents", "mfq", "--num-agents", "4,8", "--timed-steps", "5", "--no-quality",
                    "--name", "m", "--quiet"]),
-        ("tournament", ["tournament", "b", "--against", "random", "--games", "2", "--runs", ".", "--name", "o"]),
+        ("tournament", ["tournament", "runs/b", "--against", "random", "--games", "2", "--horizon", "20",
+                        "--name", "o"]),
         ("render", ["render", "runs/d"]),
         ("report", ["report", "runs/c"]),
         ("list", ["list"]),
@@ -174,10 +218,9 @@ def commands(share: float, with_ray: bool) -> list[tuple[str, list[str]]]:
         kept = ("train --ranks 2", "list") if share < 0.2 else ("train --ranks 2", "compare --jobs 2", "list", "solve")
         return [(what, words) for what, words in found if what in kept]
     if with_ray:
-        words = [w for w in found[2][1] if w != "c"]
-        found.append(("compare --engine ray", [*words[: words.index("--name") + 1], "r", *words[words.index("--name") + 1 :],
-                                               "--engine", "ray"]))  # fmt: skip
-    return [one for one in found if one[0] != "tournament"]
+        words = ["r" if word == "c" else word for word in dict(found)["compare --jobs 2"]]
+        found.append(("compare --engine ray", [*words, "--engine", "ray"]))
+    return found
 
 
 def listeners(order: Order) -> Outcome:
