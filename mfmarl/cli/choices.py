@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from mfmarl.errors import ConfigError, nearest
@@ -144,9 +144,16 @@ def parse_agents(text: str) -> dict[str, Team]:
 
 
 def assign(
-    pairs: Sequence[tuple[str, str]], environments: dict[str, Choice], agents: dict[str, Team]
+    pairs: Sequence[tuple[str, str]],
+    environments: dict[str, Choice],
+    agents: dict[str, Team],
+    replaced: Collection[str] = (),
 ) -> tuple[dict[str, Choice], dict[str, Team]]:
-    """Give every option to whom it belongs. Raises ConfigError for those that are nobody's, or no such values."""
+    """Give every option to whom it belongs.
+
+    What a variant names itself stands (`--agents mfq:gamma=0,iql --gamma 1`); of the `replaced` ("environments", "agents"),
+    which come from a file, it is what is replaced. Raises ConfigError for options that are nobody's, or no such values.
+    """
     classes = {label: environment_options(lookup("environment", c.name)) for label, c in environments.items()}
     configs = {name: agent_config(name) for name in {c.name for team in agents.values() for c in team.values()}}
     env_options = {label: dict(c.options) for label, c in environments.items()}
@@ -158,9 +165,9 @@ def assign(
             if not dot:
                 scope, option = "", name
                 _refuse_ambiguous(option, environments, classes, configs)
-            used = _to_environments(scope, option, text, environments, classes, env_options)
+            used = _to_environments(scope, option, text, environments, classes, env_options, "environments" in replaced)
             if not used or scope not in ("", "env", "environment"):
-                used = _to_agents(scope, option, text, agents, configs, own) or used
+                used = _to_agents(scope, option, text, agents, configs, own, "agents" in replaced) or used
             if not used:
                 raise _unknown(name, classes, configs, agents)
         except ConfigError as error:
@@ -201,13 +208,14 @@ def _to_environments(
     environments: dict[str, Choice],
     classes: dict[str, tuple[type | None, dict[str, Any]]],
     env_options: dict[str, dict[str, Any]],
+    replaced: bool,
 ) -> bool:
     used = False
     if scope in ("", "env", "environment"):
         for label, (cls, known) in classes.items():
             if option in known:
                 used = True
-                if option in environments[label].options:
+                if not replaced and option in environments[label].options:
                     continue  # a variant's own option stands
                 where = f"environment {environments[label].name}"
                 env_options[label][option] = parsed(cls, option, text, where) if cls else literal(text)
@@ -221,6 +229,7 @@ def _to_agents(
     agents: dict[str, Team],
     configs: dict[str, tuple[type, dict[str, Option]]],
     own: dict[str, dict[str, dict[str, Any]]],
+    replaced: bool,
 ) -> bool:
     used = False
     # What learners have is meant for them: a scripted fighter is not warmed by a crowd's `--temperature`.
@@ -234,7 +243,8 @@ def _to_agents(
             fixed = dict(lookup("agent", choice.name).overrides)
             if option in known and scope in ("", "agent", choice.name, group, label):
                 used = True
-                if scope in ("", "agent") and (option in fixed or option in choice.options):
+                named = option in choice.options and not replaced
+                if scope in ("", "agent") and (option in fixed or named):
                     continue  # `--field x` is for those that feel one; a variant's own option stands
                 own[label][group][option] = parsed(cls, option, text, f"agent {choice.name}")
     return used

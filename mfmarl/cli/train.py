@@ -303,13 +303,15 @@ def _new(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, bool]:
             "Which environment? Write for example `mfmarl train ising --agent mfq`; `mfmarl list` shows them."
         )
     environment = Choice(known.environment) if known.environment else stored.environment  # type: ignore[union-attr]
+    replaced = [] if known.environment else ["environments"]  # by options given beside the file
     if known.agent or known.agents or stored is None:
         text = (known.agents or known.agent or "mfq").replace(",", "+") if known.agents else known.agent or "mfq"
         team = next(iter(parse_agents(text).values()))
     else:
-        team = stored.agents
+        team, replaced = stored.agents, [*replaced, "agents"]
     (environments, agents), options = all_at_once(
-        lambda: assign(pairs_of(rest), {"here": environment}, {"here": team}), lambda: run_options(known, base)
+        lambda: assign(pairs_of(rest), {"here": environment}, {"here": team}, replaced),
+        lambda: run_options(known, base),
     )
     config = RunConfig(environments["here"], agents["here"], options)
     name = (
@@ -354,7 +356,9 @@ def _resumed(known: argparse.Namespace, rest: list[str]) -> tuple[Any, Path, boo
     found, text = read_text(known.resume / CONFIG)
     table = _without_versions(known, found)
     stored = run_config(table, str(known.resume / CONFIG), text)
-    environments, agents = assign(pairs_of(rest), {"here": stored.environment}, {"here": stored.agents})
+    environments, agents = assign(
+        pairs_of(rest), {"here": stored.environment}, {"here": stored.agents}, ("environments", "agents")
+    )
     config = RunConfig(environments["here"], agents["here"], run_options(known, table.get("run", {})))
     if known.fork is None:
         return config, known.resume, True

@@ -116,9 +116,11 @@ def forked(
     prepare: Callable[[], None] = lambda: None,
     changes: Mapping[str, str] = MappingProxyType({}),
     patience: float = PATIENCE,
+    drawn: bool = False,
 ) -> Answer:
     """Carry out `mfmarl ARGUMENTS` in a copy of this process, in that folder, after `prepare` there.
 
+    The figures of `train`'s page are blank unless they are to be `drawn`: drawing takes far longer than a short run.
     Only where processes fork (Linux, macOS). Raises Missed elsewhere.
     """
     if not hasattr(os, "fork"):
@@ -130,6 +132,8 @@ def forked(
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        if not drawn and arguments[:1] == ["train"]:
+            _leave_blank()
         _be_the_command(list(arguments), folder, prepare, changes, out, err)
     code = _wait(child, begun + patience)
     texts = []
@@ -157,6 +161,12 @@ def warm() -> None:
         warnings.simplefilter("ignore")
         run_in_folder(RunConfig(Choice("congestion", {"num_agents": 4}), {"all": agent}, options), Path(folder) / "run")
         report_run(Path(folder) / "run")
+
+
+def _leave_blank() -> None:
+    from mfmarl.evaluation import drawing, figures
+
+    figures.single_run = lambda run: drawing.empty_figure(1.0, 1.0)
 
 
 def _wait(child: int, until: float) -> int:

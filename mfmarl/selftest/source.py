@@ -151,7 +151,7 @@ def watched(arguments: Sequence[str], folder: Path) -> list[str]:
     heard = folder / "heard.txt"
     heard.unlink(missing_ok=True)
     try:
-        answer = forked(arguments, folder, prepare=partial(_listen, heard))
+        answer = forked(arguments, folder, prepare=partial(_listen, heard), drawn=True)
     except Missed as missed:
         return [] if "cannot fork" in str(missed) else [str(missed)]
     told = (

@@ -26,6 +26,15 @@ def test_variants_of_an_agent_keep_their_own_options() -> None:
     assert given["iql"]["all"].options == {"bins": 3}
 
 
+def test_what_is_typed_beside_a_file_replaces_what_the_file_says() -> None:
+    """A config or a run that goes on: an option that the file names is given anew, not passed over."""
+    environments, agents = parse_environments("ising:num-agents=16"), parse_agents("mfq:bins=9")
+    pairs = [("num_agents", "25"), ("bins", "3")]
+    environment, team = assign(pairs, environments, agents, ("environments", "agents"))
+    assert environment["ising:num-agents=16"].options == {"num_agents": 25}
+    assert team["mfq:bins=9"]["all"].options == {"bins": 3}
+
+
 def test_a_comma_within_brackets_is_not_between_names() -> None:
     assert list(parse_agents("mfq:hidden=(8, 8),iql:hidden=(4,4)")) == ["mfq:hidden=(8, 8)", "iql:hidden=(4,4)"]
     team = parse_agents("red=mfq:bins=9+blue=rusher")["red=mfq:bins=9+blue=rusher"]

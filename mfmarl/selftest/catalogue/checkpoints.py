@@ -7,7 +7,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from mfmarl.learning.checkpoint import LATEST, Checkpoint, CheckpointWarning, li
 from mfmarl.learning.run import _FREE as FREE
 from mfmarl.learning.run import is_done, load_training
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
-from mfmarl.registry import entries
+from mfmarl.options import Option, from_table, options_of, to_table, with_option
+from mfmarl.registry import entries, lookup
 from mfmarl.selftest.case import Case, case, expect
 from mfmarl.selftest.catalogue.storage import resume, train
 from mfmarl.selftest.command import forked
@@ -256,21 +257,34 @@ def of_another(folder: Path) -> None:
 
 @case(32, "a changed configuration", "S2", "exit 2 with the difference and how to fork; what is free to change goes on")
 def changed(folder: Path) -> None:
+    """Every option of the run, its environment and its agent, each changed once."""
     run = _trained(folder)
-    resume(folder, "run", "--seed", "5").expect(2, "config-changed", "run.seed", "--fork")
-    table = run_folder.read_config(run)
-    config = RunConfig.from_table({k: v for k, v in table.items() if k in ("run", "environment", "agents")}, str(run))
-    free = {name.removeprefix("run.") for name in FREE}
-    for field in fields(RunOptions):
-        now = getattr(config.run, field.name)
-        other = _another(field.name, now)
-        if other is None or field.name in free:
-            continue
-        try:
-            is_done(replace(config, run=replace(config.run, **{field.name: other})), run)
-            expect(False, f"another {field.name} was taken without a word")
-        except ConfigError as error:
-            expect(field.name in str(error), f"the change of {field.name} is not named: {error}")
+    stored = {k: v for k, v in run_folder.read_config(run).items() if k in ("run", "environment", "agents")}
+    config, tried = RunConfig.from_table(stored, str(run)), 0
+    parts: dict[str, tuple[type, dict[str, Any]]] = {
+        "run": (RunOptions, stored["run"]),
+        "environment": (lookup("environment", "congestion").load(), config.environment.options),
+        "agents.all": (lookup("agent", "mfq").load().Config, config.agents["all"].options),
+    }
+    for part, (kind, table) in parts.items():
+        for option in options_of(kind):
+            other, key = _with_another(kind, table, option), f"{part}.{option.name}"
+            if other is None:
+                expect(not option.settable, f"no other value of {key} is known here: it was not changed")
+                continue
+            tried += 1
+            if key in FREE:
+                is_done(_with_part(config, part, other), run)
+                continue
+            try:
+                is_done(_with_part(config, part, other), run)
+                expect(False, f"another {key} was taken without a word")
+            except ConfigError as error:
+                told = error.code == "config-changed" and f"{key}: " in str(error) and "--fork" in str(error)
+                expect(told, f"the change of {key} is not named: {error}")
+    expect(tried >= 45, f"only {tried} options were changed")
+    for name, value in (("seed", "5"), ("horizon", "7"), ("batch-size", "9")):
+        resume(folder, "run", f"--{name}", value).expect(2, "config-changed", name.replace("-", "_"), "--fork")
     resume(folder, "run", "--steps", "30", "--threads", "2").expect(0)
     resume(folder, "run", "--fork", "forked", "--seed", "5", "--steps", "40").expect(0)
     expect(
@@ -278,16 +292,29 @@ def changed(folder: Path) -> None:
     )
 
 
-_WORDS = {"sharing": "all", "exploitability": "auto", "device": "auto", "divide": "copies"}
+_VALUES = ("1", "2", "5", "0.5", "0.25", "0.001", "0", "3,5", "3,5,3,5", "cuda", "none", "nothing", "linear(0.5, 0.25)")
+_ALONG = {"weight_temperature": {"optimiser": "sgld"}}  # what an option is refused without
 
 
-def _another(name: str, value: Any) -> Any:
-    """Another value that the option may have; None: there is none that is known here."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    return _WORDS.get(name)
+def _with_another(kind: type, table: dict[str, Any], option: Option) -> dict[str, Any] | None:
+    """The table with another value of one option that it may have; None: there is none that is known here."""
+    now = to_table(from_table(kind, table))
+    for text in (*option.choices, *_VALUES):
+        try:
+            other = {**_ALONG.get(option.name, {}), **with_option(kind, table, option.name, text)}
+            if to_table(from_table(kind, other)) != now:
+                return other
+        except MfmarlError:
+            continue
+    return None
+
+
+def _with_part(config: RunConfig, part: str, table: dict[str, Any]) -> RunConfig:
+    if part == "run":
+        return replace(config, run=from_table(RunOptions, table))
+    if part == "environment":
+        return replace(config, environment=Choice(config.environment.name, table))
+    return replace(config, agents={"all": Choice(config.agents["all"].name, table)})
 
 
 @case(
