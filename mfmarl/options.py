@@ -279,7 +279,7 @@ def _numbers(hint: Any, bounds: Bounds) -> Iterator[tuple[type, Bounds]]:
             yield from _numbers(part, ANY)
     elif get_origin(inner) in (Union, types.UnionType, tuple):
         for part in get_args(inner):
-            if part is not Ellipsis and part != ():
+            if part is not Ellipsis:
                 yield from _numbers(part, bounds)
 
 
@@ -321,8 +321,6 @@ def _element_hints(hint: Any, length: int) -> list[Any] | None:
     args = get_args(hint)
     if len(args) == 2 and args[1] is Ellipsis:
         return [args[0]] * length
-    if args == ((),):
-        args = ()
     return list(args) if len(args) == length else None
 
 
@@ -347,7 +345,7 @@ def _settable(hint: Any) -> bool:
     if get_origin(inner) in (Union, types.UnionType):
         return any(_settable(member) for member in _members(inner) if member is not type(None))
     if get_origin(inner) is tuple:
-        return all(arg is Ellipsis or arg == () or _settable(arg) for arg in get_args(inner))
+        return all(arg is Ellipsis or _settable(arg) for arg in get_args(inner))
     return inner in (int, float, bool, str) or get_origin(inner) is Literal or _is_dataclass(inner)
 
 
@@ -374,7 +372,7 @@ def _describe(hint: Any, bounds: Bounds) -> str:
         args = get_args(inner)
         if len(args) == 2 and args[1] is Ellipsis:
             return f"{_describe(args[0], bounds)},..."
-        return ",".join(_describe(arg, bounds) for arg in args if arg != ())
+        return ",".join(_describe(arg, bounds) for arg in args)
     name = inner.__name__ if isinstance(inner, type) else str(inner)
     return f"{name} {bounds}" if inner in (int, float) and bounds != ANY else name
 

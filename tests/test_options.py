@@ -19,13 +19,20 @@ from mfmarl.errors import CODES, ConfigError
 from mfmarl.options import (
     INT64,
     LONGEST,
+    Amount,
     Bounds,
+    Count,
+    Seed,
+    Share,
+    Whole,
     as_text,
+    check_numbers,
     describe,
     from_table,
     options_of,
     parse_value,
     read_table,
+    show,
     to_table,
     unbounded,
     with_option,
@@ -470,3 +477,320 @@ def test_a_word_or_an_object_is_typed_as_the_word() -> None:
     assert parse_value(Wired, "graph", "complete") == "complete"
     with pytest.raises(ConfigError, match="'toruss'. Did you mean 'torus'"):
         parse_value(Wired, "graph", "toruss")
+
+
+class Vague:
+    """Like an array: comparing two gives no truth."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True)
+class Handed:
+    """Options that only Python can give, beside one that anybody can."""
+
+    weights: Any = (1, 2)
+    count: int = 3
+    nested: Schedule | None = None
+
+
+def test_what_only_python_can_give_is_left_out_where_it_is_the_default_and_else_refused() -> None:
+    assert to_table(Handed()) == to_table(Handed(weights=(1, 2))) == to_table(Handed(weights=tuple([1, 2])))
+    assert to_table(Handed(count=4)) == {"count": 4}
+    for other in ((1, 3), Vague()):
+        with pytest.raises(ConfigError, match=r"Handed\.weights can only be given in Python") as caught:
+            to_table(Handed(weights=other))
+        assert caught.value.code == "wrong-type"
+
+    @dataclass(frozen=True)
+    class Demanding:
+        graph: Any
+
+    Demanding.__annotations__["graph"] = Any
+    with pytest.raises(ConfigError, match="graph can only be given in Python"):
+        to_table(Demanding(None or 3))
+    (option,) = options_of(Demanding)
+    assert option.required and option.default_text == "(required)" and option.help == "" and not option.settable
+
+
+def test_numbers_that_python_gave_are_held_against_their_bounds() -> None:
+    check_numbers(Lattice(4, graph=object(), hidden=(0,)))
+    check_numbers(Lattice(True))  # a truth is no number: whoever made it knows
+    with pytest.raises(ConfigError) as caught:
+        check_numbers(Lattice(0, coupling=11.0, field=math.nan))
+    lines = str(caught.value).split("\n")
+    assert lines[0] == "Lattice.num_agents must be int in [1, 1000000], not 0."
+    assert [line.split()[0] for line in lines] == ["Lattice.num_agents", "Lattice.coupling", "Lattice.field"]
+    assert caught.value.code == "bounds"
+
+
+def test_a_type_that_cannot_be_resolved_is_told_with_its_class() -> None:
+    @dataclass(frozen=True)
+    class Lost:
+        place: int = 1
+
+    Lost.__annotations__["place"] = "NoSuchType"
+    with pytest.raises(ConfigError, match="The type of an option of Lost cannot be resolved: name 'NoSuchType'"):
+        from_table(Lost, {})
+
+
+def test_a_dataclass_without_source_has_options_without_help() -> None:
+    typed = dataclasses.make_dataclass("Typed", [("count", int, 3)], frozen=True)
+    assert [(option.name, option.help) for option in options_of(typed)] == [("count", "")]
+    assert from_table(typed, {"count": 4}) == typed(4)
+
+
+def test_help_belongs_to_the_field_right_above_it_and_later_classes_say_it_anew() -> None:
+    @dataclass(frozen=True)
+    class Old:
+        first: int = 1
+        """Of the
+        first."""
+        second: int = 2
+
+        third: int = 3
+        b"no text"
+        4
+        """Of nobody."""
+
+    @dataclass(frozen=True)
+    class New(Old):
+        first: int = 5
+        """Anew."""
+
+    for cls in (Old, New):
+        cls.__annotations__.update({name: int for name in cls.__annotations__})
+    assert [option.help for option in options_of(Old)] == ["Of the first.", "", ""]
+    assert [(option.help, option.default) for option in options_of(New)] == [("Anew.", 5), ("", 2), ("", 3)]
+
+
+def test_an_empty_tuple_holds_nothing_and_says_nothing() -> None:
+    @dataclass(frozen=True)
+    class Empty:
+        none: tuple[()] = ()
+
+    Empty.__annotations__["none"] = tuple[()]
+    assert parse_value(Empty, "none", "()") == () and unbounded(Empty) == []
+    assert options_of(Empty)[0].type == "" and options_of(Empty)[0].settable
+    with pytest.raises(ConfigError, match="must have 0 elements, not 1"):
+        from_table(Empty, {"none": [1]})
+
+
+@pytest.mark.parametrize(
+    ("hint", "fits", "fails"),
+    [
+        (Count, [1, 1 << 40], [0, (1 << 40) + 1]),
+        (Whole, [0, 1 << 40], [-1, (1 << 40) + 1]),
+        (Seed, [0, 2**63 - 1], [-1, 2**63]),
+        (Share, [0, 1, 0.5], [-0.001, 1.001]),
+        (Amount, [-1e9, 1e9], [-1.001e9, 1.001e9]),
+        (Annotated[float, Bounds(0)], [0, 1e18], [1.1e18, -1]),
+        (Annotated[float, Bounds(0, 1e30)], [1e30], [1.1e30, math.inf]),
+        (int, [2**63 - 1, -(2**63)], [2**63, -(2**63) - 1]),
+        (float, [1e18, -1e18, 0], [1.01e18, -1.01e18, math.nan]),
+    ],
+)
+def test_the_ends_of_a_range_are_in_it_and_what_lies_beyond_is_not(hint: Any, fits: list[Any], fails: list[Any]) -> None:
+    One = dataclasses.make_dataclass("One", [("x", hint)], frozen=True)
+    for value in fits:
+        assert from_table(One, {"x": value}).x == value
+    for value in fails:
+        with pytest.raises(ConfigError) as caught:
+            from_table(One, {"x": value})
+        assert caught.value.code == "bounds"
+
+
+def test_open_ends_are_not_in_the_range() -> None:
+    both = Bounds(0, 1, open_low=True, open_high=True)
+    assert both.allow(0.5) and not both.allow(0) and not both.allow(1) and not both.allow(-1) and not both.allow(2)
+    assert str(both) == "in (0, 1)" and str(Bounds(high=1, open_high=True)) == "< 1" and str(Bounds()) == "any"
+    assert str(Bounds(0.5, 1e15)) == "in [0.5, 1e+15]" and str(Bounds(0, 1e14)) == "in [0, 100000000000000]"
+    assert Bounds().allow(math.inf) and Bounds().allow(-math.inf)
+
+
+def test_of_many_unknown_names_twenty_are_answered_with_a_guess() -> None:
+    _, problems = read_table(Schedule, {f"stpo{i:02}": 1 for i in range(25)})
+    assert ["Did you mean 'stop'" in problem.text for problem in problems] == [True] * 20 + [False] * 5
+    with pytest.raises(ConfigError) as caught:
+        from_table(Schedule, {f"x{i}": 1 for i in range(21)})
+    assert str(caught.value).endswith("\n... and 1 more problems.") and len(str(caught.value).split("\n")) == 21
+    with pytest.raises(ConfigError) as caught:
+        from_table(Schedule, {f"x{i}": 1 for i in range(20)})
+    assert len(str(caught.value).split("\n")) == 20
+
+
+def test_a_name_without_likeness_and_a_class_without_fields_get_no_guess() -> None:
+    Bare = dataclasses.make_dataclass("Bare", [])
+    with pytest.raises(ConfigError, match=r"^a is not an option of Bare\.$"):
+        from_table(Bare, {"a": 1})
+    with pytest.raises(ConfigError, match=r"not 'zzzzzz'\.$"):
+        from_table(Lattice, {"num_agents": 4, "order": "zzzzzz"})
+
+
+def test_a_message_begins_with_its_place() -> None:
+    for call, begin in (
+        (lambda: from_table(Lattice, {}, "a.toml [x]"), "a.toml [x]: num_agents is missing: it must be int in"),
+        (lambda: parse_value(Lattice, "num_agents", "0", "--num"), "--num: num_agents must be"),
+        (lambda: parse_value(Lattice, "nmu_agents", "0", "--num"), "--num: nmu_agents is not an option of Lattice. Did"),
+        (lambda: parse_value(Lattice, "size.x", "0", "here"), "here: size has no parts, so size.x is not an option"),
+        (lambda: parse_value(Lattice, "schedule.strat", "0"), "schedule.strat is not an option of Schedule. Did"),
+        (lambda: from_table(Lattice, [1], "top"), "top: Lattice must be a table, not a list of 1."),  # type: ignore[arg-type]
+        (lambda: with_option(Lattice, {}, "wrap", "2", "cli"), "cli: wrap must be true or false, not '2'."),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert str(caught.value).startswith(begin), str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parse_value(Lattice, "size.x", "0")
+    assert caught.value.code == "unknown-option"
+
+
+def test_a_nested_classs_own_complaint_names_the_nest() -> None:
+    @dataclass(frozen=True)
+    class Nest:
+        inner: Picky = Picky()
+        loose: Loose = Loose()
+
+    Nest.__annotations__.update(inner=Picky, loose=Loose)
+    value, problems = read_table(Nest, {"inner": {"low": 13, "high": 14}, "loose": {"amount": -1.0}}, "f")
+    assert value is None
+    assert [(p.key, p.code) for p in problems] == [("inner", "usage"), ("loose.amount", "usage")]
+    assert problems[0].text == "f: inner: Picky refused its options: unlucky"
+    assert problems[1].text == "f: loose: amount must not be negative, not -1.0."
+    _, problems = read_table(Nest, {"inner": {"low": 5}})
+    assert [p.key for p in problems] == ["inner"]  # low and high are both named: which is wrong is not plain
+    assert from_table(Nest, {"inner": {"low": 1}}).inner == Picky(1)
+    _, both = read_table(Picky, {"low": 2, "lwo": 1})
+    assert [p.code for p in both] == ["unknown-option", "usage"], "what is unknown keeps the class from judging nothing"
+    assert read_table(Picky, {"lwo": 1})[0] is None
+
+
+def test_values_that_are_made_already_are_taken_as_they_are() -> None:
+    given = Schedule(2.0)
+    assert from_table(Lattice, {"num_agents": 4, "schedule": given, "second": given}).schedule is given
+    with pytest.raises(ConfigError, match="second must be a table|second must be Schedule"):
+        from_table(Lattice, {"num_agents": 4, "second": Loose()})
+
+
+def test_scalars_of_other_libraries_are_numbers_and_their_arrays_are_not() -> None:
+    found = from_table(Lattice, {"num_agents": np.int32(5), "coupling": np.float32(0.5), "wrap": np.bool_(True)})
+    assert (found.num_agents, found.coupling, found.wrap) == (5, 0.5, True)
+    assert [type(x) for x in (found.num_agents, found.coupling, found.wrap)] == [int, float, bool]
+    for value in (np.ones(1), np.array(["x"])):
+        with pytest.raises(ConfigError, match="coupling must be float"):
+            from_table(Lattice, {"num_agents": 4, "coupling": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1_000", 1000.0),
+        ("+5", 5.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("1e-2", 0.01),
+        ("1__0.5", None),
+        ("1__0", None),
+        ("1_", None),
+        ("0x10", None),
+        ("\u0661", None),
+        ("1e", None),
+        ("-inf", None),
+        ("", None),
+    ],
+)
+def test_a_number_is_what_python_and_toml_call_one(text: str, value: float | None) -> None:
+    if value is not None:
+        assert parse_value(Loose, "amount", text) == value
+    else:
+        with pytest.raises(ConfigError, match=r"amount must be float"):
+            parse_value(Loose, "amount", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("((1,2),(3))", ((1, 2), (3,))),
+        ("(1,2),(3)", ((1, 2), (3,))),
+        ("[1,2],[3]", ((1, 2), (3,))),
+        ("[[1,2],[3]]", ((1, 2), (3,))),
+        ("1,2", ((1,), (2,))),
+        ("(1),", ((1,),)),
+        ("()", ()),
+        ("(1,2", None),
+        ("(1))", None),
+        ("((1)", None),
+    ],
+)
+def test_commas_part_outside_brackets_alone(text: str, parts: tuple[Any, ...] | None) -> None:
+    Layers = dataclasses.make_dataclass("Layers", [("sizes", tuple[tuple[int, ...], ...])], frozen=True)
+    if parts is None:
+        with pytest.raises(ConfigError):
+            parse_value(Layers, "sizes", text)
+    else:
+        assert parse_value(Layers, "sizes", text) == parts
+
+
+def test_values_are_typed_as_they_are_read() -> None:
+    assert [as_text(v) for v in (None, True, False, 3, 0.5, "x")] == ["none", "true", "false", "3", "0.5", "x"]
+    assert [as_text(v) for v in ((), (1,), (1, 2), [1, 2], ((1,), (2, 3)), ((1, 2),))] == [
+        "()", "(1)", "1,2", "1,2", "(1),(2,3)", "((1,2))",
+    ]  # fmt: skip
+
+
+def test_whatever_is_shown_is_short() -> None:
+    for value, shown in (
+        (True, "true"),
+        (False, "false"),
+        (2**127, str(2**127)),
+        (2**129, "a whole number of 130 bits"),
+        ({}, "a table"),
+        ([1, 2], "a list of 2"),
+        ((1,), "a list of 1"),
+        ("x" * 60, repr("x" * 60)),
+        ("x" * 61, repr("x" * 57 + "...")),
+        (None, "None"),
+        ({1, 2}, "{1, 2}"),
+        (b"x" * 57, repr(b"x" * 57)),
+        (b"x" * 58, repr(b"x" * 58)[:57] + "..."),
+    ):
+        assert show(value) == shown
+
+
+def test_an_option_in_a_part_that_is_no_table_makes_it_one() -> None:
+    assert with_option(Lattice, {"schedule": 3}, "schedule.start", "2") == {"schedule": {"start": 2.0}}
+    assert with_option(Lattice, {}, "size", "3,4") == {"size": [3, 4]}
+    assert with_option(Lattice, {}, "label", "none") == {"label": "none"}
+
+
+def test_choices_are_the_words_of_every_literal_and_none() -> None:
+    @dataclass(frozen=True)
+    class Several:
+        one: Literal["a", "b"] | None = None
+        two: Literal["a"] | Literal[2] = "a"
+        mixed: Literal["a"] | int = 3
+        bare: int = 0
+
+    Several.__annotations__.update(
+        one=Literal["a", "b"] | None, two=Literal["a"] | Literal[2], mixed=Literal["a"] | int, bare=int
+    )
+    assert [option.choices for option in options_of(Several)] == [("a", "b", "none"), ("a", "2"), (), ()]
+    assert [option.type for option in options_of(Several)] == ["'a' | 'b' or none", "'a' or 2", "'a' or int", "int"]
+    assert [parse_value(Several, "mixed", text) for text in ("a", "7")] == ["a", 7]
+    assert parse_value(Several, "one", "NONE") is None
+    with pytest.raises(ConfigError, match="mixed must be 'a' or int, not 'x'") as caught:
+        from_table(Several, {"mixed": "x"})
+    assert caught.value.code == "wrong-type"
+    with pytest.raises(ConfigError, match="one must be 'a' | 'b', not 3") as caught:
+        from_table(Several, {"one": 3})
+    assert caught.value.code == "wrong-type"
+
+
+def test_none_may_be_one_of_the_words() -> None:
+    Chosen = dataclasses.make_dataclass("Chosen", [("word", Literal["a", None], "a")], frozen=True)
+    assert [from_table(Chosen, {"word": word}).word for word in ("a", None, "none")] == ["a", None, None]
+    assert parse_value(Chosen, "word", "none") is None and options_of(Chosen)[0].choices == ("a", "none")
+    assert to_table(Chosen(None)) == {"word": "none"}
