@@ -14,6 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mfmarl import errors
@@ -22,6 +23,8 @@ from mfmarl.testing.finding import Finding, Findings
 
 _GRACE = 5.0  # seconds beyond the patience, in which the child may end a call by itself
 _ROOM = 4096
+_IDLE = 0.02  # of a core: what uses less waits for something
+_BUSY = 10  # so many times its patience is waited for at most
 
 Told = Callable[[str], None]
 """Told what is about to be called."""
@@ -44,7 +47,7 @@ def apart(
         _carry_out(check, shared, writing)
     os.close(writing)
     try:
-        answer, late = _listen(reading, shared, patience + _GRACE)
+        answer, late = _listen(reading, shared, patience + _GRACE, partial(_spent, child))
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
@@ -118,9 +121,23 @@ def _heard(shared: mmap.mmap) -> tuple[int, str]:
     return int.from_bytes(head[:8], "little"), shared[16 : 16 + length].decode(errors="replace")
 
 
-def _listen(reading: int, shared: mmap.mmap, patience: float) -> tuple[bytes, bool]:
-    """What came through the pipe, and whether the child fell silent instead."""
-    data, last, since = b"", -1, time.monotonic()
+def _spent(child: int) -> float:
+    """CPU seconds of the child so far."""
+    import psutil
+
+    try:
+        used = psutil.Process(child).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(used.user + used.system)
+
+
+def _listen(reading: int, shared: mmap.mmap, patience: float, spent: Callable[[], float]) -> tuple[bytes, bool]:
+    """What came through the pipe, and whether the child fell silent instead.
+
+    A child that computes on a busy machine, which gives it less than a core, is not silent: it has `patience` CPU seconds.
+    """
+    data, last, since, before = b"", -1, time.monotonic(), 0.0
     while True:
         if select.select([reading], [], [], 0.2)[0]:
             more = os.read(reading, 1 << 16)
@@ -128,10 +145,13 @@ def _listen(reading: int, shared: mmap.mmap, patience: float) -> tuple[bytes, bo
                 return data, False
             data, since = data + more, time.monotonic()
         count = _heard(shared)[0]
+        waited = time.monotonic() - since
         if count != last:
-            last, since = count, time.monotonic()
-        elif time.monotonic() - since > patience:
-            return b"", True
+            last, since, before = count, time.monotonic(), spent()
+        elif waited > patience:
+            used = spent() - before
+            if waited > _BUSY * patience or not _IDLE * waited < used < patience:
+                return b"", True
 
 
 def _read(answer: bytes, name: str) -> Findings:

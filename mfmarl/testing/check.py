@@ -184,19 +184,16 @@ def _checked(
         checked.run()
         steps, agents, played = steps + checked.steps, max(agents, checked.agents), played + checked.played
     if subjects[0].rules is not None:
-        told("the rules on tensors")
-        further = _rules(subjects[0].rules, seed)
+        further = _rules(subjects[0].rules, seed, told)
     known = {f.code for f in ledger.findings()}
     found = sorted([*ledger.findings(), *(f for f in further if f.code not in known)], key=lambda f: f.level != "error")
     return Findings(subjects[0].name, tuple(found), played, steps, agents)
 
 
-def _rules(rules: PopulationEnv, seed: int) -> list[Finding]:
-    try:
-        from mfmarl.testing.check_rules import check_rules
-    except ModuleNotFoundError:
-        return []
-    return list(check_rules(rules, seed=seed))
+def _rules(rules: PopulationEnv, seed: int, told: Told) -> list[Finding]:
+    from mfmarl.testing.check_rules import check_rules
+
+    return check_rules(rules, seed=seed, told=told)
 
 
 def subjects_of(env: Any, options: Mapping[str, Any] | None = None) -> list[Subject]:

@@ -34,13 +34,20 @@ STEPS = 12
 _FEW = 4096  # observations that are looked at one by one in their space
 
 
-def check_rules(rules: PopulationEnv, *, seed: int = 0, steps: int = STEPS, references: bool = True) -> list[Finding]:
+def check_rules(
+    rules: PopulationEnv,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    references: bool = True,
+    told: Callable[[str], None] = lambda where: None,
+) -> list[Finding]:
     """What is wrong with these rules, worst first, each fault once with its first place.
 
     `steps` are played in three copies. `references`: whether known answers are worked out, which may take seconds.
-    Raises nothing: an error of the rules is a finding.
+    `told` is called with what is about to be asked. Raises nothing: an error of the rules is a finding.
     """
-    notes = Notes(type(rules).__name__)
+    notes = Notes(type(rules).__name__, told)
     with contextlib.suppress(RuleRaised), _unchanged_generators(notes):
         spec = _spec(rules, notes)
         if spec is not None:

@@ -81,8 +81,8 @@ class RuleRaised(Exception):
 class Notes:
     """The findings so far."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, told: Callable[[str], None] = lambda where: None) -> None:
+        self.name, self.told = name, told
         self._found: dict[str, Finding] = {}
 
     def error(self, code: str, message: str, where: str = "") -> None:
@@ -99,6 +99,7 @@ class Notes:
 
     def ask(self, rule: str, call: Callable[[], Any], step: int = 0) -> Any:
         """What the rule answers. Raises RuleRaised once it is noted that it raised."""
+        self.told(f"{rule}() of the rules on tensors")
         try:
             with torch.no_grad():
                 return call()

@@ -536,6 +536,28 @@ def test_one_that_is_lost_where_no_signal_reaches_is_given_up() -> None:
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.parametrize(("share", "codes"), [(0.3, ()), (0.001, ("hangs",)), (1.0, ("hangs",))])
+def test_who_computes_on_a_busy_machine_is_not_given_up(
+    share: float, codes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent for longer than its patience: late is who waits, and who had that much of a core to itself."""
+    module = sys.modules[apart.__module__]
+    monkeypatch.setattr(module, "_spent", lambda child: share * time.monotonic())
+    waits, awaits = os.pipe()
+
+    def slow(told: Callable[[str], None]) -> Findings:
+        told("making it")
+        os.read(waits, 1)
+        return Findings("slow", (), 1, 1, 1)
+
+    timer = threading.Timer(1.5, os.write, (awaits, b"."))
+    timer.start()
+    assert apart(slow, "slow", died, patience=0.3 - module._GRACE).codes == codes
+    timer.join()
+    os.close(waits)
+    os.close(awaits)
+
+
 # -------------------------------------------------------------------------------------------------- values
 
 

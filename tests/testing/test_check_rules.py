@@ -195,3 +195,9 @@ def test_agents_are_held_against_a_law_that_accuses_the_right_ones_next_to_never
     monkeypatch.setattr(check_games, "ALARM", 1e-9)
     wrong = FaultyGame(fault="moves-slightly-otherwise")
     assert all("crowd-differs" in _codes(wrong, seed=seed, steps=1) for seed in range(3))
+
+
+def test_rules_say_what_is_asked_of_them_so_that_a_slow_reference_is_no_hang() -> None:
+    said: list[str] = []
+    assert check_rules(FaultyRules(), told=said.append) == []
+    assert {"reset() of the rules on tensors", "reference() of the rules on tensors"} <= set(said)
