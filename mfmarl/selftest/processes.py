@@ -21,6 +21,7 @@ from typing import IO, Any
 import psutil
 
 from mfmarl.learning import worker
+from mfmarl.selftest.command import warm
 
 
 class ForkedWorker:
@@ -251,7 +252,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0, pause: floa
 
 @contextlib.contextmanager
 def forks_in_place() -> Iterator[None]:
-    """While it lasts, workers of this process are forks."""
+    """While it lasts, workers of this process are forks, which have imported what they need before they begin."""
+    warm()
     old = worker.start
     worker.start = start_forked  # type: ignore[assignment]
     try:
