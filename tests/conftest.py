@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ os.environ["SDL_VIDEODRIVER"] = os.environ["SDL_AUDIODRIVER"] = "dummy"
 os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "1"
 
 import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -34,3 +36,19 @@ def _refuse_unpickling(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_refuse_unpickling)
+
+
+_HOME = os.getcwd()
+
+
+@pytest.fixture(autouse=True)
+def _folder_kept() -> Iterator[None]:
+    """Who leaves the working folder changed is named, and does not make the tests after it fail."""
+    yield
+    try:
+        there = os.getcwd()
+    except OSError:
+        there = "a folder that is gone"
+    if there != _HOME:
+        os.chdir(_HOME)
+        pytest.fail(f"the test left the working folder at {there}")

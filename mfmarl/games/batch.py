@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def side_by_side(games: Sequence[MeanFieldGame]) -> MeanFieldGame:
         raise ConfigError(
             f"Games side by side are of one class, not {', '.join(sorted({type(g).__name__ for g in games}))}."
         )
-    differing = []
+    differing, hints = [], get_type_hints(kind)
     for field in dataclasses.fields(kind):
         values = [getattr(game, field.name) for game in games]
         if any(value != values[0] for value in values):
@@ -44,7 +44,7 @@ def side_by_side(games: Sequence[MeanFieldGame]) -> MeanFieldGame:
                 raise ConfigError(
                     f"Games side by side may not differ in {field.name!r}: only in options that are numbers of the rules."
                 )
-            if "float" not in str(field.type):
+            if float not in (hints[field.name], *get_args(hints[field.name])):
                 raise ConfigError(
                     f"Games side by side may not differ in {field.name!r}: it is a whole number, so shapes may hang on it."
                 )

@@ -253,9 +253,9 @@ def test_a_start_that_is_no_distribution_is_refused(initial: list[float]) -> Non
     [
         ({"horizon": 0}, "horizon must be at least 1, not 0"),
         ({"discount": 0.0}, "discount must lie in"),
-        ({"discount": 1.1}, "discount must lie in"),
+        ({"discount": 1.1}, "discount must be float in"),
         ({"horizon": None}, "needs a discount below 1"),
-        ({"num_agents": 0}, "num_agents must be at least 1, not 0"),
+        ({"num_agents": 0}, "num_agents must be int in"),
     ],
 )
 def test_a_game_without_sense_is_refused(options: dict[str, float], told: str) -> None:

@@ -340,6 +340,8 @@ class Auction(AECEnv):
         agent = self.agent_selection
         if self.terminations[agent] or self.truncations[agent]:
             self._was_dead_step(action)
+            if self.agents:
+                self._tell()
             return
         assert action is not None
         self._cumulative_rewards[agent] = 0.0
