@@ -252,3 +252,72 @@ def test_twenty_thousand_mutated_files_are_read_right_or_refused() -> None:
             assert from_table(Run, parse_toml(to_text({"run": to_table(run)}).encode(), "again")["run"]) == run
     assert 0 < longest < 4000
     assert accepted > 1000 and refused > 5000  # the mutations are neither harmless nor hopeless
+
+
+def test_a_mebibyte_is_read_and_not_a_byte_more() -> None:
+    assert MAX_BYTES == 1_048_576 and MAX_DEPTH == 20
+    room = MAX_BYTES - len(b"a = 1\n# ")
+    assert parse_toml(b"a = 1\n# " + b"x" * room, "x") == {"a": 1}
+    with pytest.raises(ConfigError, match=r"^x has 1,048,577 bytes, more than the 1,048,576 that") as caught:
+        parse_toml(b"a = 1\n# " + b"x" * (room + 1), "x")
+    assert caught.value.code == "syntax"
+    text = "x" * (MAX_BYTES - len('a = ""\n'))
+    assert to_text({"a": text}) == f'a = "{text}"\n'
+    with pytest.raises(ConfigError, match="cannot be written as TOML that reads back equal"):
+        to_text({"a": text + "x"})
+
+
+def test_twenty_tables_deep_is_read_and_not_one_deeper() -> None:
+    for make in (lambda n: b".".join([b"a"] * n) + b" = 1", lambda n: b"a = " + b"[" * (n - 1) + b"1" + b"]" * (n - 1)):
+        assert parse_toml(make(MAX_DEPTH), "x")
+        with pytest.raises(ConfigError, match=r"x: a.* is nested deeper than 20") as caught:
+            parse_toml(make(MAX_DEPTH + 1), "x")
+        assert caught.value.code == "syntax"
+
+
+def test_the_line_that_is_no_text_is_counted_from_one() -> None:
+    for content, line in ((b"\xff", 1), (b"\n\xff", 2), (b"a = 1\n\n\xff\n\xff", 3)):
+        with pytest.raises(ConfigError, match=f"^x: line {line} is not UTF-8 text"):
+            parse_toml(content, "x")
+
+
+def test_a_time_with_an_offset_has_no_toml() -> None:
+    aware = datetime.time(1, 2, tzinfo=datetime.UTC)
+    with pytest.raises(ConfigError, match=r"^The configuration cannot be written as TOML: .*offset"):
+        to_text({"a": aware})
+    whole = {"t": datetime.time(1, 2), "d": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)}
+    assert parse_toml(to_text(whole).encode(), "x") == whole
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "code"),
+    [
+        (object(), r"t\.a\[1\] cannot be object: TOML has no such value", "usage"),
+        ({1: 2}, r"the names in t\.a\[1\] must be text", "usage"),
+        (math.inf, r"t\.a\[1\] must be a finite number, not inf", "bounds"),
+        (-math.inf, r"t\.a\[1\] must be a finite number, not -inf", "bounds"),
+        (2**63, r"t\.a\[1\] must be a number of at most 64 bits, not 9223372036854775808", "bounds"),
+        (-(2**63) - 1, r"t\.a\[1\] must be a number of at most 64 bits", "bounds"),
+        ("\udfff", r"t\.a\[1\] must be text that UTF-8 can hold", "usage"),
+        (None, r"t\.a\[1\] cannot be NoneType", "usage"),
+    ],
+)
+def test_what_is_no_configuration_has_neither_text_nor_digest(value: Any, words: str, code: str) -> None:
+    for made_of in (to_text, digest):
+        with pytest.raises(ConfigError, match=rf"^The configuration: {words}") as caught:
+            made_of({"t": {"a": [1, value]}})
+        assert caught.value.code == code
+    for fine in (2**63 - 1, -(2**63), "\ud7ff\ue000", True, datetime.date(2026, 1, 2)):
+        assert len(digest({"a": fine})) == 64
+    with pytest.raises(ConfigError, match="the names in it must be text"):
+        digest({1: 2})  # type: ignore[dict-item]
+
+
+def test_long_names_are_cut_in_messages() -> None:
+    for length, shown in ((160, "k" * 160), (161, "k" * 157 + "...")):
+        with pytest.raises(ConfigError) as caught:
+            digest({"k" * length: math.nan})
+        assert str(caught.value) == f"The configuration: {shown} must be a finite number, not nan."
+    with pytest.raises(ConfigError) as caught:
+        digest({"a\n\x1b[31mb": {"c": math.nan}})
+    assert str(caught.value) == "The configuration: a [31mb.c must be a finite number, not nan."
