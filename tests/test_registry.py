@@ -473,3 +473,149 @@ def test_the_nearest_name_or_all_of_them() -> None:
     assert nearest("isng", ["ising", "congestion"]) == " Did you mean 'ising'?"
     assert nearest("zzz", ["b", "a"]) == " Known: a, b."
     assert nearest("zzz", []) == ""
+
+
+# ------------------------------------------------------------------------------- what only few ever meet
+
+
+def test_what_a_class_of_the_package_says_is_said_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's own complaint is told as the plugin's; the package's own needs no frame."""
+    written(tmp_path, "my_package_says.py", "from mfmarl.errors import ConfigError\nraise ConfigError('install it')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^install it$"):
+        Entry("x", "environment", "my_package_says:World").load()
+    with pytest.raises(EnvironmentFault, match=r"^The agent 'x' of mfmarl cannot be imported: .*'mfmarl\.gone'$") as caught:
+        Entry("x", "agent", "mfmarl.gone:World").load()
+    assert caught.value.code != "plugin"
+    with pytest.raises(EnvironmentFault, match=r"'x' of p 1 cannot be imported: ConfigError: install it$") as caught:
+        Entry("x", "environment", "my_package_says:World", origin="p 1", distribution="no-such-distribution").load()
+    assert caught.value.code == "plugin"
+    there = object()
+    assert Entry("x", "environment", "mfmarl.gone:World", target=there).load() is there
+
+
+def test_what_a_plugin_asks_of_this_package_is_told_only_where_it_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, "asking", "1.0", "", "MFMARL (>=99)")
+    installed(tmp_path, "silent", "1.0", "", "mfmarl-extras>=99")
+    installed(tmp_path, "nothing", "1.0", "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert registry._wants("asking").startswith(" (it asks for MFMARL (>=99), and this is ")
+    assert [registry._wants(name) for name in ("silent", "nothing", "no-such-distribution", "")] == [""] * 4
+
+
+def test_a_class_typed_into_a_shell_keeps_its_name_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [type(name, (), {"__module__": "builtins"}) for name in ("One", "Two")]
+    register("typed")(typed[0])
+    register("typed")(typed[0])
+    with pytest.raises(ConfigError, match=r"The environment name 'typed' is taken by builtins:One; choose another"):
+        register("typed")(typed[1])
+    assert lookup("environment", "typed").load() is typed[0]
+    assert lookup("environment", "typed").origin == "builtins"
+
+
+def test_only_what_derives_the_agent_is_one() -> None:
+    from mfmarl.learning import agent
+
+    class Agent:
+        """Of the same name, and no agent."""
+
+    near = type("Near", (), {"__module__": agent.__name__})
+    for target in (Agent, near, lambda: None):
+        register("near_agent")(target)
+        assert "near_agent" in entries("environment") and "near_agent" not in entries("agent")
+        del registry._registered["environment", "near_agent"]
+
+
+def test_statements_that_register_nothing_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scanned like the package's own folder: assignments, plain classes and functions stand between the names."""
+    text = (
+        '"""A file."""\nLIMIT = 3\n@register("first")\nclass First:\n    """One.\n\n    More."""\n\nclass Plain: ...\n'
+        '@register("second", independent="third")\nclass Second: ...\n'
+    )
+    written(tmp_path, "places/b_unusual.py", text)
+    written(tmp_path, "places/a_usual.py", '@register("usual")\nclass Usual:\n    """Two. Three."""\n    x = 1\n')
+    written(tmp_path, "places/notes.txt", '@register("text")\nclass Text: ...\n')
+
+    class Spec:
+        submodule_search_locations = (str(tmp_path / "places"),)
+
+    monkeypatch.setattr(
+        registry.importlib.util, "find_spec", lambda package: Spec if package == "mfmarl.envs" else None
+    )
+    found = registry._scan.__wrapped__()
+    assert list(found) == [("environment", name) for name in ("usual", "first", "second", "third")]
+    assert found["environment", "usual"].where == "mfmarl.envs.a_usual:Usual"
+    assert [entry.summary for entry in found.values()][:3] == ["Two. Three", "One", ""]
+    assert found["environment", "second"].twin == "third" and found["environment", "third"].twin == "second"
+
+
+def test_a_distribution_that_names_a_name_twice_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "of_twice.py", "class A: ...\nclass B: ...\n")
+    installed(tmp_path, "twice", "1.0", "[mfmarl.envs]\ndoubled = of_twice:A\ndoubled = of_twice:B\nlone = of_twice:A\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.plugins.cache_clear()
+    found = [(p.entry.name, p.hidden) for p in registry.plugins("environment") if p.entry.origin == "twice 1.0"]
+    assert found == [("doubled", ""), ("lone", "")]
+    assert registry.plugins("environment") is registry.plugins("environment")
+    assert not [p for p in registry.plugins("agent") if p.entry.origin == "twice 1.0"]
+
+
+def test_only_python_files_are_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"notes\.txt is not a Python file"):
+        load_file(written(tmp_path, "notes.txt", "x = 1\n"))
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_module_in_the_working_folder_is_found_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "my_package_local.py", ENV.format(name="local", cls="Local"))
+    written(tmp_path, "my_package_proud.py", "from mfmarl.errors import ConfigError\nraise ConfigError('not today')\n")
+    written(tmp_path, "my_package_wants.py", "import no_such_module\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    importlib.invalidate_caches()
+    module = import_user_code("my_package_local")
+    assert module.Local is lookup("environment", "local").load()
+    assert sys.path.index(str(tmp_path)) == len(sys.path) - 1
+    import_user_code("my_package_local")
+    assert sys.path.count(str(tmp_path)) == 1
+    with pytest.raises(ConfigError, match=r"^not today$"):
+        import_user_code("my_package_proud")
+    with pytest.raises(ConfigError, match=r"'my_package_wants' cannot be imported: No module named 'no_such_module'"):
+        import_user_code("my_package_wants")
+    with pytest.raises(ConfigError, match="There is no file gone.py to import") as caught:
+        import_user_code("gone.py")
+    assert caught.value.code == "no-file"
+    for name in ("a-b", "a.b-c", "a..b", "a b", ".a"):
+        with pytest.raises(ConfigError, match="is neither a Python file .* nor a module's name"):
+            import_user_code(name)
+
+
+def test_an_error_of_ours_or_the_users_hand_leaves_a_file_as_it_is(tmp_path: Path) -> None:
+    for raised, seen in (("ConfigError('mine')", ConfigError), ("KeyboardInterrupt", KeyboardInterrupt)):
+        path = written(tmp_path, "loud.py", f"from mfmarl.errors import ConfigError\nraise {raised}\n")
+        with pytest.raises(seen) as caught:  # itself, in no frame of ours
+            load_file(path)
+        assert type(caught.value) is seen
+        assert registry._module_name(path.resolve()) not in sys.modules
+
+
+def test_codes_tell_names_from_files(tmp_path: Path) -> None:
+    for kind, name, code in (
+        ("environment", "isnig", "unknown-name"),
+        ("environment", "magent2/x;y", "unknown-name"),
+        ("environment", str(tmp_path / "none.py"), "no-file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            lookup(kind, name)  # type: ignore[arg-type]
+        assert caught.value.code == code
+    for name in ("Big", "mpe2/mine"):
+        with pytest.raises(ConfigError) as caught:
+            register(name)
+        assert caught.value.code == "bad-name"
+    assert lookup("environment", "pettingzoo/SISL/Pursuit-v5").name == "pettingzoo/SISL/Pursuit-v5"
+    with pytest.raises(ConfigError, match=r"Unknown environment 'magnt2/\.\.\.'\. Did you mean 'magent2/\.\.\.'"):
+        lookup("environment", "magnt2/...")
+    register("x" * 100)
+    register("a/b/c")
