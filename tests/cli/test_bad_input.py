@@ -406,6 +406,7 @@ def test_a_damaged_row_is_told_with_its_line(here: Path, capsys: pytest.CaptureF
     assert (read_status(run)["state"], read_status(run)["step"]) == ("done", 50)
 
 
+@pytest.mark.filterwarnings("always::mfmarl.learning.checkpoint.CheckpointWarning")
 @pytest.mark.parametrize("damage", ["truncated", "empty", "pickle", "gone"])
 def test_a_checkpoint_that_cannot_be_read_is_told(here: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     run = trained()

@@ -602,7 +602,9 @@ def _references_beyond(plan: Plan, run: Run) -> tuple[int, dict[str, Known]]:
     for beyond in (1_000_000, 4 * max(plan.sizes), 100 * max(plan.sizes)):
         if not 4 * max(plan.sizes) <= beyond <= BEYOND:
             continue
-        there = replace(config, environment=_environment(plan, beyond))
+        # Nobody is trained there: one copy is asked for its answers.
+        once = replace(config.run, copies=1, evaluation_copies=0, steps=1)
+        there = replace(config, environment=_environment(plan, beyond), run=once)
         try:
             env = open_population(there, 1, torch.device("cpu"))
         except MfmarlError:
