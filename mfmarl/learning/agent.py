@@ -216,7 +216,7 @@ class Agent(nn.Module, ABC):
         """One draw from the Gibbs distribution for each row: [M, B] int64."""
         energy = self.energy(obs, field)
         # A sum is not finite if a term is not: one cheap pass; the search runs only on a fault.
-        if not math.isfinite(float(energy.sum())):
+        if not math.isfinite(float(energy.detach().sum())):
             self._refuse_energy(energy, ids)
         return gibbs.sample(forbid(energy, legal), self.temperature, ids, key)
 
