@@ -94,7 +94,9 @@ class RayEngine:
     def check(self) -> None:
         """Raises ConfigError where Ray is not installed, would be open to anyone, or nothing answers at the address."""
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError("--engine ray needs Ray: pip install 'mfmarl[ray]', or leave out --engine ray.")
+            raise ConfigError(
+                "--engine ray needs Ray: pip install 'mfmarl[ray]', or leave out --engine ray.", "missing-extra"
+            )
         if not self.address:
             if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
                 raise ConfigError(

@@ -25,6 +25,7 @@ from mfmarl.cli.main import build_parser
 from mfmarl.errors import ConfigError, ResourceFault
 from mfmarl.evaluation import ray_engine, ray_task
 from mfmarl.evaluation.comparison import PlannedRun, execute
+from mfmarl.evaluation.local_engine import LocalEngine
 from mfmarl.evaluation.ray_engine import RayEngine, bytes_of, unreachable
 from mfmarl.learning import checkpoint, run_folder
 from mfmarl.learning.run import Interrupted, run_in_folder
@@ -147,13 +148,14 @@ sys.exit(code)
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert told.returncode == 2, told.stderr
     assert (
-        told.stderr.strip() == "mfmarl: --engine ray needs Ray: pip install 'mfmarl[ray]', or leave out --engine ray."
+        told.stderr.strip()
+        == "mfmarl: --engine ray needs Ray: pip install 'mfmarl[ray]', or leave out --engine ray. [missing-extra]"
     )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_default_engine_is_this_machine():
-    assert engine_from() == "local"
+    assert engine_from() == LocalEngine()
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,11 @@ def no_device(folder: Path) -> None:
     forked([*few, "--device", "auto", "--name", "auto"], folder).expect(0, "", f"--device auto is {chosen}")
 
 
+def _ascii_alone() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="ascii", errors="strict")  # type: ignore[union-attr]
+
+
 @case(
     76,
     "an extra that is missing, no terminal, a terminal that knows ASCII alone and is twenty columns wide",
@@ -211,8 +216,9 @@ def poor_surroundings(folder: Path) -> None:
     poor = {
         "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "TERM": "dumb",
     }  # fmt: skip
-    for arguments in (["list", "mfq"], ["train", "congestion", "--num-agents", "4", "--steps", "4", "--name", "poor"]):
-        answer = fresh(arguments, folder, poor).expect(0)
+    few = ["train", "congestion", "--num-agents", "4", "--steps", "4", "--name", "poor"]
+    for answer in (forked(["list", "mfq"], folder, _ascii_alone, poor), fresh(few, folder, poor)):
+        answer.expect(0)
         expect((answer.out + answer.err).isascii(), f"not ASCII alone: {answer.out + answer.err!r:.300}")
         expect("\x1b" not in answer.out + answer.err, "colours where there is no terminal")
     fresh(["train", "isïng"], folder, poor).expect(2, "unknown-name", "'ising'")
