@@ -71,3 +71,6 @@ def test_options_that_were_renamed_are_found_under_their_old_names(monkeypatch: 
     monkeypatch.setattr(migration, "RENAMED", {("run", "old"): "new"})
     assert config_brought_forward({"run": {"old": 1}, "agents": {}}) == {"run": {"new": 1}, "agents": {}}
     assert config_brought_forward({"run": {"old": 1, "new": 2}})["run"] == {"new": 2}
+    for untouched in ({"run": {"other": 1}}, {"run": 3}, {}):
+        given = dict(untouched)
+        assert config_brought_forward(given) == untouched and given == untouched
