@@ -10,6 +10,7 @@ import ast
 import errno
 import hashlib
 import json
+import math
 import os
 import resource
 import shlex
@@ -550,3 +551,197 @@ def test_all_errors_are_the_users_to_read() -> None:
     for error in (CheckpointError, ResourceFault, NumericFault):
         assert issubclass(error, MfmarlError)
     assert (CheckpointError.exit_code, ResourceFault.exit_code, NumericFault.exit_code) == (4, 8, 5)
+
+
+# Each reason to refuse, with its code and its sentence
+
+
+def _forged(folder: Path, content: bytes) -> CheckpointError:
+    """What is said of a file that stands alone."""
+    (folder / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder / "x.safetensors")
+    text = str(caught.value)
+    assert text.startswith(str(folder / "x.safetensors")) and text.endswith("There is no other good checkpoint beside it.")
+    return caught.value
+
+
+TAR = b"name".ljust(257, b"\0") + b"ustar\x0000" + bytes(300)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (b"", "damaged-checkpoint", "has 0 bytes; expected a safetensors file"),
+        (bytes(9), "damaged-checkpoint", "has 9 bytes; expected"),
+        (bytes(10), "damaged-checkpoint", "declares a header of 0 bytes in a file of 10"),
+        (struct.pack("<Q", 3) + b"{}", "damaged-checkpoint", "declares a header of 3 bytes in a file of 10"),
+        (struct.pack("<Q", 2) + b"{}", "foreign-checkpoint", "its metadata has none, expected only 'state'"),
+        (struct.pack("<Q", 3) + b"{\xff}", "damaged-checkpoint", "is damaged (UnicodeDecodeError"),
+        (b"PK\x03\x04" + bytes(20), "foreign-checkpoint", "is a zip archive, perhaps of torch.save"),
+        (b"\x80\x05" + bytes(20), "foreign-checkpoint", "is a pickle; expected a safetensors file. Nothing in it was run"),
+        (b"\x1f\x8b" + bytes(20), "foreign-checkpoint", "is a gzip archive"),
+        (b"\x93NUMPY" + bytes(20), "foreign-checkpoint", "is a numpy file"),
+        (b'{"a": 1, "b": 2}', "foreign-checkpoint", "is a JSON file"),
+        (TAR, "foreign-checkpoint", "is a tar archive"),
+        (TAR.replace(b"ustar", b"vstar"), "damaged-checkpoint", "declares a header of"),
+        (with_header([1]), "damaged-checkpoint", "declares a header"),
+        (with_header({"__metadata__": {}}), "foreign-checkpoint", "its metadata has [], expected only 'state'"),
+        (with_header({"__metadata__": {"state": 1}}), "foreign-checkpoint", "its metadata has ['state']"),
+        (with_header({"__metadata__": {"state": "{}", "a": "b"}}), "foreign-checkpoint", "has ['a', 'state']"),
+        (with_header({"__metadata__": {"state": "[]"}}), "foreign-checkpoint", "its state has no schema number"),
+        (with_header({"__metadata__": {"state": "{}"}}), "foreign-checkpoint", "its state has no schema number"),
+        (with_header(header_of(schema="1")), "foreign-checkpoint", "its state has no schema number"),
+        (with_header(header_of(schema=0)), "foreign-checkpoint", "has the unknown schema 0; expected 1 to 2"),
+        (with_header(header_of(schema=True)), "foreign-checkpoint", "has the unknown schema True"),
+        (with_header(header_of(schema=3)), "newer-checkpoint", "has the newer schema 3, written by mfmarl 0; this is"),
+        (with_header(header_of(schema=2)), "foreign-checkpoint", "mfmarl: 'of' is not as expected"),
+        (with_header(header_of(extra=1)), "foreign-checkpoint", "mfmarl: 'extra' is not as expected"),
+        (with_header(header_of(step=...)), "foreign-checkpoint", "mfmarl: 'step' is not as expected"),
+        (with_header(header_of(step=True)), "foreign-checkpoint", "mfmarl: 'step' is not as expected"),
+        (with_header(header_of(step=-1)), "foreign-checkpoint", "mfmarl: step is not as expected"),
+        (with_header(header_of(step=2**63)), "foreign-checkpoint", "mfmarl: step is not as expected"),
+        (with_header(header_of(state=[])), "foreign-checkpoint", "mfmarl: 'state' is not as expected"),
+        (with_header(b'{"__metadata__": {"state": "{\\"schema\\": NaN}"}}'), "damaged-checkpoint", "NaN where a finite"),
+        (with_header(b'{"__metadata__": {"state": "{\\"a\\": 1e999}"}}'), "damaged-checkpoint", "1e999 where a finite"),
+        (with_header(b'{"a": 1, "a": 2}'), "damaged-checkpoint", "a key occurs twice"),
+    ],
+)  # fmt: skip
+def test_each_reason_to_refuse_a_file_is_told_with_its_code(
+    content: bytes, code: str, words: str, tmp_path: Path
+) -> None:
+    error = _forged(tmp_path, content)
+    assert words in str(error) and error.code == code
+
+
+@pytest.mark.parametrize(("step", "schema"), [(0, 1), (2**63 - 1, 1)])
+def test_the_first_and_the_last_step_are_steps(step: int, schema: int, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(with_header(header_of(step=step, schema=schema)))
+    assert load(tmp_path / "x.safetensors").step == step
+
+
+def test_a_type_that_is_never_written_is_not_read(tmp_path: Path) -> None:
+    raw = bytes(4)
+    header = header_of(("w", "F8_E4M3", [4], raw))
+    header["w"] = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
+    assert "holds F8_E4M3; expected the dtypes BOOL, U8" in str(_forged(tmp_path, with_header(header, raw)))
+    header = header_of(("w", "U8", [4], raw))
+    header["w"] = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+    (tmp_path / "x.safetensors").write_bytes(with_header(header, raw))
+    assert load(tmp_path / "x.safetensors").tensors["w"].tolist() == [0, 0, 0, 0]
+    changed = with_header(header, b"\0\0\1\0")
+    assert "its contents do not have the digest that it states" in str(_forged(tmp_path, changed))
+
+
+def test_what_does_not_fit_in_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: bytes) -> Any:
+        raise MemoryError
+
+    content = with_header(header_of())
+    monkeypatch.setattr(checkpoint.safetensors, "deserialize", full)
+    assert "x.safetensors does not fit in memory." in str(_forged(tmp_path, content))
+
+
+def test_a_name_that_no_file_can_hold_is_refused_with_its_step(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^The state of step 7 cannot be stored: ") as caught:
+        save(tmp_path, 7, {"\ud800": torch.ones(1)}, {})
+    assert caught.value.code == "unstorable-state" and os.listdir(tmp_path) == []
+
+
+def test_a_state_may_be_forty_deep_and_no_deeper(tmp_path: Path) -> None:
+    def nested(depth: int) -> Any:
+        return {"x": nested(depth - 1)} if depth else 1
+
+    room = checkpoint.MAX_DEPTH - 1  # the document is a table around the state
+    found = load(save(tmp_path, 1, {}, nested(room)))
+    assert found.state == nested(room)
+    with pytest.raises(CheckpointError, match="nested deeper than 40"):
+        save(tmp_path, 2, {}, nested(room + 1))
+    with pytest.raises(CheckpointError, match="nested deeper than 40"):
+        save(tmp_path, 2, {}, {"x": [nested(room)], "y": ({},)})
+
+
+def test_every_refusal_to_save_has_its_code(tmp_path: Path) -> None:
+    for tensors, state, step in (
+        ({"z": torch.ones(2, dtype=torch.complex64)}, {}, 1),
+        ({"__metadata__": torch.ones(1)}, {}, 1),
+        ({}, {"x": {1}}, 1),
+        ({}, {}, -1),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            save(tmp_path, step, tensors, state)
+        assert caught.value.code == "unstorable-state"
+    with pytest.raises(NumericFault, match=r"in a, b, c, d, e, f, g, h, i, j: this is not saved") as caught_:
+        save(tmp_path, 1, {name: torch.tensor([0.0, math.inf]) for name in "abcdefghijkl"}, {})
+    assert caught_.value.code == "nonfinite-state"
+    many = {"sim.a": torch.tensor(math.nan), "sib": torch.tensor(math.inf)}
+    with pytest.raises(NumericFault, match="in sib:"):
+        save(tmp_path, 1, many, {}, nonfinite=("sim.", "other"))
+
+
+def test_as_many_are_kept_as_asked_for_and_never_none(tmp_path: Path) -> None:
+    for keep, left in ((3, [6, 5, 4]), (2, [7, 6]), (1, [8]), (0, [9])):
+        for step in range(1, left[0] + 1) if keep == 3 else [left[0]]:
+            save(tmp_path, step, {}, {"n": step}, keep=keep)
+        assert [load(path).step for path in list_checkpoints(tmp_path)] == left
+
+
+def test_what_a_checkpoint_says_of_itself_comes_back(tmp_path: Path) -> None:
+    of = {"environment": "Ising", "agents": {"all": "MFQ"}}
+    found = load(save(tmp_path, 3, {}, {}, of=of, config_digest="d"))
+    assert (found.of, found.config_digest, found.torch) == (of, "d", torch.__version__)
+    assert found.mfmarl == checkpoint.mfmarl.__version__
+    assert load(save(tmp_path, 4, {}, {})).of == {}
+    assert list_checkpoints(tmp_path / "nowhere") == []
+
+
+def test_advice_names_the_run_whatever_folder_is_asked(tmp_path: Path) -> None:
+    """Of checkpoints that lie in a run, the run; of any other folder, that folder."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    good = _save(flat, 1)
+    bad = _save(flat, 2)
+    bad.write_bytes(b"x")
+    said = _refused(flat)
+    assert f"The last good one is {good.name}" in said
+    assert said.endswith(f"rm {bad} && mfmarl train --resume {flat}")
+    (flat / LATEST).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        load(flat, strict=True)
+    assert str(caught.value).endswith(f"to go on from it: mfmarl train --resume {flat}")
+    assert caught.value.code == "damaged-checkpoint"
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path / "gone" / "x.safetensors")
+    assert "There is no other good checkpoint beside it" in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="There is no checkpoint in") as caught:
+        load(tmp_path / "empty")
+    assert caught.value.code == "no-checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"file": 3}, "it names no checkpoint"),
+        ({"sha256": 3}, "it names no checkpoint"),
+        ({"bytes": "3"}, "it names no checkpoint"),
+        ({"file": "step-1-00000000.safetensors"}, "it names no checkpoint"),
+        ({"file": "step-000000000009-00000000.safetensors"}, "points to step-000000000009-00000000"),
+    ],
+)
+def test_an_entry_that_is_half_right_is_not_followed(entry: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = _save(tmp_path, 1)
+    latest = json.loads((tmp_path / LATEST).read_text())
+    (tmp_path / LATEST).write_text(json.dumps({**latest, **entry}))
+    with pytest.warns(CheckpointWarning, match=words):
+        _assert_is(load(tmp_path), 1)
+    (tmp_path / LATEST).write_text(json.dumps({**latest, "file": path.name.replace("1-", "2-", 1)}))
+    with pytest.warns(CheckpointWarning, match="missing"):
+        _assert_is(load(tmp_path), 1)
+
+
+def test_a_link_is_refused_where_it_points_to_a_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "link.safetensors").symlink_to(_save(tmp_path, 1))
+    with pytest.raises(CheckpointError, match=r"link\.safetensors is a symbolic link") as caught:
+        load(tmp_path / "link.safetensors")
+    assert caught.value.code == "foreign-checkpoint"
