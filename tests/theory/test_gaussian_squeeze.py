@@ -33,6 +33,7 @@ def test_the_published_squeeze_is_learned_to_one_percent(agent: str) -> None:
     least(found["reward"], 0.99 * 423.033)
 
 
+@pytest.mark.verify
 def test_the_normalised_squeeze_is_learned_to_three_percent_from_uniform_play() -> None:
     first = settled(NORMALISED, "mfq", {**FELT, "temperature": "1e6"}, steps=200, copies=16, burn_in=0.0)
     uniform = NORMALISED.expected_reward(np.full(10, 0.1))

@@ -43,6 +43,7 @@ def test_a_network_in_checkerboard_order_is_the_heat_bath() -> None:
     held(Ising(400), "mfq", {}, 1.0, steps=800, copies=6)
 
 
+@pytest.mark.verify
 def test_an_actor_in_checkerboard_order_is_the_heat_bath() -> None:
     held(Ising(400), "mfac", {}, 1.0, steps=800, copies=4)
 
@@ -53,6 +54,7 @@ def test_a_table_in_synchronous_order_obeys_the_mean_field_law(agent: str) -> No
     held(Ising(400, order="synchronous"), agent, TABLE, 1.5, steps=700, copies=8)
 
 
+@pytest.mark.verify
 def test_a_network_in_synchronous_order_obeys_the_mean_field_law() -> None:
     held(Ising(400, order="synchronous"), "mfq", {}, 1.5, steps=700, copies=3)
 
