@@ -30,11 +30,11 @@ def _tried(one: Specimen, folder: Path, trials: int, seed: int = 0) -> Tally:
     return tally
 
 
-def test_none_of_two_thousand_mutations_slips_through(one: Specimen, tmp_path: Path) -> None:
-    tally = _tried(one, tmp_path, 2000)
+def test_none_of_a_thousand_mutations_slips_through(one: Specimen, tmp_path: Path) -> None:
+    tally = _tried(one, tmp_path, 1000)
     assert tally.failures == []
-    assert tally.refused + tally.harmless == 2000 and tally.harmless < 40
-    assert tally.lone > 100  # which the file format alone lets through
+    assert tally.refused + tally.harmless == 1000 and tally.harmless < 20
+    assert tally.lone > 50  # which the file format alone lets through
 
 
 @pytest.mark.verify

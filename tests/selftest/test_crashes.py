@@ -20,12 +20,17 @@ def _failures(lives: Iterator[str]) -> list[str]:
     return [failure for failure in lives if failure]
 
 
-def test_no_death_among_two_thousand_loses_a_state(tmp_path: Path) -> None:
+def _found(lives: Iterator[str]) -> bool:
+    """Whether one is a failure; those after it are not tried."""
+    return any(lives)
+
+
+def test_no_death_among_a_thousand_loses_a_state(tmp_path: Path) -> None:
     """Ends after every byte of both files, before and after every call."""
     draw = random.Random(1)
     arena = Arena(tmp_path / "bytes")
     assert arena.sizes() > 700
-    assert _failures(by_bytes(arena, draw, 900)) == []
+    assert _failures(by_bytes(arena, draw, 750)) == []
     assert _failures(by_calls(Arena(tmp_path / "calls"), draw, 300)) == []
 
 
@@ -78,15 +83,15 @@ def _named_first(real: Any) -> Any:
 def test_a_file_written_in_place_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arena = Arena(tmp_path)
     monkeypatch.setattr(checkpoint, "write_atomic", _in_place)
-    assert _failures(by_bytes(arena, random.Random(0), 1500))
+    assert _found(by_bytes(arena, random.Random(0), 1500))
 
 
 @pytest.mark.parametrize("planted", [_pruned_first, _named_first])
 def test_a_commit_in_the_wrong_order_is_found(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arena = Arena(tmp_path)
     monkeypatch.setattr(checkpoint, "write_atomic", planted(checkpoint.write_atomic))
-    assert _failures(by_calls(arena, random.Random(0), 60))
-    assert _failures(by_kills(arena, random.Random(0), 12))
+    assert _found(by_calls(arena, random.Random(0), 60))
+    assert _found(by_kills(arena, random.Random(0), 12))
 
 
 def test_a_save_that_is_told_before_it_is_made_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,18 @@ from mfmarl.selftest.golden import ANSWERS, LARGEST, folders, releases, try_rele
 ROLLOUT = next(path for path in folders() if path.name == "rollout")
 
 
-@pytest.mark.parametrize("source", folders(), ids=lambda path: f"{path.parent.name}-{path.name}")
+# Their populations take seconds to make.
+_SLOW = ("three_teams", "beliefs")
+
+
+def _each() -> list[Any]:
+    return [
+        pytest.param(path, id=f"{path.parent.name}-{path.name}", marks=pytest.mark.verify if path.name in _SLOW else ())
+        for path in folders()
+    ]
+
+
+@pytest.mark.parametrize("source", _each())
 def test_a_run_of_a_release_loads_answers_alike_and_goes_on(source: Path, tmp_path: Path) -> None:
     try_release(source, tmp_path / "run")
 

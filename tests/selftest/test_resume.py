@@ -36,7 +36,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("agent", "environment"), [("mfq", "FaultyAECEnv"), ("mfppo", "FaultyEnv"), ("sb3", "congestion")]
+    ("agent", "environment"),
+    [("mfq", "FaultyAECEnv"), ("mfppo", "FaultyEnv"), pytest.param("sb3", "congestion", marks=pytest.mark.verify)],
 )
 def test_a_run_that_is_killed_is_the_run_that_was_not(
     agent: str, environment: str, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
