@@ -221,8 +221,9 @@ def _segment(config: RunConfig, path: Path, kill: Kill | None, hurry: bool) -> t
     return _in_fork(go_on)
 
 
-def attempt(trial: Trial, choice: Choice, folder: Path) -> tuple[str, str]:
-    """(PLAYED, what differs) or (CANNOT, why the agent cannot play there)."""
+def attempt(trial: Trial, choice: Choice, folder: Path, struck: list[str] | None = None) -> tuple[str, str]:
+    """(PLAYED, what differs) or (CANNOT, why the agent cannot play there). Adds to `struck` the kills that fell into the run."""
+    struck = [] if struck is None else struck
     config = config_of(trial, choice)
     warm()
     try:
@@ -235,10 +236,12 @@ def attempt(trial: Trial, choice: Choice, folder: Path) -> tuple[str, str]:
     if code:
         return PLAYED, f"undisturbed, it ended with {code}: {told}"
     counts, chance = json.loads(told), np.random.default_rng([trial.seed, trial.threads])
-    struck: list[str] = []
     for k in range(trial.kills):
-        kill = _drawn(counts, chance)
+        left = 1.0 - _share_done(folder / "struck")
+        kill = _drawn(counts, chance, left, trial.kills - k)
         code, told = _segment(config, folder / "struck", kill, hurry=bool(k % 2))
+        if code == 0:
+            break  # it came to its end before
         struck.append(str(kill))
         if code not in (0, -signal.SIGKILL, 128 + signal.SIGTERM):
             return PLAYED, f"after {', '.join(struck)} it ended with {code}: {told}"
@@ -249,9 +252,17 @@ def attempt(trial: Trial, choice: Choice, folder: Path) -> tuple[str, str]:
     return PLAYED, f"after {', '.join(struck)}: {'; '.join(told_apart[:4])}" if told_apart else ""
 
 
-def _drawn(counts: Mapping[str, int], chance: np.random.Generator) -> Kill:
+def _share_done(path: Path) -> float:
+    """How much of the run is saved."""
+    with contextlib.suppress(MfmarlError):
+        return min(1.0, checkpoint.load(path).step / _STEPS)
+    return 0.0
+
+
+def _drawn(counts: Mapping[str, int], chance: np.random.Generator, left: float = 1.0, more: int = 1) -> Kill:
+    """A place in what is left of the run, so early that the kills that are still to come find some of it too."""
     place = str(chance.choice(["step", "row", "rename"], p=[0.7, 0.1, 0.2]))
-    number = 1 + int(chance.integers(max(1, counts[place])))
+    number = 1 + int(chance.integers(max(1, int(counts[place] * left * 2 / (more + 1)))))
     term = place == "step" and chance.random() < 0.3
     return Kill(place, number, signal.SIGTERM if term else signal.SIGKILL)
 
@@ -270,10 +281,12 @@ def _drawn_trials(places: Mapping[str, Choice], seed: int, kills: int) -> Iterat
 
 def carry_out(
     order: Order, places: Mapping[str, Choice], wanted: int, kills: int
-) -> tuple[int, list[str], dict[str, str]]:
-    """Trials agent by agent in turn until so many were played: their number, failures, and pairs that cannot be played."""
+) -> tuple[int, int, list[str], dict[str, str]]:
+    """Trials agent by agent in turn until so many were played: their number, that of their kills, failures, and pairs that
+    cannot be played.
+    """
     queues = list(_drawn_trials(places, order.seed, kills))
-    played, failures, cannot = 0, [], {}
+    played, struck, failures, cannot = 0, [], [], {}  # type: int, list[str], list[str], dict[str, str]
     while queues and played < wanted:
         for queue in list(queues):
             for trial in queue:
@@ -282,7 +295,7 @@ def carry_out(
                     continue
                 place = order.folder / "trial"
                 place.mkdir()
-                how, told = attempt(trial, places[trial.environment], place)
+                how, told = attempt(trial, places[trial.environment], place, struck)
                 shutil.rmtree(place)
                 if how == CANNOT:
                     cannot[pair] = told
@@ -293,7 +306,7 @@ def carry_out(
                 break
             else:
                 queues.remove(queue)
-    return played, failures, cannot
+    return played, len(struck), failures, cannot
 
 
 def bitwise_resume(order: Order) -> Outcome:
@@ -304,14 +317,16 @@ def bitwise_resume(order: Order) -> Outcome:
     every = 2 * len(places) * len(entries("agent"))
     kills = max(2, min(_KILLS, round(_KILLS * order.share)))
     wanted = order.trials(every, len(entries("agent")))
-    played, failures, cannot = carry_out(order, places, wanted, kills)
+    played, struck, failures, cannot = carry_out(order, places, wanted, kills)
+    if struck < played:
+        failures.append(f"only {struck} kills fell into {played} runs")
     return Outcome(
         met=not failures and played > 0,
-        found=f"{played - len(failures)} of {played} runs, killed {kills} times each, are bit by bit those that were never stopped",
+        found=f"{played - len(failures)} of {played} runs, killed {struck} times in all, are bit by bit those that were never stopped",
         trials=played,
         failures=tuple(failures),
         beside=_others(order),
-        figures={"runs": played, "kills": played * kills, "differing": len(failures), "pairs that cannot be": len(cannot),
+        figures={"runs": played, "kills": struck, "differing": len(failures), "pairs that cannot be": len(cannot),
                  "agents": len(entries("agent")), "environments": len(places)},
     )  # fmt: skip
 

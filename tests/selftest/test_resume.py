@@ -43,7 +43,9 @@ def test_a_run_that_is_killed_is_the_run_that_was_not(
     agent: str, environment: str, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _small(monkeypatch)
-    assert attempt(Trial(agent, environment, kills=1, seed=1), places[environment], tmp_path) == (PLAYED, "")
+    struck: list[str] = []
+    assert attempt(Trial(agent, environment, kills=2, seed=1), places[environment], tmp_path, struck) == (PLAYED, "")
+    assert len(struck) == 2  # kills that fall into the run, not behind its end
 
 
 @pytest.mark.verify
@@ -65,7 +67,7 @@ def test_a_memory_that_is_not_taken_up_is_found_out(
     monkeypatch.setattr(
         training, "load_player_state", lambda p, state, device, memory=True: load(p, state, device, False)
     )
-    monkeypatch.setattr(resume, "_drawn", lambda counts, chance: Kill("row", 2, 9))
+    monkeypatch.setattr(resume, "_drawn", lambda *_: Kill("row", 2, 9))
     how, told = attempt(Trial("mfq", "congestion", kills=1), places["congestion"], tmp_path)
     assert how == PLAYED
     assert "SIGKILL at row 2" in told
@@ -77,7 +79,7 @@ def test_a_run_that_begins_anew_with_another_seed_is_found_out(
     _small(monkeypatch)
     monkeypatch.setattr(checkpoint, "list_checkpoints", lambda folder: [])  # never goes on, always from the start
     monkeypatch.setattr(run_folder.RunFolder, "truncate_to", lambda self, offset: 0)
-    monkeypatch.setattr(resume, "_drawn", lambda counts, chance: Kill("row", 2, 9))
+    monkeypatch.setattr(resume, "_drawn", lambda *_: Kill("row", 2, 9))
     how, told = attempt(Trial("random", "congestion", kills=1), places["congestion"], tmp_path)
     assert how == PLAYED
     assert told
