@@ -63,6 +63,10 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
         page = write_scaling(known.folder)
         print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
         return 0
+    if (known.folder / "tournament.json").is_file() and not (known.folder / "comparison.json").is_file():
+        page = write_report(known.folder)
+        print(json.dumps({"report": str(page)}) if known.json else f"report: {page}")
+        return 0
     choices = {
         "column": known.metric,
         "burn_in": known.burn_in,

@@ -520,6 +520,10 @@ def _pictures(folder: Path, captions: dict[str, str] | None = None) -> str:
     return f"<h3>The population</h3><div class='pictures'>{''.join(parts)}</div>" if parts else ""
 
 
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters (a terminal's colours in an error, say), what turns the direction of writing, halves of characters."""
+
+
 def html_page(title: str, body: Iterable[str]) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     text = "".join(body)
@@ -530,5 +534,4 @@ def html_page(title: str, body: Iterable[str]) -> str:
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{text}"
         f"<footer>mfmarl {escape(__version__)}</footer></main></body></html>\n"
     )
-    # Control characters (a terminal's colours in an error, say) are not text.
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "�", page)
+    return _NO_TEXT.sub("�", page)
