@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from mfmarl.cli.choices import import_all
 from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl report runs/ising-20260101-120000
@@ -33,6 +34,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--status", action="store_true", help="only say how every run of a comparison stands: done, failed, running ..."
     )
     parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that the folder's runs name: it is only carried out where you name it too",
+    )
+    parser.add_argument(
         "--export",
         choices=("marl-eval", "csv"),
         action="append",
@@ -42,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:
+    import_all(known.imports)
     if known.status:
         return _status(known)
     from mfmarl.evaluation.equilibrium_report import report_solved

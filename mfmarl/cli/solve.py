@@ -95,12 +95,15 @@ def run(known: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> Any:
-    from mfmarl.evaluation.solve_config import SolveConfig, SolveOptions
-    from mfmarl.learning.config import read_toml
+    from mfmarl.evaluation.solve_config import SolveConfig, SolveOptions, solve_config
+    from mfmarl.learning.config_file import read_text
     from mfmarl.learning.run_config import Choice
     from mfmarl.options import from_table, to_table
 
-    stored = None if known.config is None else SolveConfig.from_table(read_toml(known.config), str(known.config))
+    stored = None
+    if known.config is not None:
+        table, text = read_text(known.config)
+        stored = solve_config(table, str(known.config), text)
     if not known.game and stored is None:
         raise ConfigError("Which game? Write for example `mfmarl solve beach_bar`; `mfmarl list games` shows them.")
     for option in ("solver", "name"):

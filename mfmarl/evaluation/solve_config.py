@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from mfmarl.errors import ConfigError
+from mfmarl.errors import ConfigError, MfmarlError
 from mfmarl.games import catalogue
 from mfmarl.games.game import MeanFieldGame
 from mfmarl.games.solver import Solver, solver_class
+from mfmarl.learning.config_file import placed
 from mfmarl.learning.run_config import Choice, Count, Whole
-from mfmarl.options import Bounds, from_table, to_table
-from mfmarl.registry import NAMESPACES, Entry, lookup
+from mfmarl.options import Bounds, Problem, from_table, read_table, to_table, told
+from mfmarl.registry import NAMESPACES, Entry, demand_typed, lookup
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,49 @@ class SolveConfig:
             {label: choice(part, f"solvers.{label}") for label, part in table["solvers"].items()},
             from_table(SolveOptions, table.get("solve", {}), f"{where}: [solve]"),
         )
+
+
+def solve_config(table: Mapping[str, Any], where: str, text: str = "") -> SolveConfig:
+    """What a file of a user's asks to be solved; `text` is the file's, for the numbers of its lines.
+
+    A Python file is only played where the user has named it too. Raises ConfigError that tells every problem in a line of
+    its own.
+    """
+    problems = [
+        Problem(f"unknown table [{name[:60]}], expected {_TABLES}.", "unknown-option", name)
+        for name in table
+        if name not in ("solve", "environment", "solvers", "versions", "command")
+    ]
+    problems += _problems(SolveOptions, table.get("solve", {}), "solve")
+    solvers = table.get("solvers")
+    if not isinstance(solvers, Mapping) or not solvers:
+        problems.append(Problem(f"[solvers.omd] is missing, expected {_TABLES}.", "missing-option", "solvers"))
+        solvers = {}
+    parts = [("environment", table.get("environment"), game_class)]
+    parts += [(f"solvers.{label}", part, solver_class) for label, part in solvers.items()]
+    for key, part, kind in parts:
+        name = part.get("name") if isinstance(part, Mapping) else None
+        if not isinstance(name, str):
+            problems.append(Problem(f"[{key}]: it needs a name.", "missing-option", key))
+            continue
+        try:
+            demand_typed(name, "This configuration")
+            cls = kind(name)
+        except MfmarlError as error:
+            problems.append(Problem(f"[{key}]: {error}", error.code, f"{key}.name"))
+            continue
+        problems += _problems(cls, {option: value for option, value in part.items() if option != "name"}, key)
+    if problems:
+        raise told(placed(problems, where, text))
+    return SolveConfig.from_table(table, where)
+
+
+_TABLES = "[solve], [environment] and [solvers.<name>]"
+
+
+def _problems(cls: type, table: Any, key: str) -> list[Problem]:
+    _, found = read_table(cls, table, f"[{key}]")
+    return [problem._replace(key=f"{key}.{problem.key}".rstrip(".")) for problem in found]
 
 
 def game_class(name: str) -> type[MeanFieldGame]:

@@ -599,6 +599,7 @@ def _from_references(plan: Plan, comparison: Comparison, rows: Sequence[Row]) ->
 def _references_beyond(plan: Plan, run: Run) -> tuple[int, dict[str, Known]]:
     """A number of agents beyond all that are played, and theory's answers there for who played that run."""
     config = RunConfig.from_table({k: v for k, v in run.config.items() if k != "versions"}, str(run.path))
+    config.demand_typed(str(run.path))
     for beyond in (1_000_000, 4 * max(plan.sizes), 100 * max(plan.sizes)):
         if not 4 * max(plan.sizes) <= beyond <= BEYOND:
             continue

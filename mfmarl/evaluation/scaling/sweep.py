@@ -24,6 +24,7 @@ from mfmarl.learning.build import choose_device, versions
 from mfmarl.learning.durable import resource_fault, write_atomic
 from mfmarl.learning.run import Interrupted
 from mfmarl.learning.run_folder import check_name
+from mfmarl.registry import demand_typed
 
 Event = dict[str, Any]
 """{"event": "begin" | "done" | "failed" | "skipped", "point": Point, "expected_seconds": ..., "measured": Measured}, and
@@ -141,13 +142,17 @@ def merged(old: Plan, new: Plan, folder: Path) -> Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Raises ConfigError where there is none, or it is damaged."""
+    """Raises ConfigError where there is none, it is damaged, or names a Python file that the user has not."""
     path = folder / "scale.json"
     table = read_json(path)
     try:
-        return Plan.from_table(table)
+        plan = Plan.from_table(table)
+        names = [plan.environment.name, *(choice.name for team in plan.agents.values() for choice in team.values())]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is not the plan of a sweep: {type(error).__name__}: {error}.") from error
+    for name in names:
+        demand_typed(name, str(path))
+    return plan
 
 
 def read(folder: Path) -> tuple[Plan, list[Measured]]:

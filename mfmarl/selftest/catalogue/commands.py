@@ -104,6 +104,10 @@ def unknown_name(folder: Path) -> None:
         folder, _CONFIG.replace("congestion", "theirs.py:World").encode(), "untrusted-file", "--import theirs.py"
     )
     expect(not (folder / "executed").exists(), f"a file that only a configuration names was executed: {answer.err!r}")
+    solved = '[environment]\nname = "theirs.py:World"\n[solvers.omd]\nname = "omd"\n'
+    (folder / "solve.toml").write_text(solved, encoding="utf-8")
+    forked(["solve", "--config", "solve.toml"], folder).expect(2, "untrusted-file", "line 2", "--import theirs.py")
+    expect(not (folder / "executed").exists(), "a file that only a game's configuration names was executed")
 
 
 def _installed(folder: Path, name: str, points: str, code: str, more: str = "") -> None:
