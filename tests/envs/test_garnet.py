@@ -40,7 +40,7 @@ def test_successors_are_drawn_evenly() -> None:
     assert float(((counts - 500) ** 2 / 500).sum()) < 19 + 5 * 38**0.5  # chi square, 19 degrees of freedom
 
 
-@statistical(alpha=beyond(5, 2), bugs=("uniforms-lean", "draws-repeat"))
+@statistical(alpha=beyond(5, 2), bugs=("uniforms-lean", "purposes-share-noise"))
 def test_pay_is_there_as_often_as_asked() -> None:
     game = Garnet(states=400, actions=25, filled=0.3)
     share = (game.pay > 0).double().mean().item()
