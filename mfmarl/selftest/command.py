@@ -166,7 +166,10 @@ def warm() -> None:
 def _leave_blank() -> None:
     from mfmarl.evaluation import drawing, figures
 
-    figures.single_run = lambda run: drawing.empty_figure(1.0, 1.0)
+    def blank(*_: Any, **__: Any) -> Any:
+        return drawing.empty_figure(1.0, 1.0)
+
+    figures.single_run = blank
 
 
 def _wait(child: int, until: float) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mfmarl.learning import checkpoint
-from mfmarl.learning.run_folder import find_runs, is_running, read_metrics, read_status
+from mfmarl.learning.run_folder import find_runs, is_run, is_running, read_metrics, read_status
 from mfmarl.selftest.command import Answer, forked, start
 from mfmarl.selftest.goal import Order, Outcome
 from mfmarl.selftest.resume import differences
@@ -104,6 +104,7 @@ def _watched(folder: Path, moment: Moment | None) -> Callable[[], None]:
 
             def call(*given: Any, **more: Any) -> Any:
                 counts[place] += 1
+                os.pwrite(note, json.dumps(counts).encode().ljust(200), 12)
                 if moment is not None and (moment.place, moment.number) == (place, counts[place]):
                     for _ in range(1 + moment.twice):
                         os.kill(os.getpid(), moment.signal)
@@ -111,19 +112,19 @@ def _watched(folder: Path, moment: Moment | None) -> Callable[[], None]:
 
             setattr(owner, name, call)
 
+        # By the system's own call: what is counted is not what notes.
+        note = os.open(folder / "finished", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.pwrite(note, b"%12d" % 0, 0)
         counted(Simulation, "step", "step")
         counted(Training, "_learn", "learning")
         counted(RunFolder, "append", "row")
         counted(os, "write", "write")
         counted(os, "replace", "rename")
         step = Training.step
-        # By the system's own call: what is counted above is not what notes.
-        note = os.open(folder / "finished", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
         def noted(self: Training) -> None:
             step(self)
             os.pwrite(note, b"%12d" % self.tick, 0)
-            os.pwrite(note, json.dumps(counts).encode().ljust(200), 12)
 
         Training.step = noted  # type: ignore[method-assign]
 
@@ -165,9 +166,8 @@ def _struck(folder: Path, moment: Moment) -> str:
 def _goes_on(folder: Path, whole: Path) -> str:
     """Why the run that was struck is not the undisturbed one in the end, or nothing."""
     run = folder / "runs" / "run"
-    if not run.exists():  # struck before its first step
-        return ""
-    answer = forked(["train", "--resume", "runs/run", "--quiet"], folder)
+    begun = is_run(run)  # else struck while its folder was made: the same command begins it
+    answer = forked(["train", "--resume", "runs/run", "--quiet"] if begun else _TRAIN, folder)
     if answer.exit_code:
         return f"it does not go on: {answer.exit_code}: {answer.err.strip()[-200:]!r}"
     told = differences(run, whole)

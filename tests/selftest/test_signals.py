@@ -19,6 +19,20 @@ def test_a_signal_loses_no_finished_work(moment: Moment, tmp_path: Path) -> None
     assert _struck(tmp_path, moment) == ""
 
 
+def test_signals_reach_the_last_file_of_a_run(tmp_path: Path) -> None:
+    """What is counted is the whole run, so that moments are drawn from all of it."""
+    from mfmarl.selftest import signals
+
+    (tmp_path / "whole").mkdir()
+    signals.forked(signals._TRAIN, tmp_path / "whole", signals._watched(tmp_path / "whole", None)).expect(0)
+    step, counts = signals._finished(tmp_path / "whole")
+    assert step == 60 and counts["step"] >= 60 and counts["row"] == 5
+    (tmp_path / "struck").mkdir()
+    last = Moment("rename", counts["rename"], signal.SIGKILL)
+    answer = signals.forked(signals._TRAIN, tmp_path / "struck", signals._watched(tmp_path / "struck", last))
+    assert answer.exit_code == -signal.SIGKILL
+
+
 def test_a_run_that_does_not_save_when_it_is_asked_to_stop_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
