@@ -484,7 +484,9 @@ def test_what_a_class_of_the_package_says_is_said_as_it_is(tmp_path: Path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=r"^install it$"):
         Entry("x", "environment", "my_package_says:World").load()
-    with pytest.raises(EnvironmentFault, match=r"^The agent 'x' of mfmarl cannot be imported: .*'mfmarl\.gone'$") as caught:
+    with pytest.raises(
+        EnvironmentFault, match=r"^The agent 'x' of mfmarl cannot be imported: .*'mfmarl\.gone'$"
+    ) as caught:
         Entry("x", "agent", "mfmarl.gone:World").load()
     assert caught.value.code != "plugin"
     with pytest.raises(EnvironmentFault, match=r"'x' of p 1 cannot be imported: ConfigError: install it$") as caught:
@@ -553,7 +555,9 @@ def test_statements_that_register_nothing_are_passed_over(tmp_path: Path, monkey
 
 def test_a_distribution_that_names_a_name_twice_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, "of_twice.py", "class A: ...\nclass B: ...\n")
-    installed(tmp_path, "twice", "1.0", "[mfmarl.envs]\ndoubled = of_twice:A\ndoubled = of_twice:B\nlone = of_twice:A\n")
+    installed(
+        tmp_path, "twice", "1.0", "[mfmarl.envs]\ndoubled = of_twice:A\ndoubled = of_twice:B\nlone = of_twice:A\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.plugins.cache_clear()
     found = [(p.entry.name, p.hidden) for p in registry.plugins("environment") if p.entry.origin == "twice 1.0"]

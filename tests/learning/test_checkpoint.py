@@ -562,7 +562,9 @@ def _forged(folder: Path, content: bytes) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         load(folder / "x.safetensors")
     text = str(caught.value)
-    assert text.startswith(str(folder / "x.safetensors")) and text.endswith("There is no other good checkpoint beside it.")
+    assert text.startswith(str(folder / "x.safetensors")) and text.endswith(
+        "There is no other good checkpoint beside it."
+    )
     return caught.value
 
 

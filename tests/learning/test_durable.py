@@ -137,12 +137,22 @@ def test_room_is_what_is_written_and_64_kib(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("number", "size", "code", "words"),
     [
-        (errno.ENOSPC, 1234, "disk-full", "p of 1,234 bytes cannot be written: No space left on device. Free some space"),
+        (
+            errno.ENOSPC,
+            1234,
+            "disk-full",
+            "p of 1,234 bytes cannot be written: No space left on device. Free some space",
+        ),
         (errno.EDQUOT, 0, "disk-full", "p cannot be written: Disk quota exceeded. Free some space, or use another"),
         (errno.EFBIG, 5, "disk-full", "p of 5 bytes cannot be written: File too large"),
         (errno.ENOENT, 5, "folder-gone", "p cannot be written: its folder is gone or is not a folder (No such file"),
         (errno.ENOTDIR, 0, "folder-gone", "is not a folder (Not a directory)."),
-        (errno.EACCES, 0, "not-writable", "p cannot be written: Permission denied. Use a folder that you may write to."),
+        (
+            errno.EACCES,
+            0,
+            "not-writable",
+            "p cannot be written: Permission denied. Use a folder that you may write to.",
+        ),
         (errno.EPERM, 0, "not-writable", "Operation not permitted. Use a folder"),
         (errno.EROFS, 0, "not-writable", "Read-only file system. Use a folder"),
         (errno.EIO, 9, "disk-failed", "p cannot be written: Input/output error."),
