@@ -414,12 +414,15 @@ def print_table(table: dict[str, Any], console: Console) -> None:
                 justify="right" if place else "left",
                 no_wrap=place > 0,
                 overflow="fold" if place == 0 else "ellipsis",
+                min_width=None if place else 8,
             )
         return shown
 
     for environment, about in table["environments"].items():
-        # Long names take the room of the times, which the report has.
-        timed = max(map(len, about["agents"]), default=0) + 68 <= console.width
+        # Long names take the room of the times, which the report has; and what failed does too.
+        longest = max(map(len, about["agents"]), default=0)
+        told = max((len(runs_text(agent)) for agent in about["agents"].values()), default=0)
+        timed = longest + max(told, 4) + 64 <= console.width
         headings = ["agent", f"{about['score']}, 95 %", "runs", "P(impr.)", *(["wall", "CPU"] if timed else [])]
         shown = empty(environment, [*headings, "agent-steps/s"])
         for name, agent in about["agents"].items():
