@@ -374,6 +374,8 @@ def test_a_deleted_run_folder_is_told_and_not_made_anew(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceFault):
         _save(tmp_path / "file" / "checkpoints", 1)
+    with pytest.raises(ResourceFault, match=r"file cannot be written: File exists\.$"):
+        _save(tmp_path / "file", 1)
 
 
 # Damage
@@ -651,6 +653,7 @@ def test_a_name_that_no_file_can_hold_is_refused_with_its_step(tmp_path: Path) -
 
 
 def test_a_state_may_be_forty_deep_and_no_deeper(tmp_path: Path) -> None:
+    assert (checkpoint.MAX_DEPTH, checkpoint.MAX_HEADER, checkpoint.MAX_BYTES) == (40, 64 << 20, 64 << 30)
     def nested(depth: int) -> Any:
         return {"x": nested(depth - 1)} if depth else 1
 

@@ -33,23 +33,28 @@ def failing(number: int) -> Callable[..., Any]:
     return call
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     write_atomic(path, b"old")
     (tmp_path / "a.json.tmp").write_bytes(b"left by a kill")
     write_atomic(path, b"new" * 100_000)
     assert path.read_bytes() == b"new" * 100_000 and os.listdir(tmp_path) == ["a.json"]
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
     write_atomic(path, b"")
-    assert path.read_bytes() == b""
+    assert path.read_bytes() == b"" and synced == [tmp_path]
 
 
 def test_a_file_may_be_read_by_whom_the_mask_allows(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_atomic(tmp_path / "a", b"x")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    for mask, mode in ((0o027, 0o640), (0, 0o666)):
+        before = os.umask(mask)
+        try:
+            write_atomic(tmp_path / "a", b"x")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
 def test_a_link_laid_at_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +171,8 @@ def test_each_refusal_of_the_system_has_its_code_and_its_way_out(number: int, si
 def test_an_error_without_words_is_told_by_what_it_says() -> None:
     fault = resource_fault(OSError("strange"), Path("p"))
     assert (str(fault), fault.code) == ("p cannot be written: strange.", "disk-failed")
+    full = resource_fault(OSError(errno.ENOSPC, "full"), Path("p"))
+    assert str(full).startswith("p cannot be written: full.")  # of how many bytes is not known
 
 
 def test_a_file_is_read_to_its_limit_and_not_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
