@@ -654,6 +654,7 @@ def test_a_name_that_no_file_can_hold_is_refused_with_its_step(tmp_path: Path) -
 
 def test_a_state_may_be_forty_deep_and_no_deeper(tmp_path: Path) -> None:
     assert (checkpoint.MAX_DEPTH, checkpoint.MAX_HEADER, checkpoint.MAX_BYTES) == (40, 64 << 20, 64 << 30)
+
     def nested(depth: int) -> Any:
         return {"x": nested(depth - 1)} if depth else 1
 

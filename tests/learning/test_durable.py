@@ -33,9 +33,7 @@ def failing(number: int) -> Callable[..., Any]:
     return call
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_atomic(path, b"old")
     (tmp_path / "a.json.tmp").write_bytes(b"left by a kill")
