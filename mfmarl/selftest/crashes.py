@@ -40,6 +40,7 @@ CALLS = ("open", "write", "fsync", "replace", "unlink", "mkdir", "ftruncate")
 """What changes the disk. Closing a file is not among them: whoever dies has closed his files."""
 _SHARES = {"bytes": 0.70, "calls": 0.10, "kills": 0.15, "moments": 0.03, "runs": 0.02}
 _CLEAN_EVERY = 16
+_SAVE_CALLS = 20  # of a save that also prunes an older one
 _PATIENCE = 60.0
 
 
@@ -229,7 +230,7 @@ def by_kills(arena: Arena, draw: random.Random, trials: int) -> Iterator[str]:
             last = draw.randrange(arena.sizes())
             action, how = partial(_killed, arena.folder, step, byte=last), f"killed after byte {last}"
         elif kind < 4:
-            call, after = draw.randint(1, 16), draw.random() < 0.5
+            call, after = draw.randint(1, _SAVE_CALLS), draw.random() < 0.5
             action = partial(_killed, arena.folder, step, call=call, after=after)
             how = f"killed {'after' if after else 'before'} call {call}"
         else:

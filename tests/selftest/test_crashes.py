@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,34 @@ def test_no_death_among_a_thousand_loses_a_state(tmp_path: Path) -> None:
     assert arena.sizes() > 700
     assert _failures(by_bytes(arena, draw, 750)) == []
     assert _failures(by_calls(Arena(tmp_path / "calls"), draw, 300)) == []
+
+
+def test_every_call_of_a_save_is_died_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    visited, real = [], crashes.dying
+
+    def seen(end: Any, call: int = 0, byte: int = -1, after: bool = False, waits: bool = True) -> Any:
+        visited.append((call, after))
+        return real(end, call, byte, after, waits)
+
+    monkeypatch.setattr(crashes, "dying", seen)
+    assert _failures(by_calls(Arena(tmp_path / "calls"), random.Random(1), 60)) == []
+    last = max(call for call, _ in visited)
+    assert last == crashes._SAVE_CALLS
+    assert set(visited) >= {(call, after) for call in range(1, last + 1) for after in (False, True)}
+
+
+def test_who_is_to_be_killed_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, real = [], crashes.in_child
+
+    def told(action: Any) -> int:
+        codes.append(real(action))
+        return codes[-1]
+
+    monkeypatch.setattr(crashes, "in_child", told)
+    assert _failures(by_kills(Arena(tmp_path / "kills"), random.Random(1), 12)) == []
+    assert _failures(by_runs(tmp_path, random.Random(1), 3)) == []
+    assert set(codes) <= {-signal.SIGKILL, -signal.SIGXFSZ}
+    assert len(codes) == 15
 
 
 def test_no_killed_process_loses_a_state(tmp_path: Path) -> None:
