@@ -287,7 +287,8 @@ def test_chances_of_several_tasks_are_joined_by_square_and_add() -> None:
     both = s.probability_of_improvement(a, b)
     assert both.value == pytest.approx((parts[0].value + parts[1].value) / 2)
     for end in (1, 2):
-        reach = np.hypot(*(abs(part[end] - part.value) for part in parts)) / 2
+        one, other = (abs(part[end] - part.value) for part in parts)
+        reach = np.hypot(one, other) / 2
         assert abs(both[end] - both.value) == pytest.approx(reach)
     assert both.low < both.value < both.high and both.runs == 3
     lost, won = s.probability_of_improvement([[0, 1, 2]], [[5, 6, 7]]), s.probability_of_improvement([[5]], [[0]])
@@ -298,7 +299,8 @@ def test_chances_of_several_tasks_are_joined_by_square_and_add() -> None:
 
 
 def test_a_task_without_runs_is_refused() -> None:
-    for tasks in ([], [[]], [[1.0], []]):
+    refused: list[list[list[float]]] = [[], [[]], [[1.0], []]]
+    for tasks in refused:
         with pytest.raises(ValueError, match="at least one run"):
             s.estimate(tasks)
 

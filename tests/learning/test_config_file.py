@@ -172,7 +172,7 @@ def test_the_table_of_a_run_reads_back_equal_and_anything_else_is_refused() -> N
     table = config.to_table()
     assert table["environment"] == {"name": "ising", "num_agents": 4}
     assert table["agents"] == {"red": {"name": "mfq", "bins": 3}, "blue": {"name": "iql"}}
-    more = {"versions": {}, "command": {}, "fork": {}}
+    more: dict[str, Any] = {"versions": {}, "command": {}, "fork": {}}
     assert RunConfig.from_table({**table, **more}) == config
     assert RunConfig.from_table({k: v for k, v in table.items() if k != "run"}).run == RunOptions()
     for wrong, words in (
