@@ -19,6 +19,7 @@ import contextlib
 import functools
 import math
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def statistical(alpha: float, bugs: tuple[str, ...], stages: int = 2) -> Callabl
                 if stages == 1:
                     raise
                 with reseeded(SECOND):
+                    if "tmp_path" in named:  # what the first has left there is not the second's
+                        named["tmp_path"] = Path(tempfile.mkdtemp(dir=named["tmp_path"]))
                     try:
                         test(*arguments, **named)
                     except AssertionError as second:

@@ -96,7 +96,7 @@ def _play(known: argparse.Namespace, folder: Path, stage: Any, entrants: list[An
     else:
         print(f"{'player':<24} {'Elo':>6}  95 % interval")
         for row in rows:
-            print(f"{printable(row['player']):<24} {row['elo']:>6.0f}  {row['low']:.0f} to {row['high']:.0f}")
+            print(f"{printable(str(row['player'])):<24} {row['elo']:>6.0f}  {row['low']:.0f} to {row['high']:.0f}")
         print(f"report: {page}")
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -92,11 +92,11 @@ def solve_config(table: Mapping[str, Any], where: str, text: str = "") -> SolveC
     if not isinstance(solvers, Mapping) or not solvers:
         problems.append(Problem(f"[solvers.omd] is missing, expected {_TABLES}.", "missing-option", "solvers"))
         solvers = {}
-    parts = [("environment", table.get("environment"), game_class)]
+    parts: list[tuple[str, Any, Callable[[str], type]]] = [("environment", table.get("environment"), game_class)]
     parts += [(f"solvers.{label}", part, solver_class) for label, part in solvers.items()]
     for key, part, kind in parts:
         name = part.get("name") if isinstance(part, Mapping) else None
-        if not isinstance(name, str):
+        if not isinstance(part, Mapping) or not isinstance(name, str):
             problems.append(Problem(f"[{key}]: it needs a name.", "missing-option", key))
             continue
         try:

@@ -25,7 +25,7 @@ SHARE = 0.9
 """Of what is free, the part that may be taken."""
 _ALWAYS = 440
 """Bytes of an agent in a copy that do not depend on what it sees: ids, clocks, rewards, flags, noise, actions. This and the
-next two are fitted to what seven environments took with 300,000 agents of mfq and mfppo; each is met within a quarter."""
+next two are fitted to what six environments took with 300,000 agents of mfq or mfppo, and meet each within a quarter."""
 _CHOICE = 180
 """Bytes of an agent that chooses among numbered actions: the choice, its energies, their noise and what is counted of them."""
 _VIEWS = 2.3
