@@ -15,10 +15,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import psutil
@@ -40,13 +40,15 @@ def run_on_ranks(
     resume: bool,
     on_row: Callable[[dict[str, Any]], None] | None = None,
     imports: Sequence[str] = (),
+    trust: Mapping[str, bool] = MappingProxyType({}),
 ) -> run_folder.RunFolder:
     """Carry out the run on `config.run.ranks` processes here; returns its (closed) folder.
 
-    SIGINT and SIGTERM are handed on once each: the ranks finish their step and save. Raises what the ranks raised, or
+    `trust` holds the fields of `mfmarl.learning.run.Trust`. SIGINT and SIGTERM are handed on once each: the ranks finish their step and save. Raises what the ranks raised, or
     RankLost where one died.
     """
-    order = json.dumps({"path": str(path), "config": config.to_table(), "resume": resume, "imports": list(imports)})
+    wanted = {"path": str(path), "config": config.to_table(), "resume": resume, "imports": list(imports)}
+    order = json.dumps({**wanted, "trust": dict(trust)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

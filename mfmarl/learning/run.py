@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ def run_in_folder(
         if run_folder.is_run(path) and not resume:
             raise run_folder.exists(path)
         if not resume or not is_done(config, path):
-            return run_on_ranks(config, path, resume, on_row, imports)
+            return run_on_ranks(config, path, resume, on_row, imports, asdict(trust))
     config = replace(config, run=replace(config.run, ranks=ranks.count))
     with _Stop() as stop:
         try:

@@ -50,7 +50,7 @@ class _Reports:
 def work(orders: IO[str], reports: _Reports) -> None:
     """Carry out every order until the input ends."""
     from mfmarl.errors import MfmarlError
-    from mfmarl.learning.run import Interrupted, run_in_folder
+    from mfmarl.learning.run import Interrupted, Trust, run_in_folder
     from mfmarl.learning.run_config import RunConfig
     from mfmarl.population.ranks import ALONE, join
     from mfmarl.registry import import_user_code
@@ -72,7 +72,8 @@ def work(orders: IO[str], reports: _Reports) -> None:
             tell("begin", pid=os.getpid())
             # One of several that play this run together (`mfmarl.learning.launch`): they meet once.
             ranks = join(config.run.device) if ranks is ALONE else ranks
-            run_in_folder(config, Path(path), order.get("resume", True), report, ranks=ranks)
+            trust = Trust(**order.get("trust", {}))
+            run_in_folder(config, Path(path), order.get("resume", True), report, ranks=ranks, trust=trust)
             tell("done")
         except Interrupted as error:
             tell("interrupted", error=str(error), exit_code=error.exit_code, code=error.code)

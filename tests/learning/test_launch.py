@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mfmarl.errors import ConfigError, RankLost
+from mfmarl.errors import CheckpointError, ConfigError, RankLost
 from mfmarl.learning import run_folder
-from mfmarl.learning.run import run_in_folder
+from mfmarl.learning.run import Trust, run_in_folder
 from mfmarl.learning.run_config import Choice, RunConfig, RunOptions
 
 slow = pytest.mark.verify
@@ -191,3 +191,10 @@ def test_more_ranks_than_agents_are_refused_in_one_sentence(tmp_path):
     assert process.returncode == ConfigError.exit_code
     assert told == "mfmarl: 40 ranks cannot share 36 agents: give at most 36 ranks, or more agents.\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_trust_no_older_checkpoint_where_the_command_does_not(tmp_path):
+    run_in_folder(config(20), tmp_path / "a")
+    (tmp_path / "a" / "checkpoints" / "latest.json").unlink()
+    with pytest.raises(CheckpointError, match="latest.json is missing"):
+        run_in_folder(config(40, ranks=2), tmp_path / "a", resume=True, trust=Trust(strict=True))
