@@ -193,7 +193,7 @@ def test_the_metadata_names_the_version_the_command_and_the_licence(distribution
         commands = archive.read(f"{folder}/entry_points.txt").decode()
     assert metadata["Version"] == mfmarl.__version__
     assert metadata["License-Expression"] == "MIT"
-    assert "mfmarl = mfmarl.cli.main:main" in commands
+    assert "mfmarl = mfmarl.__main__:run" in commands
 
 
 def test_an_installed_wheel_leaves_a_users_own_envs_and_agents_alone(

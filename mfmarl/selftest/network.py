@@ -260,7 +260,14 @@ _STORE = (
     "import socket, time, torch.distributed as d; s = socket.socket(); s.bind(('127.0.0.1', 0)); "
     "p = s.getsockname()[1]; s.close(); store = d.TCPStore('127.0.0.1', p, 1, True); time.sleep(1)"
 )
-_RAY = "import ray, time; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False); time.sleep(3); ray.shutdown()"
+_RAY = """
+import os, time
+os.environ["HOME"] = os.getcwd()  # it leaves a key there
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+time.sleep(3)
+ray.shutdown()
+"""
 
 
 def _others(folder: Path, with_ray: bool) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ import pytest
 
 from mfmarl.cli import listing, tournament
 from mfmarl.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Signals as a terminal has them: whoever runs the tests in the background may have them ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    old = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
 
 
 def struck(number: int) -> Any:

@@ -185,6 +185,7 @@ def _planted_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _planted_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "isolated", nullcontext)
+    monkeypatch.chdir(".")  # so that the folder that the environment leaves for is left again
 
 
 def _planted_masks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,14 +187,14 @@ def carry_out(
     *,
     imports: Sequence[str] = (),
     limit: float = LIMIT,
-    measure: Callable[..., Measured] = fresh,
+    measure: Callable[..., Measured] | None = None,
 ) -> list[Measured]:
     """Measure every point of the plan that is not done yet; returns all of them, in the plan's order.
 
     A point that fails, does not fit in memory, would take longer than `limit` seconds or the budget is a `Measured` that says so.
     Raises ConfigError for a plan that cannot be carried out, `Interrupted` on Ctrl-C: what was measured is kept.
     """
-    begun = time.monotonic()
+    begun, measure = time.monotonic(), measure or fresh
     refuse(plan)
     if not (folder / "scale.json").is_file():
         write_plan(plan, folder, "", imports)

@@ -20,7 +20,7 @@ from mfmarl.learning.checkpoint import LATEST, list_checkpoints, load
 from mfmarl.learning.durable import write_atomic
 from mfmarl.learning.run_folder import is_run, read_metrics, read_status
 from mfmarl.selftest.case import Case, case, expect
-from mfmarl.selftest.command import Answer, forked
+from mfmarl.selftest.command import Answer, forked, fresh
 from mfmarl.selftest.crashes import Arena, by_bytes, by_calls, die, dying, lost_or_mixed, save_at
 from mfmarl.selftest.resume import differences
 
@@ -66,6 +66,8 @@ def train(folder: Path, name: str, steps: int = 20, prepare: Prepare = _nothing)
 
 
 def resume(folder: Path, name: str, *more: str, prepare: Prepare = _nothing) -> Answer:
+    if "--threads" in more:  # torch's threads do not outlive a fork: who asks for them there waits for ever
+        return fresh(["train", "--resume", f"runs/{name}", "--quiet", *more], folder)
     return forked(["train", "--resume", f"runs/{name}", "--quiet", *more], folder, lambda: (prepare(), None)[1])
 
 
