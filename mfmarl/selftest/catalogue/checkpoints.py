@@ -286,7 +286,7 @@ def changed(folder: Path) -> None:
     for name, value in (("seed", "5"), ("horizon", "7"), ("batch-size", "9")):
         resume(folder, "run", f"--{name}", value).expect(2, "config-changed", name.replace("-", "_"), "--fork")
     resume(folder, "run", "--steps", "30", "--threads", "2").expect(0)
-    resume(folder, "run", "--fork", "forked", "--seed", "5", "--steps", "40").expect(0)
+    resume(folder, "run", "--fork", "forked", "--seed", "5", "--steps", "40", "--threads", "1").expect(0)
     expect(
         load(folder / "runs" / "forked").step == 40 and load(run).step == 30, "the fork did not go on, or the run did"
     )
