@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from mfmarl.cli.choices import add_import_option
 from mfmarl.errors import ConfigError, EnvironmentFault, printable
 
 if TYPE_CHECKING:
@@ -41,14 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     parser.add_argument("--list-codes", action="store_true", help="show every code that can be found, and stop")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:

@@ -7,6 +7,7 @@ What argparse does not know is an option of the environment or of the agents: `-
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import re
@@ -21,6 +22,34 @@ from mfmarl.registry import Entry, import_user_code, lookup
 S = TypeVar("S")
 T = TypeVar("T")
 Team = dict[str, Choice]
+
+
+def add_import_option(parser: argparse.ArgumentParser, text: str = "") -> None:
+    """`--import FILE`, which may be given several times; `import_all` carries it out."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=text or "a Python file or module that registers names of your own",
+    )
+
+
+def add_statistics_options(parser: argparse.ArgumentParser) -> None:
+    """What is compared, and of which runs: the same in every command that shows a comparison."""
+    parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
+    parser.add_argument(
+        "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
+    )
+    parser.add_argument(
+        "--allow-unequal",
+        action="store_true",
+        help="compare runs that are unfinished, cut to the shortest, or were made otherwise; it is said which",
+    )
+    parser.add_argument(
+        "--without-diverged", action="store_true", help="leave runs out whose health alarms say that they fell apart"
+    )
 
 
 def import_all(names: Sequence[str]) -> None:

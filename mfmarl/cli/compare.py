@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mfmarl.cli.choices import (
+    add_import_option,
     add_run_options,
+    add_statistics_options,
     assign,
     import_all,
     pairs_of,
@@ -48,18 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--name", help="the comparison is kept in RUNS/NAME; an old one goes on (default: environments-time)"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
-    parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
-    parser.add_argument(
-        "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
-    )
+    add_import_option(parser)
+    add_statistics_options(parser)
     parser.add_argument(
         "--assert",
         dest="claims",
@@ -79,14 +71,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--keep-failed",
         action="store_true",
         help="leave runs alone that failed before (default: they are tried again)",
-    )
-    parser.add_argument(
-        "--allow-unequal",
-        action="store_true",
-        help="compare runs that are unfinished, cut to the shortest, or were made otherwise; it is said which",
-    )
-    parser.add_argument(
-        "--without-diverged", action="store_true", help="leave runs out whose health alarms say that they fell apart"
     )
     parser.add_argument("--no-film", dest="film", action="store_false", help="no animated picture of the populations")
     parser.add_argument("--quiet", action="store_true", help="no progress")

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from mfmarl.cli.choices import agent_config, environment_options, import_all
+from mfmarl.cli.choices import add_import_option, agent_config, environment_options, import_all
 from mfmarl.errors import ConfigError, nearest, printable
 from mfmarl.games import catalogue
 from mfmarl.options import show
@@ -23,14 +23,7 @@ KINDS = ("environments", "games", "agents", "solvers")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", help="environments, games, agents, solvers, or one name")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:

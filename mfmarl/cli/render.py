@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mfmarl.cli.choices import import_all
+from mfmarl.cli.choices import add_import_option, import_all
 from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl render runs/routes
@@ -19,14 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1, help="environment steps between pictures (default: 1)")
     parser.add_argument("--fps", type=float, default=12.0, help="pictures per second (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode that is drawn (default: 0)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
 
 
 def run(known: argparse.Namespace, rest: list[str]) -> int:

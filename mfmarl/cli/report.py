@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mfmarl.cli.choices import import_all
+from mfmarl.cli.choices import add_import_option, add_statistics_options, import_all
 from mfmarl.errors import ConfigError
 
 EXAMPLES = """  mfmarl report runs/ising-20260101-120000
@@ -18,28 +18,12 @@ EXAMPLES = """  mfmarl report runs/ising-20260101-120000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="a run, comparison, tournament or solved game's folder")
-    parser.add_argument("--metric", default="", help="the number to compare by (default: eval/reward)")
-    parser.add_argument(
-        "--burn-in", type=float, default=0.5, help="share of a run left out of its time average (default: 0.5)"
-    )
-    parser.add_argument(
-        "--allow-unequal",
-        action="store_true",
-        help="compare runs that are unfinished, cut to the shortest, or were made otherwise; it is said which",
-    )
-    parser.add_argument(
-        "--without-diverged", action="store_true", help="leave runs out whose health alarms say that they fell apart"
-    )
+    add_statistics_options(parser)
     parser.add_argument(
         "--status", action="store_true", help="only say how every run of a comparison stands: done, failed, running ..."
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that the folder's runs name: it is only carried out where you name it too",
+    add_import_option(
+        parser, "a Python file or module that the folder's runs name: it is only carried out where you name it too"
     )
     parser.add_argument(
         "--export",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfmarl.cli.choices import (
+    add_import_option,
     agent_config,
     assign,
     environment_options,
@@ -109,14 +110,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--name", help="the sweep is kept in RUNS/NAME; an old one goes on (default: scale-ENVIRONMENT-AGENTS)"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_engine_options(parser)
 

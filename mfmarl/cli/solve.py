@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import import_all, pairs_of, parsed, short, split, variant
+from mfmarl.cli.choices import add_import_option, import_all, pairs_of, parsed, short, split, variant
 from mfmarl.errors import ConfigError, RunsFailed, nearest, printable
 from mfmarl.options import Option, options_of, parse_value
 
@@ -56,14 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.toml; options given beside it win")
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: game-solver-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 

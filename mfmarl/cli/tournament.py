@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mfmarl.cli.choices import import_all, parse_agents
+from mfmarl.cli.choices import add_import_option, import_all, parse_agents
 from mfmarl.errors import ConfigError, printable
 
 EXAMPLES = """  mfmarl tournament runs/battle                      # every trained run of a comparison
@@ -30,14 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the games (default: 0)")
     parser.add_argument("--name", help="results are kept in RUNS/NAME (default: tournament-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where results are kept (default: runs)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 

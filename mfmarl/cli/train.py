@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mfmarl.cli.choices import (
+    add_import_option,
     add_run_options,
     all_at_once,
     assign,
@@ -62,14 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="the run is kept in RUNS/NAME (default: environment-agent-time)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file or module that registers names of your own",
-    )
+    add_import_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument(
         "--diagnose",
